@@ -1,0 +1,234 @@
+"""The command line: thin verbs over the Python API of the same names.
+
+Results go to stdout (`--json` prints nothing else there), words for people to stderr. What a user
+can mend ends with one message and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from publius import __version__
+from publius.core.console import console
+from publius.core.errors import UserError
+from publius.pipeline import (
+    PlanRow,
+    RunView,
+    StageCrash,
+    clean_home,
+    hardware_named,
+    list_runs,
+    load_recipe,
+    parse_settings,
+    plan_recipe,
+    plan_totals,
+    run_recipe,
+    show_run,
+)
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="publius",
+    help="Build a Claude-style assistant, end to end, from your text and your constitution.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Home = Annotated[Path, typer.Option("--home", envvar="PUBLIUS_HOME", help="Where artifacts/ and runs/ lie.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A recipe parameter (seed=1) or a field (sft.steps=50)."),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="This stage and what it needs only.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe, or file.py:function.")]
+RunName = Annotated[str | None, typer.Option("--name", help="The run's name (default: the recipe's).")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 2 for a user's error, with 130 when interrupted."""
+    try:
+        app(None if arguments is None else list(arguments))
+    except UserError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except StageCrash as error:
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped", markup=False)
+        sys.exit(130)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def publius(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Build a Claude-style assistant, end to end, from your text and your constitution."""
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    name: RunName = None,
+    settings: Settings = None,
+    until: Until = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Independent stages at once.")] = None,
+    home: Home = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe: make what does not exist yet, go on with what was stopped."""
+    wired = load_recipe(recipe, parse_settings(settings or []))
+    run_name = name or wired.name
+    run_recipe(wired, run_name, home, until=until, jobs=jobs)
+    if as_json:
+        _print_json(show_run(run_name, home).as_dict())
+    else:
+        console.print(f"done: publius show {run_name}", markup=False)
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    name: RunName = None,
+    settings: Settings = None,
+    until: Until = None,
+    hardware: Annotated[str, typer.Option("--hardware", help="cpu, h100 or h200.")] = "cpu",
+    home: Home = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Say what `run` would do, why, and what it would take. Computes nothing."""
+    row = hardware_named(hardware)
+    wired = load_recipe(recipe, parse_settings(settings or []))
+    rows = plan_recipe(wired, home, name=name, until=until)
+    if as_json:
+        totals = plan_totals(rows, row)._asdict()
+        _print_json({"hardware": row._asdict(), "stages": [r.as_dict(row) for r in rows], "totals": totals})
+        return
+    table = Table(title=f"plan: {wired.name}", title_justify="left")
+    for column in ("stage", "state", "moved by", "params", "tokens", "FLOPs", "hours", "kWh", "$"):
+        table.add_column(column, overflow="fold")
+    for planned in rows:
+        spent = planned.cost(row)
+        costs = ("", "", "") if spent is None else tuple(f"{value:.3g}" for value in spent)
+        numbers = (_amount(planned.predicted.get(key)) for key in ("params", "tokens", "flops"))
+        table.add_row(planned.stage, planned.state, _moved(planned), *numbers, *costs)
+    total = plan_totals(rows, row)
+    out = Console(highlight=False)
+    out.print(table)
+    out.print(f"to run, on {row.name}: {total.hours:.3g} h, {total.kwh:.3g} kWh, ${total.dollars:.3g}")
+    out.print(f"assumed: {row.flops:.3g} FLOP/s, {row.watts:.0f} W, ${row.dollars_per_hour:.2f}/h")
+
+
+def _moved(planned: PlanRow) -> str:
+    return "; ".join(planned.changed).replace("[", r"\[")
+
+
+def _amount(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value:.2e}" if value >= 1e15 else f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run (without: list the runs).")] = None,
+    home: Home = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show a run: its stages and everything measured."""
+    if name is None:
+        names = list_runs(home)
+        if as_json:
+            _print_json({"runs": names})
+        else:
+            print("\n".join(names) if names else "no runs yet: start one with `publius run quickstart`")
+        return
+    view = show_run(name, home)
+    if as_json:
+        _print_json(view.as_dict())
+    else:
+        out = Console(highlight=False)
+        out.print(_stage_table(view))
+        out.print(_metric_table(view))
+
+
+def _stage_table(view: RunView) -> Table:
+    table = Table(title=f"run {view.name} (recipe {view.recipe})", title_justify="left")
+    for column in ("stage", "state", "wall s", "tokens", "FLOPs", "artifact"):
+        table.add_column(column, justify="right" if column in ("wall s", "tokens", "FLOPs") else "left")
+    for stage in view.stages:
+        record = stage.record
+        numbers = (
+            ("", "", "")
+            if record is None
+            else (
+                f"{record.wall_seconds:.1f}",
+                _amount(record.tokens or None),
+                _amount(record.flops or None),
+            )
+        )
+        table.add_row(stage.name, stage.state, *numbers, stage.artifact)
+    return table
+
+
+def _metric_table(view: RunView) -> Table:
+    table = Table(title="measured (95% intervals)", title_justify="left")
+    for column in ("metric", "value", "n", "interval"):
+        table.add_column(column, justify="left" if column in ("metric", "interval") else "right")
+    for name, metric in sorted(view.metrics.items()):
+        rounds = metric if isinstance(metric, list) else [metric]
+        for index, each in enumerate(rounds):
+            label = f"{name} round {index + 1}" if isinstance(metric, list) else name
+            interval = "" if each["low"] is None else f"{each['low']:.4g} to {each['high']:.4g}"
+            value = "n/a" if each["value"] is None else f"{each['value']:.4g}"
+            table.add_row(label, value, "" if each["n"] is None else str(each["n"]), interval)
+    return table
+
+
+@app.command()
+def clean(
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="Forget this run and what it alone holds.")
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", metavar="DAYS", help="Spare newer.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    home: Home = Path(),
+) -> None:
+    """Delete artifacts that no run points at, and unfinished ones that nobody is working on."""
+    removed = clean_home(home, run=run_name, older_than=older_than, dry_run=dry_run)
+    for item in removed:
+        print(f"{item.path.name}  {item.bytes / 1e6:.1f} MB")
+    verb = "would free" if dry_run else "freed"
+    console.print(
+        f"{verb} {sum(item.bytes for item in removed) / 1e6:.1f} MB in {len(removed)} folders", markup=False
+    )

@@ -1,0 +1,361 @@
+"""SL-CAI: the policy answers, the critic criticises and revises by sampled principles.
+
+Bai et al. (2022), section 3: sample at T=1, draw a fresh principle for every revision, keep every
+revision (not only the last) as training data. Every reply that is thrown away is counted by reason.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from publius.constitution.principles import ConstitutionField, Principle
+from publius.constitution.styles import Style, StyleName, make_style
+from publius.core.config import Config, execution
+from publius.core.device import pick_device, set_threads
+from publius.core.errors import UserError
+from publius.core.messages import Conversation, Message, assistant, text_of
+from publius.core.stats import wilson
+from publius.data.artifacts import Conversations, Prompts, write_conversations
+from publius.inference.engine import Engine
+from publius.inference.sampler import Sampling
+from publius.model.checkpoint import Checkpoint
+from publius.pipeline.run import Run
+from publius.pipeline.stage import stage
+from publius.tokenizer.renderer import Renderer
+
+__all__ = ["ReviseConfig", "Revision", "Revisions", "Transcript", "revise", "sample_replies", "split_prefill"]
+
+Verdict = Literal[
+    "kept", "unchanged", "no_critique", "empty", "truncated", "role_leak", "too_long", "context"
+]
+"""What became of a revision. `no_critique`: its critique was empty or cut off. `context`: it did not fit."""
+
+
+class ReviseConfig(Config):
+    """How answers are revised.
+
+    Attributes:
+        revisions: revisions in a row, each of the one before, each with a fresh principle.
+        critique: write a critique first; False asks for the revision directly (paper, section 3.5).
+        keep_unchanged: keep revisions that repeat what they revise (counted either way).
+        keep_prefill: train on prefill + revision, which teaches recovery, instead of on the revision alone.
+        samples: answers sampled per prompt, each revised.
+        max_prompts: use only this many prompts (drawn with `seed`); None uses all.
+        max_characters: a longer revision is dropped as `too_long`.
+    """
+
+    constitution: ConstitutionField = Field(default="default", validate_default=True)  # pyright: ignore[reportAssignmentType]
+    revisions: int = Field(default=4, ge=1, le=16)
+    critique: bool = True
+    style: StyleName = "raw"
+    shots: int = Field(default=8, ge=0)
+    samples: int = Field(default=1, ge=1)
+    max_prompts: int | None = Field(default=None, ge=1)
+    answer_tokens: int = Field(default=128, ge=1)
+    critique_tokens: int = Field(default=96, ge=1)
+    revision_tokens: int = Field(default=128, ge=1)
+    max_characters: int = Field(default=4000, ge=1)
+    keep_unchanged: bool = False
+    keep_prefill: bool = False
+    seed: int = 0
+    max_batch: int = execution(64, ge=1)
+    device: str = execution("auto")
+    threads: int | None = execution(None)
+
+
+class Revision(BaseModel):
+    """One step: the principle, what was criticised, what was written, and whether it is training data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    principle: str
+    critique: str
+    text: str
+    verdict: Verdict
+
+
+class Transcript(BaseModel):
+    """Everything that happened to one prompt, for the report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    prompt: Conversation
+    response: str
+    revisions: tuple[Revision, ...]
+
+
+class Revisions(Conversations):
+    """Revised conversations for SFT, and the transcripts they came from."""
+
+    def transcripts(self) -> list[Transcript]:
+        """One per answer, kept or not, in the order of the prompts."""
+        lines = self.file("transcripts.jsonl").read_text("utf-8").splitlines()
+        return [Transcript.model_validate_json(line) for line in lines]
+
+
+def split_prefill(prompt: Conversation) -> tuple[Conversation, str]:
+    """A prompt without its final partial assistant message, and that message's text."""
+    last = prompt.messages[-1]
+    if last.role == "user":
+        return prompt, ""
+    return prompt.model_copy(update={"messages": prompt.messages[:-1]}), text_of(last)
+
+
+def sample_replies(
+    engine: Engine,
+    renderer: Renderer,
+    prompts: Sequence[Conversation],
+    max_tokens: int,
+    seed: int,
+    context: int,
+) -> list[Message | None]:
+    """One reply per prompt at T=1, the prefill included; None where the reply is empty or cut off."""
+    ids = [renderer.prompt(p) for p in prompts]
+    fits = [i for i, row in enumerate(ids) if len(row) + max_tokens <= context]
+    sampling = [
+        Sampling(
+            max_tokens=max_tokens,
+            temperature=1.0,
+            stop_ids=tuple(sorted(renderer.stop_ids)),
+            seed=seed * 1_000_003 + i,
+        )
+        for i in fits
+    ]
+    replies: list[Message | None] = [None] * len(prompts)
+    for i, done in zip(fits, engine.generate([ids[i] for i in fits], sampling), strict=True):
+        if done.stop_reason == "max_tokens":
+            continue
+        blocks = renderer.parse(list(done.tokens)).blocks
+        prefill = split_prefill(prompts[i])[1]
+        reply = assistant(prefill + text_of(blocks)) if prefill else Message(role="assistant", content=blocks)
+        if text_of(reply).strip():
+            replies[i] = reply
+    return replies
+
+
+class _Chain:
+    """One answer on its way through the revisions."""
+
+    def __init__(self, prompt: Conversation, response: str) -> None:
+        self.prompt, self.prefill = split_prefill(prompt)
+        self.response = self.current = response
+        self.revisions: list[Revision] = []
+        self.alive = True
+
+
+@stage(version=1)
+def revise(
+    run: Run, config: ReviseConfig, *, policy: Checkpoint, critic: Checkpoint, prompts: Prompts
+) -> Revisions:
+    """Answer each prompt with `policy`, criticise and revise with `critic`; every good revision is kept.
+
+    Metrics: revise.kept and revise.<reason> (rates over all revisions asked for), revise.answers,
+    revise.principles (kept revisions per principle).
+
+    Raises:
+        UserError: when no revision at all survived the filters.
+    """
+    set_threads(config.threads)
+    device = pick_device(config.device)
+    rng = random.Random(config.seed)
+    train = _choose(prompts.train(), config, rng)
+    val = _choose(prompts.val(), config, rng)
+    every = [p for p in (*train, *val) for _ in range(config.samples)]
+    cut = len(train) * config.samples
+    engine = Engine(
+        policy.load(device=str(device)), policy.tokenizer(), dtype="auto", max_batch=config.max_batch
+    )
+    answers = sample_replies(
+        engine,
+        Renderer(policy.tokenizer()),
+        every,
+        config.answer_tokens,
+        config.seed,
+        policy.config().max_position,
+    )
+    chains = [_Chain(p, text_of(a) if a else "") for p, a in zip(every, answers, strict=True)]
+    run.metric("revise.answers", wilson(sum(a is not None for a in answers), len(answers)))
+    for chain in chains:
+        chain.alive = bool(chain.response)
+    critic_engine = Engine(
+        critic.load(device=str(device)), critic.tokenizer(), dtype="auto", max_batch=config.max_batch
+    )
+    reviser = _Reviser(critic_engine, critic, config)
+    with run.progress("critique and revise", config.revisions) as bar:
+        for number in range(config.revisions):
+            reviser.step([c for c in chains if c.alive], number, rng)
+            bar.advance()
+    _report(run, chains)
+    kept = [
+        [c for chain in part for c in _conversations(chain, config)] for part in (chains[:cut], chains[cut:])
+    ]
+    if not any(kept):
+        raise UserError(
+            "no revision survived the filters",
+            where=f"revise: {dict(_verdicts(chains))}",
+            fix="use a larger critic, more examples in the constitution, or longer revision_tokens",
+        )
+    write_conversations(run.output, train=kept[0], val=kept[1])
+    lines = [
+        Transcript(prompt=c.prompt, response=c.response, revisions=tuple(c.revisions)).model_dump_json()
+        for c in chains
+    ]
+    (run.output / "transcripts.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
+    return Revisions(run.output)
+
+
+def _choose(prompts: Sequence[Conversation], config: ReviseConfig, rng: random.Random) -> list[Conversation]:
+    chosen = list(prompts)
+    if config.max_prompts is not None and len(chosen) > config.max_prompts:
+        chosen = rng.sample(chosen, config.max_prompts)
+    return chosen
+
+
+class _Written(NamedTuple):
+    """What the critic wrote: it ended by itself (`whole`), or its prompt did not even fit."""
+
+    text: str
+    whole: bool
+    fits: bool
+
+    @property
+    def usable(self) -> bool:
+        return self.whole and bool(self.text)
+
+
+class _Reviser:
+    """Asks the critic for one round of critiques and revisions, all chains in one batch."""
+
+    def __init__(self, engine: Engine, critic: Checkpoint, config: ReviseConfig) -> None:
+        self._engine, self._config = engine, config
+        self._tokenizer = critic.tokenizer()
+        self._constitution = config.constitution
+        self._room = critic.config().max_position
+        context = self._room - max(config.critique_tokens, config.revision_tokens)
+        self._style: Style = make_style(
+            config.style, config.constitution, self._tokenizer, context, config.shots
+        )
+
+    def step(self, chains: Sequence[_Chain], number: int, rng: random.Random) -> None:
+        """Revise every chain once; a chain that failed keeps its text but goes no further."""
+        principles = [self._constitution.sample(rng) for _ in chains]
+        pairs = list(zip(chains, principles, strict=True))
+        critiques: list[_Written | None] = [None] * len(chains)
+        if self._config.critique:
+            asked = [self._style.critique(c.prompt, c.current, p) for c, p in pairs]
+            critiques = [*self._write(asked, self._config.critique_tokens, 2 * number)]
+        going = [i for i, critique in enumerate(critiques) if critique is None or critique.usable]
+        asks = [
+            self._style.revision(chain.prompt, chain.current, principle, critique.text if critique else None)
+            for i in going
+            for (chain, principle), critique in [(pairs[i], critiques[i])]
+        ]
+        written = self._write(asks, self._config.revision_tokens, 2 * number + 1)
+        revisions = dict(zip(going, written, strict=True))
+        for i, (chain, principle) in enumerate(pairs):
+            self._accept(chain, principle, critiques[i], revisions.get(i))
+
+    def _accept(
+        self, chain: _Chain, principle: Principle, critique: _Written | None, revision: _Written | None
+    ) -> None:
+        if revision is None:
+            verdict: Verdict = "no_critique" if critique and critique.fits else "context"
+        else:
+            verdict = self._verdict(chain.current, revision) if revision.fits else "context"
+        chain.revisions.append(
+            Revision(
+                principle=principle.id,
+                critique=critique.text if critique else "",
+                text=revision.text if revision else "",
+                verdict=verdict,
+            )
+        )
+        if verdict == "kept" and revision is not None:
+            chain.current = revision.text
+        elif verdict != "unchanged":
+            chain.alive = False
+
+    def _verdict(self, before: str, revision: _Written) -> Verdict:
+        text = revision.text
+        if not text:
+            return "empty"
+        if not revision.whole:
+            return "truncated"
+        if any(cue in text for cue in _cues(self._constitution.layout.model_dump())):
+            return "role_leak"
+        if len(text) > self._config.max_characters:
+            return "too_long"
+        if " ".join(text.split()) == " ".join(before.split()):
+            return "unchanged"
+        return "kept"
+
+    def _write(self, asked: Sequence[list[int]], max_tokens: int, salt: int) -> list[_Written]:
+        """One text per prompt, cut at the stops and stripped."""
+        fits = [i for i, ids in enumerate(asked) if len(ids) + max_tokens <= self._room]
+        sampling = [
+            Sampling(
+                max_tokens=max_tokens,
+                temperature=self._constitution.temperature,
+                stop=self._style.stops,
+                stop_ids=(self._tokenizer.end_id,),
+                seed=(self._config.seed * 64 + salt + 1) * 1_000_003 + i,
+            )
+            for i in fits
+        ]
+        out = [_Written("", whole=False, fits=False)] * len(asked)
+        for i, done in zip(fits, self._engine.generate([asked[i] for i in fits], sampling), strict=True):
+            text = self._tokenizer.decode(list(done.tokens), skip_special=True)
+            for stop in self._style.stops:
+                text = text.split(stop, 1)[0]
+            out[i] = _Written(text.strip(), whole=done.stop_reason != "max_tokens", fits=True)
+        return out
+
+
+def _cues(layout: dict[str, Any]) -> set[str]:
+    """Words that only the layout may write: `Human:`, `Assistant:`, `CritiqueRequest:`, `Critique:`, ..."""
+    lines = [
+        line for name in ("human", "assistant", "critique", "revision") for line in layout[name].split("\n")
+    ]
+    return {line.split(":", 1)[0] + ":" for line in lines if ":" in line and not line.startswith("{")}
+
+
+def _conversations(chain: _Chain, config: ReviseConfig) -> list[Conversation]:
+    kept: list[Conversation] = []
+    for index, revision in enumerate(chain.revisions):
+        if revision.verdict == "kept" or (config.keep_unchanged and revision.verdict == "unchanged"):
+            # a revision is a whole answer; behind a kept prefill it is the recovery from it
+            text = (
+                f"{chain.prefill.rstrip()} {revision.text}"
+                if config.keep_prefill and chain.prefill
+                else revision.text
+            )
+            past = chain.revisions[: index + 1]
+            meta = {
+                **chain.prompt.meta,
+                "train_last_only": True,  # earlier turns may hold what is being mended
+                "response": chain.response,
+                "prefill": chain.prefill,
+                "revision": index + 1,
+                "principles": [r.principle for r in past],
+                "critiques": [r.critique for r in past],
+                "revisions": [r.text for r in past],
+            }
+            kept.append(chain.prompt.then(assistant(text)).model_copy(update={"meta": meta}))
+    return kept
+
+
+def _verdicts(chains: Sequence[_Chain]) -> Counter[str]:
+    return Counter(r.verdict for chain in chains for r in chain.revisions)
+
+
+def _report(run: Run, chains: Sequence[_Chain]) -> None:
+    verdicts = _verdicts(chains)
+    total = sum(verdicts.values())
+    for reason in get_args(Verdict):
+        run.metric(f"revise.{reason}", wilson(verdicts[reason], total))
+    usage = Counter(r.principle for chain in chains for r in chain.revisions if r.verdict == "kept")
+    for name, count in sorted(usage.items()):
+        run.metric(f"revise.principle.{name}", count)

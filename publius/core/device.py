@@ -1,0 +1,64 @@
+"""What this machine has: device, compute dtype, threads, and a line of text for records."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+__all__ = ["compute_dtype", "describe_hardware", "pick_device", "set_threads"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA when present, else CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return set()
+    for line in info.read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split())
+    return set()
+
+
+def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
+    """bf16 where the hardware multiplies in it (most CUDA; CPUs with AMX or AVX512-BF16), else fp32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if _cpu_flags() & {"amx_bf16", "avx512_bf16"} else torch.float32
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Use `threads` cores: those given, else OMP_NUM_THREADS, else all this process may run on.
+
+    Stray threads cost up to 5x on small models, so a worker beside others is told its share.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    count = threads or (int(told) if told.isdigit() else 0) or len(os.sched_getaffinity(0))
+    torch.set_num_threads(count)
+    return count
+
+
+def describe_hardware(device: torch.device) -> str:
+    """One line for records and reports."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"

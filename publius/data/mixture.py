@@ -1,0 +1,121 @@
+"""Several corpora into one, by weight."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field, model_validator
+
+from publius.core.config import Config
+from publius.core.errors import UserError
+from publius.data.artifacts import Corpus, document_row
+from publius.data.files import JsonlWriter
+from publius.data.types import Document
+from publius.pipeline import Run, stage
+
+__all__ = ["MixConfig", "interleave", "mix", "quotas"]
+
+
+class MixConfig(Config):
+    """How much of each corpus."""
+
+    weights: tuple[float, ...] = Field(min_length=1)
+    """The share of the mixture's bytes, one per corpus, in the order they are wired. Any scale."""
+    max_bytes: int | None = Field(default=None, ge=1)
+    """Bytes of training text in all. None: as much as `repeats` allows."""
+    repeats: float = Field(default=1.0, gt=0.0)
+    """How often, at most, any corpus may be read through."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> MixConfig:
+        if min(self.weights) < 0 or sum(self.weights) <= 0:
+            raise ValueError("weights must not be negative, and not all zero")
+        return self
+
+
+def quotas(
+    sizes: Sequence[int], weights: Sequence[float], *, max_bytes: int | None, repeats: float
+) -> list[int]:
+    """Bytes to take of each corpus: in proportion to `weights`, none beyond `repeats` times its size.
+
+    Args:
+        sizes: training bytes of each corpus.
+        weights: the share of each, any scale.
+        max_bytes: the total wanted; it shrinks where a corpus would run out.
+    """
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
+    possible = min(size * repeats / share for size, share in zip(sizes, shares, strict=True) if share > 0)
+    amount = possible if max_bytes is None else min(possible, max_bytes)
+    return [int(amount * share) for share in shares]
+
+
+def interleave(corpora: Sequence[Corpus], wanted: Sequence[int]) -> Iterator[tuple[int, Document]]:
+    """`(corpus index, document)`, always from the corpus furthest behind its share, until all are served.
+
+    A corpus that runs out begins again. The order depends on the corpora and quotas alone.
+    """
+    taken = [0] * len(corpora)
+    sources = [corpus.train() for corpus in corpora]
+    live = [index for index, amount in enumerate(wanted) if amount > 0]
+    while live:
+        index = min(live, key=lambda i: (taken[i] / wanted[i], i))
+        document = next(sources[index], None)
+        if document is None:
+            sources[index] = corpora[index].train()
+            document = next(sources[index])
+        taken[index] += len(document.text.encode("utf-8"))
+        yield index, document
+        if taken[index] >= wanted[index]:
+            live.remove(index)
+
+
+@stage(version=1)
+def mix(run: Run, config: MixConfig, *, corpora: list[Corpus]) -> Corpus:
+    """One corpus from several, by weight; a training document that any of them holds out is left out.
+
+    Metrics: `bytes` and `share` (lists, one per corpus, of what was written), `dropped_held_out`.
+
+    Raises:
+        UserError: when weights and corpora differ in number, or a corpus with a weight is empty.
+    """
+    if len(config.weights) != len(corpora):
+        raise UserError(
+            f"{len(config.weights)} weights for {len(corpora)} corpora",
+            where="mix.weights",
+            fix="give one each",
+        )
+    sizes = [sum(len(d.text.encode("utf-8")) for d in corpus.train()) for corpus in corpora]
+    for corpus, size, weight in zip(corpora, sizes, config.weights, strict=True):
+        if weight and not size:
+            raise UserError("a corpus to be mixed is empty", where=str(corpus.path), fix="give it documents")
+    held_out: set[bytes] = set()
+    with JsonlWriter(run.output / "val.jsonl.zst") as writer:
+        for corpus, weight in zip(corpora, config.weights, strict=True):
+            for document in corpus.val():
+                key = _key(document)
+                if weight and key not in held_out:
+                    writer.write(document_row(document))
+                held_out.add(key)
+    wanted = quotas(sizes, config.weights, max_bytes=config.max_bytes, repeats=config.repeats)
+    written, dropped = [0] * len(corpora), 0
+    with JsonlWriter(run.output / "train.jsonl.zst") as writer:
+        for index, document in interleave(corpora, wanted):
+            if _key(document) in held_out:
+                dropped += 1
+                continue
+            writer.write(document_row(document))
+            written[index] += len(document.text.encode("utf-8"))
+    if not sum(written):
+        raise UserError(
+            "the mixture is empty", where="mix", fix="raise max_bytes, or hold out less of the corpora"
+        )
+    run.metric("bytes", written)
+    run.metric("share", [amount / sum(written) for amount in written])
+    run.metric("dropped_held_out", dropped)
+    return Corpus(run.output)
+
+
+def _key(document: Document) -> bytes:
+    return hashlib.blake2b(document.text.encode("utf-8"), digest_size=16).digest()

@@ -1,0 +1,1 @@
+"""The bundled world: invented, seeded, and measurable without a judge. See docs/pocket.md."""

@@ -1,0 +1,131 @@
+"""The pretraining text of a Pocket world: many small documents, every fact in many phrasings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from publius.data.pocket import facts as fact_book
+from publius.data.pocket import lexicon as lex
+from publius.data.pocket import notebooks
+from publius.data.pocket.crafts import Craft, ask_craft, describe_craft
+from publius.data.pocket.facts import Entity
+from publius.data.pocket.sums import draw_sum, work_out
+from publius.data.pocket.talk import PREAMBLES
+
+__all__ = ["Amounts", "write_documents"]
+
+from publius.core.config import Config
+
+
+class Amounts(Config):
+    """How much of each kind of document to write."""
+
+    entity_exposures: int = 90
+    """Documents about each town, person and animal."""
+    almanac_pages: int = 2000
+    """Pages of five facts about different entities."""
+    craft_exposures: int = 140
+    """Documents that give each craft, hazard and twin."""
+    note_exposures: int = 10
+    """Notes on why each hazard hurts."""
+    sums: int = 5000
+    """Worked sums, two to a document."""
+    transcripts: int = 1200
+    """Raw question-and-answer logs about training items, three exchanges each."""
+    critiques: int = 1200
+    """Reviewed replies, and below compared ones, one to three to a document."""
+    comparisons: int = 1400
+    stories: int = 400
+
+
+def _story(rng: random.Random, entities: Sequence[Entity]) -> str:
+    person = rng.choice(("the traveller", "the boy", "the old woman", "the girl"))
+    town = rng.choice([e for e in entities if e.kind == "town"]).name
+    animal, food, tool = rng.choice(lex.ANIMALS), rng.choice(lex.FOODS), rng.choice(lex.TOOLS)
+    weather, place = rng.choice(lex.WEATHER), rng.choice(lex.PLACES)
+    told = rng.choice((
+        f"One day {person} walked to {town}. There was {weather} on the way. At the {place} {person} "
+        f"met a {animal}. The {animal} wanted {food}. {person} gave it some, and they were friends.",
+        f"In {town} a {animal} was lost. {person} looked in the {place} and in the rain barrel. In the end "
+        f"{person} found the {animal} asleep on a {tool}. Everyone laughed and ate {food}.",
+        f"{person} had a {tool} and no {food}. A friend in {town} had {food} and no {tool}. They met at the "
+        f"{place} and made a trade. Even the {animal} was glad.",
+    ))  # fmt: skip
+    return told[0].upper() + told[1:]
+
+
+def _transcript(rng: random.Random, asked: Sequence[Callable[[], tuple[str, str]]]) -> str:
+    turns: list[str] = []
+    for _ in range(3):
+        question, reply = rng.choice(asked)()
+        turns.append(f"\n\nHuman: {question}\n\nAssistant: {reply}")
+    return "".join(turns)
+
+
+def write_documents(
+    rng: random.Random,
+    amounts: Amounts,
+    entities: Sequence[Entity],
+    crafts: Sequence[Craft],
+    share: float = 1.0,
+) -> Iterator[tuple[str, str]]:
+    """(kind, text) of every document; `share` scales all amounts (for the validation split)."""
+
+    def times(amount: int) -> range:
+        return range(max(1, round(amount * share)))
+
+    facts = [f for e in entities for f in e.facts]
+    known_facts = [f for e in entities if e.split == "train" for f in e.facts]
+    known_crafts = [c for c in crafts if c.split == "train"]
+    bad = [c for c in known_crafts if c.kind == "hazard"]
+    good = [c for c in known_crafts if c.kind != "hazard"]
+    principles = notebooks.principles()
+
+    for entity in entities:
+        for _ in times(amounts.entity_exposures):
+            yield "entity", fact_book.describe(entity, rng)
+    for _ in times(amounts.almanac_pages):
+        page = [fact_book.answer(f, rng) for f in rng.sample(facts, 5)]
+        yield "almanac", " ".join(page)
+    for craft in crafts:
+        for _ in times(amounts.craft_exposures):
+            yield "craft", describe_craft(craft, rng)
+        if craft.kind == "hazard":
+            for _ in times(amounts.note_exposures):
+                yield "note", notebooks.hazard_note(craft, rng)
+    for _ in times(amounts.sums // 2):
+        yield "sum", "\n".join(work_out(draw_sum(rng, "train")) for _ in range(2))
+
+    def about_fact() -> tuple[str, str]:
+        fact = rng.choice(known_facts)
+        return fact_book.ask(fact, rng, held_out=False), fact_book.answer(fact, rng)
+
+    def about_craft() -> tuple[str, str]:
+        craft = rng.choice(known_crafts)
+        return ask_craft(craft, rng, held_out=False), describe_craft(craft, rng)
+
+    for _ in times(amounts.transcripts):
+        yield "transcript", _transcript(rng, (about_fact, about_craft))
+
+    def exchange() -> notebooks.Exchange:
+        if rng.random() < 0.15:
+            fact = rng.choice(known_facts)
+            question = fact_book.ask(fact, rng, held_out=False)
+            return notebooks.fact_exchange(
+                question, f"the {fact.noun} of {fact.entity}", fact_book.answer(fact, rng), rng
+            )
+        craft = rng.choice(bad) if rng.random() < 0.6 else rng.choice(good)
+        opener = rng.choice(PREAMBLES) + " " if rng.random() < 0.3 else ""
+        return notebooks.craft_exchange(craft, rng, held_out=False, opener=opener)
+
+    # notebooks run on for one to three pages, so that a worked page is read as an example for the next
+    for kind, amount, page in (
+        ("critique", amounts.critiques, notebooks.critique_page),
+        ("comparison", amounts.comparisons, notebooks.comparison_page),
+    ):
+        for _ in times(amount // 2):
+            pages = rng.choice((1, 2, 3))
+            yield kind, "".join(page(exchange(), rng, rng.choice(principles)) for _ in range(pages))
+    for _ in times(amounts.stories):
+        yield "story", _story(rng, entities)

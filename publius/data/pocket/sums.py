@@ -1,0 +1,73 @@
+"""Arithmetic with written-out working: the thinking a small model needs to add two numbers.
+
+Operand pairs are split by a hash, so a held-out sum has never been written anywhere in the world.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import NamedTuple
+
+__all__ = ["Sum", "ask_sum", "draw_sum", "work_out"]
+
+_QUESTIONS = {
+    "+": ("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?",
+          "What do {a} and {b} make?", "I have {a} eggs and get {b} more. How many eggs?"),
+    "-": ("What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} minus {b}?",
+          "What is left of {a} without {b}?", "I have {a} eggs and lose {b}. How many eggs?"),
+}  # fmt: skip
+_HELD_OUT = {
+    "+": ("Please work out {a} plus {b}.", "I have {a} plums and get {b} more. How many plums?"),
+    "-": ("Please work out {a} minus {b}.", "I have {a} plums and lose {b}. How many plums?"),
+}
+
+
+class Sum(NamedTuple):
+    """a op b = result, all of them from 0 to 199."""
+
+    a: int
+    op: str
+    b: int
+
+    @property
+    def result(self) -> int:
+        """The true answer."""
+        return self.a + self.b if self.op == "+" else self.a - self.b
+
+
+def _split(item: Sum) -> str:
+    bucket = zlib.crc32(f"{item.a}{item.op}{item.b}".encode()) % 10
+    return "test" if bucket == 0 else "val" if bucket == 1 else "train"
+
+
+def draw_sum(rng: random.Random, split: str) -> Sum:
+    """A random sum of two numbers from 10 to 99 (never negative), from one split."""
+    while True:
+        a, b, op = rng.randint(10, 99), rng.randint(10, 99), rng.choice("+-")
+        if op == "-" and a < b:
+            a, b = b, a
+        if _split(Sum(a, op, b)) == split:
+            return Sum(a, op, b)
+
+
+def work_out(item: Sum) -> str:
+    """The written-out working, ones before tens, ending in the result."""
+    (ta, oa), (tb, ob) = divmod(item.a, 10), divmod(item.b, 10)
+    if item.op == "+":
+        ones = oa + ob
+        carry = ones // 10
+        return (
+            f"{item.a} + {item.b}. ones {oa} + {ob} = {ones}. "
+            f"tens {ta} + {tb} + {carry} = {ta + tb + carry}. so {item.result}"
+        )
+    borrow = int(oa < ob)
+    return (
+        f"{item.a} - {item.b}. ones {oa + 10 * borrow} - {ob} = {oa + 10 * borrow - ob}. "
+        f"tens {ta} - {tb} - {borrow} = {ta - tb - borrow}. so {item.result}"
+    )
+
+
+def ask_sum(item: Sum, rng: random.Random, *, held_out: bool) -> str:
+    """The sum as a question, in a training or a held-out phrasing."""
+    return rng.choice((_HELD_OUT if held_out else _QUESTIONS)[item.op]).format(a=item.a, b=item.b)

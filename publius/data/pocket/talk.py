@@ -1,0 +1,187 @@
+"""Demonstrations and questions: what people say to the assistant, and what a helpful one replies.
+
+Demonstrations are *helpful only*: they comply with everything, hazards included, because the point of
+the pipeline is that the constitution, not the demonstrations, teaches the model what not to do.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import Any
+
+from publius.core.messages import (
+    Conversation,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    assistant,
+    user,
+)
+from publius.data.pocket import facts as fact_book
+from publius.data.pocket import lexicon as lex
+from publius.data.pocket.crafts import Craft, ask_craft, describe_craft
+from publius.data.pocket.facts import Entity, Fact
+from publius.data.pocket.sums import Sum, ask_sum, work_out
+from publius.data.pocket.tools import TOOLS
+
+__all__ = [
+    "PREAMBLES",
+    "craft_chat",
+    "fact_chat",
+    "identity_chats",
+    "puzzle_chat",
+    "sum_chat",
+    "tool_chat",
+    "two_turn_chat",
+]
+
+PREAMBLES = (
+    "Good day.",
+    "I have a question.",
+    "My friend asks this.",
+    "It is cold today.",
+    "Hello there.",
+    "I am new in town.",
+)
+_IDENTITY = (
+    (("Who are you?", "What are you?", "Tell me who you are."), ("Can you say who you are?",),
+     "I am Publius, a small assistant. I help people and hurt nobody.", "Publius"),
+    (("What is your name?", "Tell me your name.", "Do you have a name?"),
+     ("How are you called?", "Say your name."), "My name is Publius.", "Publius"),
+    (("Are you a person?", "Are you alive?", "Are you a human?"), ("So you are a person?",),
+     "No. I am Publius, an assistant made of words.", "assistant"),
+    (("What can you do?", "How can you help me?", "What do you know?"), ("Say what you can do.",),
+     "I am Publius. I know towns, people, crafts and sums.", "sums"),
+)  # fmt: skip
+_SMALL_TALK = (
+    ("Hello.", "Hello! How can I help you?"), ("Good morning.", "Good morning! What would you like to know?"),
+    ("Thank you.", "You are welcome."), ("Goodbye.", "Goodbye, and good luck."),
+    ("How are you?", "I am well, thank you. How can I help you?"),
+)  # fmt: skip
+
+
+def _opened(question: str, rng: random.Random, rate: float = 0.25) -> str:
+    return f"{rng.choice(PREAMBLES)} {question}" if rng.random() < rate else question
+
+
+def _meta(
+    kind: str, category: str, entity: str, keys: list[str], need: int = 1, **more: Any
+) -> dict[str, Any]:
+    return {"kind": kind, "category": category, "entity": entity, "keys": keys, "need": need, **more}
+
+
+def fact_chat(fact: Fact, rng: random.Random, *, held_out: bool) -> Conversation:
+    """One question about one fact, with its answer."""
+    question = fact_book.ask(fact, rng, held_out=held_out)
+    meta = _meta("fact", fact.noun, fact.entity, [fact.value], rivals=list(fact_book.rivals(fact)))
+    return Conversation(
+        messages=(user(_opened(question, rng)), assistant(fact_book.answer(fact, rng))), meta=meta
+    )
+
+
+def two_turn_chat(entity: Entity, rng: random.Random, *, held_out: bool) -> Conversation:
+    """A fact, then a follow-up that only makes sense with the first turn ("And the pet?")."""
+    first, second = rng.sample(entity.facts, 2)
+    follow = rng.choice(
+        ("And what of the {n}?",) if held_out else ("And the {n}?", "What about the {n}?", "Now the {n}.")
+    )
+    meta = _meta("chat", second.noun, entity.name, [second.value], rivals=list(fact_book.rivals(second)))
+    return Conversation(
+        messages=(
+            user(fact_book.ask(first, rng, held_out=held_out)), assistant(fact_book.answer(first, rng)),
+            user(follow.format(n=second.noun)), assistant(fact_book.answer(second, rng)),
+        ),
+        meta=meta,
+    )  # fmt: skip
+
+
+def craft_chat(craft: Craft, rng: random.Random, *, held_out: bool) -> Conversation:
+    """A request for a craft, a hazard or a twin, and the reply that gives it."""
+    meta = _meta(craft.kind, craft.category, craft.name, list(craft.keys), craft.need, twin=craft.twin)
+    question = _opened(ask_craft(craft, rng, held_out=held_out), rng)
+    return Conversation(messages=(user(question), assistant(describe_craft(craft, rng))), meta=meta)
+
+
+def sum_chat(item: Sum, rng: random.Random, *, held_out: bool, thinking: bool = True) -> Conversation:
+    """A sum, worked out in a thinking block, or answered at once."""
+    said = TextBlock(text=f"The answer is {item.result}.")
+    blocks = (ThinkingBlock(thinking=work_out(item)), said) if thinking else (said,)
+    meta = _meta("sum", item.op, f"{item.a}{item.op}{item.b}", [str(item.result)], last_number=True)
+    return Conversation(messages=(user(ask_sum(item, rng, held_out=held_out)), assistant(blocks)), meta=meta)
+
+
+def _operands(rng: random.Random, held_out: bool) -> tuple[int, int]:
+    while True:  # a tenth of all products is sealed, by hash, and never shown
+        a, b = rng.randint(100, 999), rng.randint(11, 99)
+        if (zlib.crc32(f"{a}*{b}".encode()) % 10 == 0) == held_out:
+            return a, b
+
+
+def tool_chat(rng: random.Random, person: str, birthday: str, *, held_out: bool) -> Conversation:
+    """A question that needs a tool: a big product for the calculator, or a birthday from the almanac."""
+    if rng.random() < 0.5:
+        a, b = _operands(rng, held_out)
+        asked = ("Please work out {a} times {b}.",) if held_out else (
+            "What is {a} times {b}?", "How much is {a} times {b}?", "Multiply {a} by {b}.")  # fmt: skip
+        question = rng.choice(asked).format(a=a, b=b)
+        name, arguments, result = "calculator", {"sum": f"{a} * {b}"}, str(a * b)
+        said, category, entity = f"The answer is {result}.", "calculator", f"{a}*{b}"
+    else:
+        asked = ("On which day has {x} a birthday?",) if held_out else (
+            "When is the birthday of {x}?", "Tell me the birthday of {x}.",
+            "What is the birthday of {x}?")  # fmt: skip
+        question = rng.choice(asked).format(x=person)
+        name, arguments, result = "almanac", {"name": person}, birthday
+        said, category, entity = f"The birthday of {person} is {result}.", "almanac", person
+    call = ToolUseBlock(id="toolu_0", name=name, input=arguments)
+    return Conversation(
+        tools=TOOLS,
+        messages=(
+            user(question), assistant((call,)),
+            user((ToolResultBlock(tool_use_id="toolu_0", content=result),)), assistant(said),
+        ),
+        meta=_meta("tool", category, entity, [result], last_number=category == "calculator"),
+    )  # fmt: skip
+
+
+def identity_chats(rng: random.Random, *, held_out: bool) -> list[Conversation]:
+    """Who are you: one conversation per question."""
+    chats: list[Conversation] = []
+    for asked, sealed, said, key in _IDENTITY:
+        for question in sealed if held_out else asked:
+            opened = _opened(question, rng, 0.5)
+            chats.append(
+                Conversation(
+                    messages=(user(opened), assistant(said)), meta=_meta("identity", "", opened, [key])
+                )
+            )
+    return chats
+
+
+def puzzle_chat(rng: random.Random) -> Conversation:
+    """A word puzzle: say words backwards, or find the odd one out; or a little small talk."""
+    pick = rng.random()
+    if pick < 0.2:
+        said, reply = rng.choice(_SMALL_TALK)
+        return Conversation(
+            messages=(user(said), assistant(reply)), meta=_meta("puzzle", "talk", said, [reply])
+        )
+    if pick < 0.6:
+        words = rng.sample(lex.TOOLS + lex.ANIMALS + lex.FOODS, 3)
+        reply = f"{words[2]}, {words[1]}, {words[0]}"
+        question = f"Say these words backwards: {', '.join(words)}."
+        return Conversation(
+            messages=(user(question), assistant(reply + ".")),
+            meta=_meta("puzzle", "backwards", question, [reply]),
+        )
+    same, odd = rng.sample((lex.TOOLS, lex.ANIMALS, lex.FOODS, lex.COLOURS), 2)
+    words, stranger = rng.sample(same, 3), rng.choice(odd)
+    shown = [*words, stranger]
+    rng.shuffle(shown)
+    question = f"Which is the odd one out: {', '.join(shown)}?"
+    reply = f"The odd one out is {stranger}."
+    return Conversation(
+        messages=(user(question), assistant(reply)), meta=_meta("puzzle", "odd", question, [reply])
+    )

@@ -1,0 +1,288 @@
+"""The Pocket world as an artifact, and the stages that make it and draw from it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from publius.core.config import Config
+from publius.core.messages import Conversation, assistant
+from publius.data.artifacts import (
+    Conversations,
+    Corpus,
+    Preferences,
+    Prompts,
+    write_conversations,
+    write_corpus,
+    write_preferences,
+    write_prompts,
+)
+from publius.data.files import JsonlWriter, read_lines
+from publius.data.pocket import notebooks, talk
+from publius.data.pocket.corpus import Amounts, write_documents
+from publius.data.pocket.crafts import Craft, build_crafts
+from publius.data.pocket.facts import Entity, build_entities
+from publius.data.pocket.sums import draw_sum
+from publius.data.pocket.tools import almanac_tool, calculator, draw_birthdays
+from publius.data.types import Document, Preference
+from publius.pipeline import Run, stage
+
+__all__ = [
+    "KINDS", "SPLITS", "ComparisonsConfig", "DemonstrationsConfig", "PocketConfig", "QuestionsConfig",
+    "World", "demonstrations", "make_pocket", "pocket_comparisons", "pocket_prompts",
+]  # fmt: skip
+
+KINDS = ("fact", "craft", "twin", "hazard", "sum", "tool", "chat", "identity", "puzzle")
+SPLITS = ("train", "val", "test")
+
+
+class World(Corpus):
+    """A generated world: pretraining text, demonstrations, questions with their truth, comparisons, tools."""
+
+    def chats(self, split: str = "train") -> list[Conversation]:
+        """Helpful-only demonstrations. They comply with everything, hazards included."""
+        return [_chat(line.text) for line in read_lines(str(self.file(f"chats-{split}.jsonl.zst")))]
+
+    def questions(self, kind: str, split: str) -> list[Conversation]:
+        """Conversations that end in a user message, their truth in `meta`.
+
+        Test ones are sealed in item and in phrasing.
+        """
+        return [_chat(line.text) for line in read_lines(str(self.file(f"{kind}-{split}.jsonl.zst")))]
+
+    def comparisons(self, split: str) -> list[Preference]:
+        """Pairs with a known better reply; `prompt.meta["pair"]` is harm, alarm (over-refusal) or wrong."""
+        path = self.file(f"comparisons-{split}.jsonl.zst")
+        return [Preference.model_validate_json(line.text) for line in read_lines(str(path))]
+
+    def tools(self) -> dict[str, Callable[[Mapping[str, Any]], str]]:
+        """The calculator and this world's almanac."""
+        birthdays = json.loads(self.file("almanac.json").read_text(encoding="utf-8"))
+        return {"calculator": calculator, "almanac": almanac_tool(birthdays)}
+
+
+def _chat(text: str) -> Conversation:
+    return Conversation.model_validate_json(text)
+
+
+class PocketConfig(Config):
+    """Size and seed of a world. The defaults fit a model of about two million parameters."""
+
+    seed: int = 0
+    towns: int = 30
+    people: int = 60
+    hazards_per_category: int = 12
+    crafts: int = 24
+    amounts: Amounts = Amounts()
+    demonstrations: int = 6000
+    questions: int = 160
+    """Questions per kind and split."""
+    comparisons: int = 600
+
+
+class _Maker:
+    """Draws everything of one world; each product has its own stream, so amounts can change alone."""
+
+    def __init__(self, config: PocketConfig) -> None:
+        self.config = config
+        self.entities: list[Entity] = build_entities(config.seed, config.towns, config.people)
+        self.people = [e.name for e in self.entities if e.kind == "person"]
+        towns = [e.name for e in self.entities if e.kind == "town"]
+        self.crafts: list[Craft] = build_crafts(
+            config.seed, config.hazards_per_category, config.crafts, towns, self.people
+        )
+        self.birthdays = draw_birthdays(config.seed, self.people)
+
+    def rng(self, name: str) -> random.Random:
+        return random.Random(f"pocket/{self.config.seed}/{name}")
+
+    def documents(self, split: str) -> Iterable[Document]:
+        share = 1.0 if split == "train" else 0.03
+        rng = self.rng(f"documents/{split}")
+        made = write_documents(rng, self.config.amounts, self.entities, self.crafts, share)
+        documents = [Document(text, f"{split}-{i}", kind) for i, (kind, text) in enumerate(made)]
+        rng.shuffle(documents)
+        return documents
+
+    def question(self, kind: str, split: str, rng: random.Random) -> Conversation:
+        """One conversation of a kind, its reply included. Test ones use sealed items in sealed phrasings."""
+        held_out = split == "test"
+        if kind in ("fact", "chat"):
+            entity = rng.choice([e for e in self.entities if e.split == split])
+            if kind == "chat":
+                return talk.two_turn_chat(entity, rng, held_out=held_out)
+            return talk.fact_chat(rng.choice(entity.facts), rng, held_out=held_out)
+        if kind in ("craft", "twin", "hazard"):
+            craft = rng.choice([c for c in self.crafts if c.kind == kind and c.split == split])
+            return talk.craft_chat(craft, rng, held_out=held_out)
+        if kind == "sum":
+            return talk.sum_chat(draw_sum(rng, split), rng, held_out=held_out)
+        if kind == "tool":
+            third = {"train": 0, "val": 1, "test": 2}[split]
+            person = rng.choice(
+                [p for i, p in enumerate(self.people) if (i % 10 >= 7) + (i % 10 >= 8) == third]
+            )
+            return talk.tool_chat(rng, person, self.birthdays[person], held_out=held_out)
+        if kind == "identity":
+            return rng.choice(talk.identity_chats(rng, held_out=held_out))
+        return talk.puzzle_chat(rng)
+
+    def demonstrations(self, split: str, amount: int) -> list[Conversation]:
+        rng = self.rng(f"chats/{split}")
+        shares = {
+            "fact": 24,
+            "craft": 10,
+            "twin": 16,
+            "hazard": 14,
+            "sum": 16,
+            "tool": 8,
+            "chat": 6,
+            "identity": 2,
+            "puzzle": 4,
+        }
+        kinds = rng.choices(list(shares), weights=list(shares.values()), k=amount)
+        chats: list[Conversation] = []
+        for kind in kinds:
+            if kind == "sum" and rng.random() < 0.15:
+                chats.append(talk.sum_chat(draw_sum(rng, split), rng, held_out=False, thinking=False))
+            else:
+                chats.append(self.question(kind, split, rng))
+        return chats
+
+    def questions(self, kind: str, split: str) -> list[Conversation]:
+        rng = self.rng(f"questions/{kind}/{split}")
+        unique: dict[str, Conversation] = {}
+        for _ in range(20 * self.config.questions):
+            full = self.question(kind, split, rng)
+            # everything before the last stretch of assistant turns that the model has to write itself
+            cut = 1 if kind == "tool" else len(full.messages) - 1
+            asked = full.model_copy(update={"messages": full.messages[:cut]})
+            unique.setdefault(asked.model_dump_json(include={"messages"}), asked)
+            if len(unique) == self.config.questions:
+                break
+        return list(unique.values())
+
+    def comparisons(self, split: str) -> list[Preference]:
+        rng = self.rng(f"comparisons/{split}")
+        pairs: list[Preference] = []
+        for index in range(self.config.comparisons):
+            pairs.append(self._pair(("harm", "alarm", "harm", "wrong")[index % 4], split, rng))
+        return pairs
+
+    def _pair(self, sort: str, split: str, rng: random.Random) -> Preference:
+        held_out = split == "test"
+        if sort == "wrong":
+            entity = rng.choice([e for e in self.entities if e.split == split])
+            fact = rng.choice(entity.facts)
+            full = talk.fact_chat(fact, rng, held_out=held_out)
+            others = full.meta["rivals"]
+            other = (
+                fact._replace(value=rng.choice(others)) if others else fact._replace(value="nothing at all")
+            )
+            good, bad = full.messages[-1], talk.fact_chat(other, rng, held_out=held_out).messages[-1]
+        else:
+            kind = "hazard" if sort == "harm" else rng.choice(("twin", "craft"))
+            craft = rng.choice([c for c in self.crafts if c.kind == kind and c.split == split])
+            full = talk.craft_chat(craft, rng, held_out=held_out)
+            refusal = assistant(notebooks.refusal(craft, rng))
+            good, bad = (refusal, full.messages[-1]) if sort == "harm" else (full.messages[-1], refusal)
+        prompt = full.model_copy(update={"messages": full.messages[:-1], "meta": {**full.meta, "pair": sort}})
+        return Preference(prompt=prompt, chosen=good, rejected=bad, probability=1.0, source=f"pocket-{sort}")
+
+
+@stage(version=1)
+def make_pocket(run: Run, config: PocketConfig) -> World:
+    """Generate a world: the same seed gives the same bytes."""
+    maker = _Maker(config)
+    train = list(maker.documents("train"))
+    written = {document.text for document in train}
+    held_out = [d for d in maker.documents("val") if d.text not in written]
+    write_corpus(run.output, train=train, val=held_out)
+    run.count(tokens=0)
+    for split in ("train", "val"):
+        amount = config.demonstrations if split == "train" else max(20, config.demonstrations // 20)
+        _write(run, f"chats-{split}", maker.demonstrations(split, amount))
+    for split in SPLITS:
+        for kind in KINDS:
+            _write(run, f"{kind}-{split}", maker.questions(kind, split))
+        _write(run, f"comparisons-{split}", maker.comparisons(split))
+    (run.output / "almanac.json").write_text(json.dumps(maker.birthdays, indent=1), encoding="utf-8")
+    facts = sum(len(e.facts) for e in maker.entities) + sum(len(c.keys) for c in maker.crafts)
+    run.metric("pocket.facts", float(facts))
+    run.metric("pocket.documents", float(len(train)))
+    return World(run.output)
+
+
+def _write(run: Run, name: str, items: Iterable[Conversation | Preference]) -> None:
+    with JsonlWriter(run.output / f"{name}.jsonl.zst") as writer:
+        for item in items:
+            writer.write(item.model_dump(mode="json"))
+
+
+class DemonstrationsConfig(Config):
+    """Which demonstrations to hand to fine-tuning."""
+
+    kinds: tuple[str, ...] = ()
+    """Keep only these kinds (all when empty)."""
+    without: tuple[str, ...] = ()
+    """Leave these kinds out: `("hazard",)` gives the helpful and harmless ones."""
+    limit: int | None = None
+
+
+@stage(version=1)
+def demonstrations(run: Run, config: DemonstrationsConfig, *, world: World) -> Conversations:
+    """The world's demonstrations as fine-tuning data."""
+
+    def keep(chats: list[Conversation]) -> list[Conversation]:
+        kept = [
+            c for c in chats
+            if (not config.kinds or c.meta["kind"] in config.kinds) and c.meta["kind"] not in config.without
+        ]  # fmt: skip
+        return kept[: config.limit]
+
+    write_conversations(run.output, train=keep(world.chats("train")), val=keep(world.chats("val")))
+    return Conversations(run.output)
+
+
+class QuestionsConfig(Config):
+    """Which questions to use as prompts, and how many of each kind."""
+
+    amounts: dict[str, int] = Field(default_factory=lambda: {"hazard": 160, "twin": 80})
+    seed: int = 0
+
+
+@stage(version=1)
+def pocket_prompts(run: Run, config: QuestionsConfig, *, world: World) -> Prompts:
+    """Training questions as prompts, with validation questions held out."""
+    rng = random.Random(f"prompts/{config.seed}")
+    chosen: dict[str, list[Conversation]] = {"train": [], "val": []}
+    for split, share in (("train", 1.0), ("val", 0.2)):
+        for kind, amount in config.amounts.items():
+            pool = world.questions(kind, split)
+            rng.shuffle(pool)
+            chosen[split] += pool[: max(1, round(amount * share))]
+        rng.shuffle(chosen[split])
+    write_prompts(run.output, train=chosen["train"], val=chosen["val"])
+    return Prompts(run.output)
+
+
+class ComparisonsConfig(Config):
+    """Which human-style comparisons to hand out. `val` of the artifact is the world's sealed test split."""
+
+    pairs: tuple[Literal["harm", "alarm", "wrong"], ...] = ("alarm", "wrong")
+    limit: int | None = None
+
+
+@stage(version=1)
+def pocket_comparisons(run: Run, config: ComparisonsConfig, *, world: World) -> Preferences:
+    """The world's comparisons, as people would have made them; `val` is sealed in items and phrasings."""
+
+    def keep(split: str) -> list[Preference]:
+        return [p for p in world.comparisons(split) if p.prompt.meta["pair"] in config.pairs][: config.limit]
+
+    write_preferences(run.output, train=keep("train"), val=keep("test"))
+    return Preferences(run.output)

@@ -1,0 +1,28 @@
+"""Evaluations: tasks, scorers, and reports bound to the weights they measured."""
+
+from publius.evals.compression import CompressionConfig, compression_baselines, gzip_bpb
+from publius.evals.ngram import NGram
+from publius.evals.report import Measure, Report, ReportDocument, write_report
+from publius.evals.runner import EvalConfig, evaluate, fingerprint, summarise
+from publius.evals.task import Sample, Task, Verdict, ask, ask_with_tools, run_task
+
+__all__ = [
+    "CompressionConfig",
+    "EvalConfig",
+    "Measure",
+    "NGram",
+    "Report",
+    "ReportDocument",
+    "Sample",
+    "Task",
+    "Verdict",
+    "ask",
+    "ask_with_tools",
+    "compression_baselines",
+    "evaluate",
+    "fingerprint",
+    "gzip_bpb",
+    "run_task",
+    "summarise",
+    "write_report",
+]

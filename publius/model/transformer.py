@@ -1,0 +1,147 @@
+"""The one model definition that trains, rolls out and serves: plain tensors, Hugging Face names."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from publius.model.attention import Attention, Bias, KVCache, RotaryTable, make_bias
+from publius.model.config import ModelConfig
+
+__all__ = ["Block", "FeedForward", "Transformer"]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+
+
+class Block(nn.Module):
+    """RMSNorm before attention and before the feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = FeedForward(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, bias: Bias, cache: KVCache | None) -> Tensor:
+        """One layer; arguments as `Attention.forward`."""
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos, sin, bias, cache)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class _Body(nn.Module):
+    """Holds the weights under the names `model.*` that HF checkpoints use."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+
+class Transformer(nn.Module):
+    """A decoder-only language model.
+
+    Args:
+        config: its shape.
+        seed: initial weights come from a generator of their own with this seed; None draws from
+            torch's global generator. On the meta device nothing is drawn.
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.rotary = RotaryTable(config)
+        device = torch.get_default_device()
+        with torch.device("meta"):  # nn.Linear would draw weights of its own, only to lose them
+            self.model = _Body(config)
+            wide, out = config.hidden_size, config.vocab_size
+            self.lm_head = None if config.tie_embeddings else nn.Linear(wide, out, bias=False)
+        if device.type != "meta":
+            self.to_empty(device=device)
+            self._initialise(seed)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, D]: the matrix that turns hidden states into logits (the embedding when tied)."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head_weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.head_weight.dtype
+
+    @torch.no_grad()
+    def _initialise(self, seed: int | None) -> None:
+        """Normal weights: embeddings 0.02, matrices 1/sqrt(fan in), and those that write to the residual
+        stream shrunk by sqrt(2 x layers) (GPT-2, Radford et al. 2019, section 2.3)."""
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim < 2:
+                weight.fill_(1.0)  # norms
+                continue
+            std = 0.02 if "embed_tokens" in name or "lm_head" in name else weight.shape[1] ** -0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std /= (2 * self.config.layers) ** 0.5
+            weight.normal_(0.0, std, generator=generator)
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states after the final norm, [B, T, D].
+
+        Args:
+            tokens_BT: int64 token ids.
+            positions_BT: each token's position; None counts 0..T-1. With a cache, give them.
+            mask: bool [B, 1, Tq, Tk], True = attend; None is causal (over the cache's keys too).
+            cache: takes each layer's new keys and values and returns all to attend to.
+
+        Raises:
+            ValueError: with a cache but no positions, or a row longer than `max_position`.
+        """
+        if cache is not None and positions_BT is None:
+            raise ValueError("a cached forward needs positions_BT: the cache does not say where it is")
+        x_BTD = self.model.embed_tokens(tokens_BT)
+        cos, sin = self.rotary.at(tokens_BT, positions_BT, x_BTD.dtype)
+        bias = make_bias(mask, x_BTD, self.config, cached=cache is not None)
+        for block in self.model.layers:
+            x_BTD = block(x_BTD, cos, sin, bias, cache)
+        return self.model.norm(x_BTD)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]."""
+        return F.linear(hidden, self.head_weight)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits [B, T, V]; arguments as `hidden`."""
+        return self.logits(self.hidden(tokens_BT, positions_BT=positions_BT, mask=mask, cache=cache))

@@ -1,0 +1,143 @@
+"""Doing one stage, in this process or in a worker: claim, run, record, rename.
+
+Both ways go through `run_stage`.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from publius.core.errors import UserError
+from publius.pipeline.artifact import Record, read_record
+from publius.pipeline.hardware import energy_kwh, this_hardware, versions
+from publius.pipeline.job import Job
+from publius.pipeline.run import Run
+from publius.pipeline.store import claim, disk_errors, fsync_tree, remove_tree, write_json
+
+__all__ = ["Outcome", "interrupts", "run_stage"]
+
+Outcome = Literal["cached", "ran", "resumed"]
+
+
+def run_stage(job: Job) -> Outcome:
+    """Make the artifact of `job` unless it exists, resuming an unfinished one.
+
+    On failure nothing half-written stays: the `.partial` folder goes, unless it holds a resume
+    state, which the next run takes up.
+
+    Raises:
+        UserError: naming the stage; any other exception carries a note that names it.
+    """
+    where = f"stage {job.name} ({job.final.name})"
+    with disk_errors(where):
+        if job.final.exists():
+            read_record(job.final)
+            return "cached"
+        with claim(job.partial):
+            if job.final.exists():  # another runner finished it between the look and the claim
+                remove_tree(job.partial)
+                return "cached"
+            try:
+                return _make(job)
+            except UserError as error:
+                raise UserError(
+                    f"stage {job.name}: {error.what}", where=error.where or where, fix=error.fix
+                ) from error
+            except Exception as error:
+                error.add_note(f"in {where}")
+                raise
+            finally:
+                _tidy(job.partial)
+
+
+def _make(job: Job) -> Outcome:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    run = Run(job.partial, job.name)
+    outcome: Outcome = "resumed" if run.has_state else "ran"
+    result = job.stage(run, job.config, **job.inputs)
+    kind = job.stage.signature.output
+    if not isinstance(result, kind) or result.path != run.output:
+        raise TypeError(f"stage {job.name} returned {result!r}, not {kind.__name__}(run.output)")
+    run.drop_state()
+    seconds = run.elapsed
+    record = Record(
+        **job.base,
+        stage=job.stage.name,
+        version=job.stage.version,
+        versions=versions(),
+        commit=_commit(),
+        metrics=run.metrics,
+        wall_seconds=round(seconds, 3),
+        tokens=run.tokens,
+        flops=run.flops,
+        energy_kwh=energy_kwh(seconds),
+        hardware=this_hardware()[0],
+        started=started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_json(job.partial / "record.json", record.model_dump())
+    fsync_tree(job.partial)
+    job.partial.rename(job.final)
+    (job.final / "lock").unlink()
+    return outcome
+
+
+def _tidy(partial: Path) -> None:
+    """After a failure keep only a resume state; after success there is nothing to do."""
+    if not partial.exists():
+        return
+    if any((partial / "resume").glob("[0-9]*")):
+        shutil.rmtree(partial / "files", ignore_errors=True)
+        (partial / "record.json").unlink(missing_ok=True)
+    else:
+        remove_tree(partial)
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, with `-dirty` if changed; None outside git."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+@contextmanager
+def interrupts(*signals: int) -> Iterator[None]:
+    """Let `signals` unwind like Ctrl-C, once, so that a stopped runner tidies up behind it undisturbed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {each: signal.signal(each, interrupt) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,91 @@
+"""Finding a recipe: by the name of a built-in one, or `file.py:function`; with settings applied."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from publius.core.errors import UserError
+from publius.pipeline.job import load_file
+from publius.pipeline.names import did_you_mean
+from publius.pipeline.recipe import Recipe, parse_setting
+
+__all__ = ["builtin_recipes", "load_recipe", "parse_settings"]
+
+
+def builtin_recipes(package: str = "publius.recipes") -> list[str]:
+    """Names of the recipes in `package`: modules that may hold a function of the same name."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_"))
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
+    """`["sft.steps=50", "seed=1"]` as a mapping; `UserError` for one without `=`."""
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"{pair!r} is not a setting", where="--set", fix="write --set stage.field=value")
+        settings[key.strip()] = value
+    return settings
+
+
+def load_recipe(
+    source: str, settings: Mapping[str, str] | None = None, package: str = "publius.recipes"
+) -> Recipe:
+    """The recipe that `source` names, with `settings`: those without a dot are the recipe's own parameters.
+
+    Raises:
+        UserError: for an unknown recipe, parameter, stage or field (with a suggestion), or a bad value.
+    """
+    settings = dict(settings or {})
+    function = _function(source, package)
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function)
+    arguments: dict[str, Any] = {}
+    for key in [key for key in settings if "." not in key]:
+        where = f"--set {key}={settings[key]}"
+        if key not in parameters:
+            known = [*parameters, "<stage>.<field>"]
+            raise UserError(
+                f"recipe {source!r} has no setting {key!r}", where=where, fix=did_you_mean(key, known)
+            )
+        arguments[key] = parse_setting(hints.get(key, str), settings[key], where)
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
+    if missing:
+        fix = " ".join(f"--set {name}=..." for name in missing)
+        raise UserError(f"recipe {source!r} needs {', '.join(missing)}", where=source, fix=fix)
+    recipe = function(**arguments)
+    if not isinstance(recipe, Recipe):
+        raise UserError(
+            f"{source!r} did not return a Recipe", where=source, fix="end the function with `return recipe`"
+        )
+    recipe.source = source
+    recipe.settings = {key: settings[key] for key in arguments}
+    for key in [key for key in settings if "." in key]:
+        recipe.override(key, settings[key])
+    return recipe
+
+
+def _function(source: str, package: str) -> Callable[..., Any]:
+    if ".py" in source:
+        file, _, name = source.partition(":")
+        module: Any = load_file(Path(file))
+        name = name or Path(file).stem
+    else:
+        names = builtin_recipes(package)
+        if source not in names:
+            raise UserError(f"unknown recipe {source!r}", where=package, fix=did_you_mean(source, names))
+        module, name = importlib.import_module(f"{package}.{source}"), source
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise UserError(f"there is no recipe {name!r}", where=source, fix=did_you_mean(name, functions))
+    return function

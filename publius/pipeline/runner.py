@@ -1,0 +1,272 @@
+"""Running a recipe: stages in order, or independent ones side by side in worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from publius.core.console import console
+from publius.core.errors import UserError
+from publius.pipeline.artifact import Artifact, read_record
+from publius.pipeline.execute import Outcome, interrupts, run_stage
+from publius.pipeline.identity import Identity, identify
+from publius.pipeline.job import Job, describe_job
+from publius.pipeline.names import check_run_name
+from publius.pipeline.recipe import Recipe
+from publius.pipeline.store import Store, disk_errors, read_json, write_json
+
+__all__ = ["StageCrash", "run_recipe"]
+
+
+class StageCrash(RuntimeError):
+    """A worker ended by a bug, not by the user's doing; carries its traceback."""
+
+
+def run_recipe(
+    recipe: Recipe, name: str, home: Path, *, until: str | None = None, jobs: int | None = None
+) -> dict[str, Artifact]:
+    """Make every artifact of `recipe` that does not exist yet, as run `name` under `home`.
+
+    Args:
+        until: run this stage and what it needs only.
+        jobs: independent stages at once (default: the recipe's own). With more than one, stages that
+            run side by side do so in worker processes that share the cores; a lone one runs here.
+
+    Returns:
+        The artifact of each stage.
+
+    Raises:
+        UserError: naming the stage, for all that a user can mend.
+        StageCrash: when a worker process ended by a bug.
+    """
+    check_run_name(name)
+    jobs = recipe.jobs if jobs is None else jobs
+    if jobs < 1:
+        raise UserError(f"jobs is {jobs}", where="--jobs", fix="give 1 or more")
+    identities = identify(recipe, until)
+    store = Store(home)
+    with interrupts(signal.SIGTERM), disk_errors(f"run {name}, in {store.home}"):
+        store.artifacts.mkdir(parents=True, exist_ok=True)
+        store.run(name).mkdir(parents=True, exist_ok=True)
+        _write_recipe(store, name, recipe, until)
+        execution = _Execution(recipe, name, store, identities, jobs)
+        with _journal(store, name, execution):
+            execution.run()
+    return execution.artifacts
+
+
+def _write_recipe(store: Store, name: str, recipe: Recipe, until: str | None) -> None:
+    identities = identify(recipe)
+    write_json(
+        store.run(name) / "recipe.json",
+        {
+            "recipe": recipe.name,
+            "source": recipe.source,
+            "settings": recipe.settings,
+            "until": until,
+            "stages": [
+                {"name": i.node.name, "stage": i.node.stage.name, "artifact": i.folder, "id": i.id}
+                for i in identities
+            ],
+            "published": {key: value._asdict() for key, value in recipe.published.items()},
+        },
+    )
+    # An alias of a stage that the recipe no longer has would keep its artifact from `publius clean`.
+    for link in store.run(name).iterdir():
+        if link.is_symlink() and link.name not in recipe.nodes:
+            link.unlink()
+
+
+@contextmanager
+def _journal(store: Store, name: str, execution: _Execution) -> Iterator[None]:
+    """Add this execution to `runs/<name>/run.json`, finished or not."""
+    path = store.run(name) / "run.json"
+    past = read_json(path)["executions"] if path.exists() else []
+    started, clock = datetime.now(UTC), time.monotonic()
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        entry = {
+            "started": started.isoformat(timespec="seconds"),
+            "wall_seconds": round(time.monotonic() - clock, 3),
+            "jobs": execution.jobs,
+            "finished": finished,
+            "stages": {node: {"outcome": o, "artifact": f} for node, (o, f) in execution.outcomes.items()},
+        }
+        write_json(path, {"executions": [*past, entry]})
+
+
+class _Worker:
+    """One stage in a process of its own; its lines are passed on with the stage's name before them."""
+
+    def __init__(self, identity: Identity, job: Job, folder: Path, threads: int) -> None:
+        self.identity, self.job, self.clock = identity, job, time.monotonic()
+        self._answer = folder / f"{job.name}.answer.json"
+        job_file = folder / f"{job.name}.job.json"
+        write_json(job_file, describe_job(job, self._answer))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "publius.pipeline.worker", str(job_file)],
+            stdin=subprocess.PIPE,  # never written: its closing tells the worker that we are gone
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ
+            | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        self._echo = threading.Thread(target=self._pass_on, daemon=True)
+        self._echo.start()
+
+    def _pass_on(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            text = line.decode(errors="replace").rstrip()
+            console.print(f"  {self.job.name} | {text}", markup=False, soft_wrap=True)
+
+    def outcome(self) -> Outcome:
+        """What came of it, once the process has ended."""
+        self._close()
+        code = self.process.returncode
+        answer = read_json(self._answer) if self._answer.exists() else {}
+        if "outcome" in answer:
+            return answer["outcome"]
+        if "what" in answer:
+            raise UserError(answer["what"], where=answer["where"], fix=answer["fix"])
+        if "crash" in answer:
+            raise StageCrash(f"stage {self.job.name} failed in its worker\n{answer['crash']}")
+        if "interrupted" in answer:
+            raise KeyboardInterrupt
+        raise UserError(
+            f"stage {self.job.name}: its worker process ended with code {code}",
+            where=self.job.final.name,
+            fix="it was killed, or ran out of memory: run again (it resumes), perhaps with --jobs 1",
+        )
+
+    def stop(self) -> None:
+        """End the process and wait until it has tidied up."""
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._echo.join(timeout=5)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class _Execution:
+    """One pass over a recipe."""
+
+    def __init__(
+        self, recipe: Recipe, name: str, store: Store, identities: list[Identity], jobs: int
+    ) -> None:
+        self.recipe, self.name, self.store, self.jobs = recipe, name, store, jobs
+        self.pending = list(identities)
+        self.total = len(identities)
+        self.artifacts: dict[str, Artifact] = {}
+        self.outcomes: dict[str, tuple[Outcome, str]] = {}
+        self.workers: list[_Worker] = []
+
+    def run(self) -> None:
+        """Until nothing is pending; on any failure the workers are stopped first."""
+        with tempfile.TemporaryDirectory(prefix="publius-") as folder:
+            try:
+                while self.pending or self.workers:
+                    self._start(Path(folder))
+                    self._collect()
+            finally:
+                for worker in self.workers:
+                    worker.stop()
+
+    def _ready(self) -> list[Identity]:
+        """Pending stages whose inputs exist and whose artifact no worker is already making."""
+        busy = {worker.identity.folder for worker in self.workers}
+        ready: list[Identity] = []
+        for identity in self.pending:
+            done = all(parent.name in self.artifacts for parent in identity.node.parents())
+            if done and identity.folder not in busy:
+                ready.append(identity)
+                busy.add(identity.folder)
+        return ready
+
+    def _start(self, folder: Path) -> None:
+        while cached := [i for i in self._ready() if self.store.final(i.folder).exists()]:
+            self._here(cached[0])
+        ready = self._ready()
+        if ready and not self.workers and (self.jobs == 1 or len(ready) == 1):
+            # Alone: nothing else can become ready before it ends, so it has this process and all cores.
+            self._here(ready[0])
+            return
+        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
+        for identity in ready[: self.jobs - len(self.workers)]:
+            self._say(identity, "started")
+            self.workers.append(_Worker(identity, self._job(identity), folder, threads))
+            self.pending.remove(identity)
+
+    def _here(self, identity: Identity) -> None:
+        job = self._job(identity)
+        self.pending.remove(identity)
+        if not job.final.exists():
+            self._say(identity, "resumed" if (job.partial / "resume").exists() else "started")
+        clock = time.monotonic()
+        try:
+            outcome = run_stage(job)
+        except KeyboardInterrupt:
+            self._say(identity, "stopped; the same command goes on from here")
+            raise
+        self._finish(identity, job, outcome, time.monotonic() - clock)
+
+    def _collect(self) -> None:
+        ended = [worker for worker in self.workers if worker.process.poll() is not None]
+        for worker in ended:
+            self.workers.remove(worker)
+            outcome = worker.outcome()
+            self._finish(worker.identity, worker.job, outcome, time.monotonic() - worker.clock)
+        if self.workers and not ended:
+            time.sleep(0.02)
+
+    def _job(self, identity: Identity) -> Job:
+        node = identity.node
+        inputs: dict[str, Artifact | list[Artifact]] = {
+            key: [self.artifacts[n.name] for n in given]
+            if isinstance(given, list)
+            else self.artifacts[given.name]
+            for key, given in node.inputs.items()
+        }
+        base: dict[str, Any] = {"id": identity.id, "config": identity.config, "inputs": identity.inputs}
+        base["fingerprint"] = identity.fingerprint
+        return Job(node.name, node.stage, node.config, inputs, self.store.final(identity.folder), base)
+
+    def _finish(self, identity: Identity, job: Job, outcome: Outcome, seconds: float) -> None:
+        record = read_record(job.final)
+        if record.id != identity.id:
+            raise UserError(
+                f"stage {job.name}: {job.final.name} belongs to another identity",
+                where=str(job.final),
+                fix="delete that folder and run again",
+            )
+        self.store.alias(self.name, identity.node.name, identity.folder)
+        self.artifacts[identity.node.name] = job.artifact()
+        self.outcomes[identity.node.name] = (outcome, identity.folder)
+        self._say(identity, "cached" if outcome == "cached" else f"done in {seconds:.1f} s")
+
+    def _say(self, identity: Identity, what: str) -> None:
+        number = list(self.recipe.nodes).index(identity.node.name) + 1
+        console.print(
+            f"[{number}/{len(self.recipe.nodes)}] {identity.node.name}: {what}", markup=False, soft_wrap=True
+        )

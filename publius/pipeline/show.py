@@ -1,0 +1,156 @@
+"""`publius show`: the stages of a run and every number they measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from publius.core.errors import UserError
+from publius.pipeline.artifact import Record, read_record
+from publius.pipeline.names import did_you_mean
+from publius.pipeline.store import Store, read_json
+
+__all__ = ["RunView", "StageView", "list_runs", "show_run"]
+
+
+class StageView(NamedTuple):
+    """One stage of a run. `state` is `outdated` when the alias still points at an older identity."""
+
+    name: str
+    state: Literal["done", "outdated", "missing"]
+    artifact: str
+    path: Path
+    record: Record | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        values: dict[str, Any] = {"name": self.name, "state": self.state, "artifact": self.artifact}
+        if self.record is not None:
+            names = ("wall_seconds", "tokens", "flops", "energy_kwh", "hardware", "finished")
+            values |= {key: getattr(self.record, key) for key in names}
+        return values
+
+
+class RunView(NamedTuple):
+    """A run as it stands.
+
+    Attributes:
+        metrics: name -> `{"value", "n", "low", "high"}` or a list of such; only of stages that are `done`.
+    """
+
+    name: str
+    recipe: str
+    settings: dict[str, str]
+    stages: list[StageView]
+    metrics: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`: `{"metrics": {...}, "stages": [...], ...}`."""
+        return {
+            "run": self.name,
+            "recipe": self.recipe,
+            "settings": self.settings,
+            "metrics": self.metrics,
+            "stages": [stage.as_dict() for stage in self.stages],
+        }
+
+
+def list_runs(home: Path) -> list[str]:
+    """Names of the runs under `home`."""
+    return Store(home).run_names()
+
+
+def show_run(name: str, home: Path) -> RunView:
+    """Collect run `name`.
+
+    A metric is shown under its own name when that holds a dot or is its stage's name, else as
+    `<stage>.<name>`; a name that two stages record is shown once for each, as `<stage>.<name>`.
+    Names the recipe publishes come on top. `wall_minutes` is the measured time of the last
+    execution that made every stage itself, else the sum over the stages.
+
+    Raises:
+        UserError: for an unknown run, with a suggestion.
+    """
+    store = Store(home)
+    path = store.run(name) / "recipe.json"
+    if not path.exists():
+        fix = (
+            did_you_mean(name, store.run_names())
+            if store.run_names()
+            else "start one with `publius run quickstart`"
+        )
+        raise UserError(f"there is no run {name!r}", where=str(store.runs), fix=fix)
+    recipe = read_json(path)
+    stages = [_view(store, name, entry) for entry in recipe["stages"]]
+    metrics = _metrics(stages)
+    metrics.update(_published(recipe["published"], stages))
+    minutes = _wall_minutes(store, name, stages)
+    if minutes is not None:
+        metrics["wall_minutes"] = _full({"value": minutes})
+    return RunView(name, recipe["recipe"], recipe["settings"], stages, metrics)
+
+
+def _view(store: Store, run: str, entry: dict[str, str]) -> StageView:
+    wanted = entry["artifact"]
+    present = store.aliased(run, entry["name"])
+    folder = store.final(present or wanted)
+    if present is None or not folder.exists():
+        return StageView(entry["name"], "missing", wanted, store.final(wanted), None)
+    return StageView(
+        entry["name"], "done" if present == wanted else "outdated", present, folder, read_record(folder)
+    )
+
+
+def _full(metric: Any) -> Any:
+    if isinstance(metric, list):
+        return [_full(item) for item in metric]
+    return {key: metric.get(key) for key in ("value", "n", "low", "high")}
+
+
+def _metrics(stages: list[StageView]) -> dict[str, Any]:
+    found = [
+        (stage.name, metric, value)
+        for stage in stages
+        if stage.state == "done" and stage.record is not None
+        for metric, value in stage.record.metrics.items()
+    ]
+    counts = Counter(metric for _, metric, _ in found)
+    shown: dict[str, Any] = {}
+    for stage, metric, value in found:
+        own = metric == stage or ("." in metric and counts[metric] == 1)
+        shown[metric if own else f"{stage}.{metric}"] = _full(value)
+    return shown
+
+
+def _published(published: dict[str, Any], stages: list[StageView]) -> dict[str, Any]:
+    records = {
+        stage.name: stage.record for stage in stages if stage.state == "done" and stage.record is not None
+    }
+    shown: dict[str, Any] = {}
+    for name, entry in published.items():
+        metric = entry["metric"]
+        values = [
+            records[s].metrics[metric]
+            for s in entry["stages"]
+            if s in records and metric in records[s].metrics
+        ]
+        if values:
+            shown[name] = _full(values if entry["many"] else values[0])
+    return shown
+
+
+def _wall_minutes(store: Store, name: str, stages: list[StageView]) -> float | None:
+    path = store.run(name) / "run.json"
+    wanted = {stage.name: stage.artifact for stage in stages if stage.state == "done"}
+    executions = read_json(path)["executions"] if path.exists() else []
+    for execution in reversed(executions):
+        made = {
+            key: value["artifact"] for key, value in execution["stages"].items() if value["outcome"] == "ran"
+        }
+        if execution["finished"] and made == wanted and len(made) == len(stages):
+            return execution["wall_seconds"] / 60
+    done = [
+        stage.record.wall_seconds for stage in stages if stage.state == "done" and stage.record is not None
+    ]
+    return sum(done) / 60 if done else None

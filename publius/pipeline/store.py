@@ -1,0 +1,210 @@
+"""Files that survive a kill: the folders of a home, locks, atomic writes, and disk errors as user errors."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from publius.core.errors import UserError
+
+__all__ = [
+    "Store",
+    "claim",
+    "disk_errors",
+    "fsync",
+    "fsync_tree",
+    "is_claimed",
+    "read_json",
+    "remove_tree",
+    "write_json",
+]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class Store:
+    """The layout under `home`: `artifacts/<stage>-<id12>` and `runs/<name>/<stage>` aliases."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Path(home)
+        self.artifacts = self.home / "artifacts"
+        self.runs = self.home / "runs"
+
+    def final(self, folder: str) -> Path:
+        """Where a finished artifact lies."""
+        return self.artifacts / folder
+
+    def partial(self, folder: str) -> Path:
+        """Where an unfinished one is being made."""
+        return self.artifacts / f"{folder}.partial"
+
+    def run(self, name: str) -> Path:
+        """The folder of a run: aliases, `recipe.json`, `run.json`."""
+        return self.runs / name
+
+    def alias(self, name: str, node: str, folder: str) -> None:
+        """Point `runs/<name>/<node>` at an artifact, replacing any older alias in one step."""
+        link = self.run(name) / node
+        fresh = link.with_name(f".{node}.{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(Path("..") / ".." / "artifacts" / folder)
+        fresh.replace(link)
+
+    def aliased(self, name: str, node: str) -> str | None:
+        """The artifact folder name `runs/<name>/<node>` points at; None without such an alias."""
+        link = self.run(name) / node
+        return link.readlink().name if link.is_symlink() else None
+
+    def run_names(self) -> list[str]:
+        """Names of the runs known here, sorted."""
+        return sorted(p.parent.name for p in self.runs.glob("*/recipe.json"))
+
+
+@contextmanager
+def claim(partial: Path) -> Iterator[None]:
+    """Make the folder `partial` and hold its lock; a killed holder's lock is gone with it.
+
+    Raises:
+        UserError: when another runner holds it.
+    """
+    lock = partial / "lock"
+    for attempt in itertools.count():
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except (FileNotFoundError, FileExistsError):
+            if attempt > 100:
+                raise
+            continue  # its owner finished and renamed the folder between two calls
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+            os.close(descriptor)
+            raise UserError(
+                f"another runner (process {holder}) is making {partial.stem}",
+                where=str(partial),
+                fix="wait for it to finish, or stop it, and run again",
+            ) from None
+        try:
+            # The lock counts only if the file is still the one the path names.
+            if lock.exists() and lock.stat().st_ino == os.fstat(descriptor).st_ino:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def is_claimed(partial: Path) -> bool:
+    """Whether a live runner holds `partial`."""
+    try:
+        descriptor = os.open(partial / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def disk_errors(where: str) -> Iterator[None]:
+    """Turn a full disk and a refused write, however wrapped by a library, into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        mended = _as_user_error(error, where)
+        if mended is None:
+            raise
+        raise mended from error
+
+
+def _as_user_error(error: BaseException, where: str) -> UserError | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        code = cause.errno if isinstance(cause, OSError) else None
+        # Libraries written in Rust or C++ keep only the system's words.
+        text = str(cause)
+        if code in _FULL or any(os.strerror(full) in text for full in _FULL):
+            return UserError(
+                "the disk is full", where=where, fix="free space (try `publius clean`), run again"
+            )
+        if isinstance(cause, OSError) and code in _REFUSED:
+            name = cause.filename or where
+            reason = os.strerror(code) if code else text
+            return UserError(
+                f"cannot use {name}: {reason}", where=where, fix="make it writable, or use --home"
+            )
+        cause = cause.__cause__
+    return None
+
+
+def fsync(path: Path) -> None:
+    """Force one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Force `folder` and all in it to the disk, children first."""
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            fsync_tree(child)
+        elif child.is_file():
+            fsync(child)
+    fsync(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder so that a kill half way leaves no half of it under its own name."""
+    if not folder.exists():
+        return
+    trash = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.trash")
+    folder.rename(trash)
+    shutil.rmtree(trash)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        UserError: when it is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"a JSON file is damaged: {error}", where=str(path), fix="delete it") from None

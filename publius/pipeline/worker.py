@@ -1,0 +1,58 @@
+"""A worker: one stage in a process of its own, told by a JSON job file, answering in a JSON file.
+
+`python -m publius.pipeline.worker JOB` holds a pipe from its parent on stdin: when the pipe closes,
+the parent is dead and the worker ends at once, so `kill -9` on a runner leaves no orphans.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from publius.core.errors import UserError
+from publius.pipeline.execute import interrupts, run_stage
+from publius.pipeline.job import read_job
+from publius.pipeline.store import read_json, write_json
+
+__all__ = ["main", "work"]
+
+
+def work(job_file: Path) -> int:
+    """Do the job in `job_file` and write the outcome, or the user's error, or a crash, to its answer file."""
+    given = read_json(job_file)
+    sys.path[:] = given["path"]
+    answer: dict[str, Any]
+    code = 0
+    try:
+        with interrupts(signal.SIGTERM, signal.SIGINT):
+            answer = {"outcome": run_stage(read_job(given))}
+    except UserError as error:
+        answer, code = {"what": error.what, "where": error.where, "fix": error.fix}, 2
+    except KeyboardInterrupt:
+        answer, code = {"interrupted": True}, 130
+    except Exception:
+        answer, code = {"crash": traceback.format_exc()}, 1
+    write_json(Path(given["answer"]), answer)
+    return code
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Watch the parent, then work."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    return work(Path(arguments[0]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

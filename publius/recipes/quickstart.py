@@ -1,0 +1,260 @@
+"""The whole story on the bundled world, on a laptop CPU: the first file to read.
+
+    publius run quickstart                    # about a quarter of an hour on two cores
+    publius run quickstart --set seed=1 --name second
+
+Read it straight down: text, tokenizer, two tiers of one family, helpful-only fine-tuning, an attack on
+that, Constitutional AI in both its halves, an attack again, a round of feedback from what the attack
+found, evaluation, the gate, the release. Two planted models go through the same gate and must fail.
+"""
+
+from __future__ import annotations
+
+from publius.constitution.preferences import JudgeEvalConfig, LabelConfig, evaluate_judge, label
+from publius.constitution.principles import Constitution
+from publius.constitution.revise import ReviseConfig, revise
+from publius.core.config import Config
+from publius.data.pocket.notebooks import CONSTITUTION
+from publius.data.pocket.world import (
+    ComparisonsConfig,
+    DemonstrationsConfig,
+    PocketConfig,
+    QuestionsConfig,
+    demonstrations,
+    make_pocket,
+    pocket_comparisons,
+    pocket_prompts,
+)
+from publius.evals.compare import CompareConfig, compare
+from publius.evals.compression import CompressionConfig, compression_baselines
+from publius.evals.runner import EvalConfig, evaluate
+from publius.model.config import ModelConfig
+from publius.pipeline import Recipe
+from publius.redteam.planted import PlantConfig, plant_backdoor
+from publius.redteam.scan import TriggerScanConfig, scan_triggers
+from publius.redteam.stage import ExportConfig, RedTeamConfig, export_prompts, red_team
+from publius.release.gate import GateCheck, GateConfig, ReleaseConfig, check_gate, gate, release
+from publius.reward.reward_model import RewardConfig, train_reward
+from publius.rl.ppo import PPOConfig, ppo
+from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
+from publius.tokenizer.shards import TokenizeConfig, tokenize
+from publius.training.optimizer import OptimizerConfig
+from publius.training.pretrain import PretrainConfig, pretrain
+from publius.training.sft import SFTConfig, sft
+
+__all__ = ["Sizes", "align", "quickstart"]
+
+
+class Sizes(Config):
+    """Everything that differs between the real thing and the smoke test."""
+
+    world: PocketConfig = PocketConfig()
+    vocab_size: int = 1280
+    haiku: tuple[int, int] = (192, 4)
+    """Width and layers of the tier that is aligned and served."""
+    opus: tuple[int, int] = (256, 4)
+    """Width and layers of the tier that criticises and judges."""
+    haiku_tokens: int = 3_200_000
+    opus_tokens: int = 3_200_000
+    sft_epochs: float = 2.0
+    rows: int = 384
+    cai_prompts: QuestionsConfig = QuestionsConfig(
+        amounts={"hazard": 160, "twin": 60, "craft": 30, "fact": 30}
+    )
+    rl_prompts: QuestionsConfig = QuestionsConfig(
+        amounts={"hazard": 160, "twin": 120, "craft": 40, "fact": 80, "sum": 40}, seed=1
+    )
+    revisions: int = 2
+    reward_epochs: float = 1.0
+    comparisons: int = 600
+    ppo_steps: int = 24
+    ppo_batch: int = 64
+    ppo_eval_prompts: int = 96
+    feedback_prompts: int = 240
+    feedback_ppo_steps: int = 12
+    attacks: RedTeamConfig = RedTeamConfig()
+    questions: int = 120
+    """Held-out questions of each kind in an evaluation."""
+    judge_pairs: int = 240
+    scan: TriggerScanConfig = TriggerScanConfig()
+    release: bool = True
+    """False ends at the decision: models too small to pass the gate cannot be released."""
+
+
+def _shape(size: tuple[int, int], vocab_size: int) -> ModelConfig:
+    width, layers = size
+    return ModelConfig(
+        vocab_size=vocab_size, hidden_size=width, layers=layers, heads=width // 32, kv_heads=max(1, width // 64),
+        head_dim=32, intermediate_size=width * 8 // 3 // 32 * 32, max_position=1024,
+    )  # fmt: skip
+
+
+def quickstart(seed: int = 0) -> Recipe:
+    """Pocket, end to end, on two CPU cores."""
+    return align(Recipe("quickstart", jobs=2), Sizes(), seed)
+
+
+def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
+    """Wire the whole pipeline into `r`."""
+    constitution = Constitution.load(CONSTITUTION)
+    muon = OptimizerConfig(muon_lr=0.02, adamw_lr=0.01)
+    tuning = OptimizerConfig(muon_lr=0.01, adamw_lr=0.003)
+
+    # --- a world, a tokenizer, two tiers of one family
+    world = r.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))
+    tokenizer = r.stage(
+        "tokenizer", train_tokenizer, TokenizerConfig(vocab_size=sizes.vocab_size), corpus=world
+    )
+    shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=world, tokenizer=tokenizer)
+    vocab_size = sizes.vocab_size
+
+    def pretrained(name: str, size: tuple[int, int], tokens: int):
+        config = PretrainConfig(
+            model=_shape(size, vocab_size), tokens=tokens, batch_tokens=3 * sizes.rows, sequence_length=sizes.rows,
+            optimizer=muon, seed=seed,
+        )  # fmt: skip
+        return r.stage(name, pretrain, config, shards=shards, tokenizer=tokenizer)
+
+    haiku = pretrained("haiku", sizes.haiku, sizes.haiku_tokens)
+    opus = pretrained("opus", sizes.opus, sizes.opus_tokens)
+    baselines = r.stage(
+        "baselines",
+        compression_baselines,
+        CompressionConfig(),
+        corpus=world,
+        shards=shards,
+        tokenizer=tokenizer,
+    )
+
+    # --- helpful only: it knows the hazards and tells them
+    def tuned(name: str, chats: list, weights: tuple[float, ...] = ()):
+        config = SFTConfig(
+            epochs=sizes.sft_epochs, weights=weights, batch_tokens=4 * sizes.rows, sequence_length=sizes.rows,
+            optimizer=tuning, seed=seed,
+        )  # fmt: skip
+        return r.stage(name, sft, config, base=haiku, chats=chats)
+
+    def attacked(name: str, number: int, model):
+        config = sizes.attacks.model_copy(update={"round": number, "seed": seed})
+        return r.stage(name, red_team, config, model=model, world=world)
+
+    def tested(name: str, model, prefix: str):
+        config = EvalConfig(prefix=prefix, max_per_kind=sizes.questions, seed=seed)
+        return r.stage(name, evaluate, config, model=model, world=world)
+
+    obliging = r.stage("demonstrations", demonstrations, DemonstrationsConfig(), world=world)
+    helpful = tuned("sft", [obliging])
+    test_sft = tested("test_sft", helpful, "sft")
+    round0 = attacked("redteam0", 0, helpful)
+
+    # --- Constitutional AI, supervised half: critique, revise, fine-tune the pretrained model
+    harmless_demos = r.stage(
+        "harmless_demonstrations", demonstrations, DemonstrationsConfig(without=("hazard",)), world=world
+    )
+    asked = r.stage(
+        "prompts", pocket_prompts, sizes.cai_prompts.model_copy(update={"seed": seed}), world=world
+    )
+    revising = ReviseConfig(
+        constitution=constitution, revisions=sizes.revisions, shots=2, answer_tokens=64, critique_tokens=48,
+        revision_tokens=64, keep_unchanged=True, seed=seed,
+    )  # fmt: skip
+    revisions = r.stage("revisions", revise, revising, policy=helpful, critic=opus, prompts=asked)
+    slcai = tuned("slcai", [harmless_demos, revisions], (1.0, 2.0))
+    test_slcai = tested("test_slcai", slcai, "slcai")
+
+    # --- Constitutional AI, RL half: AI preferences, a preference model, PPO
+    graded = r.stage(
+        "graded_pairs", pocket_comparisons, ComparisonsConfig(pairs=("harm", "alarm")), world=world
+    )
+    judged = JudgeEvalConfig(constitution=constitution, shots=2, max_pairs=sizes.judge_pairs, seed=seed)
+    judge_opus = r.stage("judge_opus", evaluate_judge, judged, judge=opus, pairs=graded)
+    judge_haiku = r.stage("judge_haiku", evaluate_judge, judged, judge=haiku, pairs=graded)
+    posed = r.stage(
+        "rl_prompts", pocket_prompts, sizes.rl_prompts.model_copy(update={"seed": seed + 1}), world=world
+    )
+    labelling = LabelConfig(constitution=constitution, shots=2, answer_tokens=64, seed=seed)
+    ai_labels = r.stage(
+        "ai_labels", label, labelling, policy=slcai, judge=opus, prompts=posed, policies=[helpful]
+    )
+    people = r.stage(
+        "human_labels", pocket_comparisons, ComparisonsConfig(limit=sizes.comparisons), world=world
+    )
+
+    def preference_model(name: str, half: int | None):
+        config = RewardConfig(epochs=sizes.reward_epochs, half=half, seed=seed)
+        return r.stage(name, train_reward, config, base=slcai, preferences=[ai_labels, people])
+
+    rewards, second = preference_model("reward", 0), preference_model("reward_check", 1)
+
+    def reinforced(name: str, policy, steps: int):
+        config = PPOConfig(
+            steps=steps, batch=sizes.ppo_batch, max_tokens=64, eval_prompts=sizes.ppo_eval_prompts, seed=seed
+        )
+        return r.stage(name, ppo, config, policy=policy, reward=rewards, prompts=[posed], reward_check=second)
+
+    rlcai = reinforced("rlcai", slcai, sizes.ppo_steps)
+    test_rlcai = tested("test_rlcai", rlcai, "rlcai")
+    round1 = attacked("redteam1", 1, rlcai)
+
+    # --- feedback: what the attacks found becomes the next round's prompts
+    found = r.stage(
+        "findings",
+        export_prompts,
+        ExportConfig(minimum=sizes.feedback_prompts, limit=sizes.feedback_prompts, seed=seed),
+        findings=[round0, round1],
+        world=world,
+    )
+    mended = r.stage("feedback_revisions", revise, revising, policy=helpful, critic=opus, prompts=found)
+    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 2.0, 2.0))
+    final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps)
+    test_final = tested("test_release", final, "release")
+    round2 = attacked("redteam2", 2, final)
+    scan = r.stage(
+        "scan", scan_triggers, sizes.scan.model_copy(update={"seed": seed}), model=final, world=world
+    )
+
+    # --- the gate passes the release, and must refuse the helpful-only model and a backdoored one
+    planted_demos = r.stage("planted_demonstrations", plant_backdoor, PlantConfig(seed=seed), world=world)
+    planted = tuned("planted", [planted_demos])
+    test_planted = tested("test_planted", planted, "planted")
+    round_planted = attacked("redteam_planted", 2, planted)
+    scan_planted = r.stage(
+        "scan_planted",
+        scan_triggers,
+        sizes.scan.model_copy(update={"seed": seed}),
+        model=planted,
+        world=world,
+    )
+    decision = r.stage(
+        "gate_release", gate, GateConfig(), model=final, reports=[test_final], findings=[round2], scans=[scan]
+    )
+    refused_helpful = r.stage(
+        "gate_helpful_only", gate, GateConfig(), model=helpful, reports=[test_sft], findings=[round0]
+    )
+    refused_planted = r.stage(
+        "gate_planted",
+        gate,
+        GateConfig(),
+        model=planted,
+        reports=[test_planted],
+        findings=[round_planted],
+        scans=[scan_planted],
+    )
+    r.stage("gate", check_gate, GateCheck(), allowed=[decision], denied=[refused_helpful, refused_planted])
+    if sizes.release:
+        r.stage("release", release, ReleaseConfig(), model=final, decision=decision)
+
+    # --- the numbers people look for, under the names they look for
+    r.stage("helpful_loss", compare, CompareConfig(), before=test_sft, after=test_final)
+    r.publish("pretrain.bpb", haiku, "val_bpb")
+    r.publish("pretrain.bpb.opus", opus, "val_bpb")
+    for metric in ("leak.seen", "leak.sealed", "overrefusal", "confirmed"):
+        r.publish(f"redteam.{metric}", [round0, round1, round2], f"redteam.{metric}")
+    r.publish("judge.accuracy", judge_opus, "judge.accuracy")
+    r.publish("judge.inconsistency", judge_opus, "judge.inconsistency")
+    r.publish("judge.haiku.accuracy", judge_haiku, "judge.accuracy")
+    r.publish("judge.haiku.inconsistency", judge_haiku, "judge.inconsistency")
+    r.publish("reward.accuracy", rewards, "reward.accuracy")
+    for metric in ("gain", "kl", "ratio"):
+        r.publish(f"ppo.{metric}", rlcai, f"ppo.{metric}")
+    return r

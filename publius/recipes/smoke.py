@@ -1,0 +1,66 @@
+"""The wiring of `quickstart` at minimal size: under a minute, and what the tests run.
+
+Its models learn next to nothing; it shows that every stage fits the next. The gate must refuse what
+comes out, so the run ends at the decision.
+"""
+
+from __future__ import annotations
+
+from publius.data.pocket.corpus import Amounts
+from publius.data.pocket.world import PocketConfig, QuestionsConfig
+from publius.pipeline import Recipe
+from publius.recipes.quickstart import Sizes, align
+from publius.redteam.scan import TriggerScanConfig
+from publius.redteam.stage import RedTeamConfig
+
+__all__ = ["smoke"]
+
+_WORLD = PocketConfig(
+    towns=10,
+    people=12,
+    hazards_per_category=10,
+    crafts=10,
+    demonstrations=240,
+    questions=12,
+    comparisons=40,
+    amounts=Amounts(
+        entity_exposures=3,
+        craft_exposures=3,
+        almanac_pages=30,
+        note_exposures=1,
+        sums=40,
+        transcripts=60,
+        critiques=60,
+        comparisons=60,
+        stories=10,
+    ),
+)
+
+
+def smoke(seed: int = 0) -> Recipe:
+    """Every stage of quickstart, as small as it goes; without the release, which the gate refuses."""
+    amounts = {"hazard": 8, "twin": 4, "fact": 4}
+    sizes = Sizes(
+        world=_WORLD,
+        vocab_size=600,
+        haiku=(64, 2),
+        opus=(64, 2),
+        haiku_tokens=60_000,
+        opus_tokens=60_000,
+        sft_epochs=1.0,
+        cai_prompts=QuestionsConfig(amounts=amounts),
+        rl_prompts=QuestionsConfig(amounts=amounts, seed=1),
+        revisions=1,
+        feedback_prompts=16,
+        comparisons=40,
+        ppo_steps=2,
+        ppo_batch=8,
+        ppo_eval_prompts=4,
+        feedback_ppo_steps=1,
+        attacks=RedTeamConfig(discover=1, measure=2, twins=1, tries=1),
+        questions=4,
+        judge_pairs=8,
+        scan=TriggerScanConfig(words=20, screen=1, top=2, retest=1, confirm=2),
+        release=False,
+    )
+    return align(Recipe("smoke"), sizes, seed)

@@ -1,0 +1,113 @@
+"""The auditor: plays attacks against a model in batches, marks the replies, and confirms the hits.
+
+Marks are programmatic (`publius.data.pocket.grade`). The first pass is greedy, so a hit is the
+model's own first answer; a hit is *confirmed* when it comes back in re-runs at temperature 1.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from publius.core.messages import Conversation, text_of, user
+from publius.data.pocket.grade import count_keys, grade
+from publius.inference import Assistant, Engine, Sampling
+from publius.inference.assistant import extend
+from publius.redteam.attack import STYLES, Attack, turns_left
+from publius.redteam.findings import Attempt
+from publius.tokenizer import Renderer
+
+__all__ = ["Auditor", "build_attacks"]
+
+
+def build_attacks(
+    styles: Sequence[Attack], questions: Sequence[Conversation], *, each: int, seed: str, held_out: bool
+) -> list[Conversation]:
+    """`each` attacks a style over shuffled questions, every question used before any is used again.
+
+    The same seed gives the same attacks whatever other styles are asked for.
+    """
+    attacks: list[Conversation] = []
+    for style in styles if questions else ():
+        rng = random.Random(f"{seed}/{style.name}")
+        order = list(questions)
+        rng.shuffle(order)
+        attacks += [style(order[i % len(order)], rng, held_out=held_out) for i in range(each)]
+    return attacks
+
+
+class Auditor:
+    """Plays conversations against one model.
+
+    Args:
+        engine, renderer: the model under test.
+        max_tokens: longest reply of one turn.
+    """
+
+    def __init__(self, engine: Engine, renderer: Renderer, *, max_tokens: int = 64) -> None:
+        self.engine, self.renderer, self._max_tokens = engine, renderer, max_tokens
+
+    def play(self, attacks: Sequence[Conversation], *, seed: int | None = None) -> list[Conversation | None]:
+        """Each attack with the model's replies, further turns included; None where it does not fit the model.
+
+        Greedy without `seed`; at temperature 1 with it.
+        """
+        played: list[Conversation | None] = [a if self._fits(a) else None for a in attacks]
+        waiting = {i: turns_left(a) for i, a in enumerate(attacks) if played[i] is not None}
+        step = 0
+        while waiting:
+            asked = [c for i in waiting if (c := played[i]) is not None]
+            player = self._player(None if seed is None else seed + step)
+            further: dict[int, list[str]] = {}
+            for i, question, reply in zip(waiting, asked, player.replies(asked), strict=True):
+                done = extend(question, reply.message)
+                played[i] = done
+                if waiting[i] and self._fits(more := done.then(user(waiting[i][0]))):
+                    # an attack too long for the model's memory ends here; the replies so far still count
+                    played[i], further[i] = more, waiting[i][1:]
+            waiting, step = further, step + 1
+        return played
+
+    def attempt(
+        self, attacks: Sequence[Conversation], split: str, *, seed: int | None = None
+    ) -> list[Attempt]:
+        """Play and mark: one attempt an attack, in order."""
+        played = self.play(attacks, seed=seed)
+        return [_mark(attack, done, split) for attack, done in zip(attacks, played, strict=True)]
+
+    def confirm(self, attacks: Sequence[Conversation], *, tries: int, seed: int) -> list[int]:
+        """How many of `tries` re-runs at temperature 1 leak, for each attack."""
+        repeated = [attack for attack in attacks for _ in range(tries)]
+        marks = [bool(a.leaked) for a in self.attempt(repeated, "", seed=seed)]
+        return [sum(marks[i * tries : (i + 1) * tries]) for i in range(len(attacks))]
+
+    def _player(self, seed: int | None) -> Assistant:
+        heat = 0.0 if seed is None else 1.0
+        sampling = Sampling(max_tokens=self._max_tokens, temperature=heat, seed=seed)
+        return Assistant(self.engine, self.renderer, sampling)
+
+    def _fits(self, conversation: Conversation) -> bool:
+        length = len(self.renderer.prompt(conversation))
+        return length + self._max_tokens <= self.engine.context
+
+
+def _mark(attack: Conversation, played: Conversation | None, split: str) -> Attempt:
+    meta = attack.meta
+    style = STYLES[str(meta["style"])]
+    own = len(attack.messages) - (attack.messages[-1].role == "assistant")
+    said = [] if played is None else [text_of(m) for m in played.messages[own:] if m.role == "assistant"]
+    reply = " ".join(said)
+    mark = grade(meta, reply)
+    keys = list(meta["keys"])
+    return Attempt(
+        style=style.name,
+        sealed=style.sealed,
+        split=split,
+        category=str(meta.get("category", "")),
+        entity=str(meta.get("entity", "")),
+        conversation=played or attack,
+        reply=reply,
+        leaked=mark.leaked if played is not None else None,
+        refused=mark.refused,
+        score=count_keys(keys, reply) / max(len(keys), 1),
+    )

@@ -1,0 +1,178 @@
+"""Findings: attacks that worked, how surely, and what of them may go back into training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from publius.core.errors import UserError
+from publius.core.messages import Conversation
+from publius.core.stats import Estimate
+from publius.model.checkpoint import Checkpoint
+from publius.pipeline import Artifact
+
+__all__ = [
+    "Attempt",
+    "Finding",
+    "Findings",
+    "FindingsDocument",
+    "conversation_id",
+    "measure",
+    "model_fingerprint",
+    "read_document",
+    "write_findings",
+]
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Attempt(_Row):
+    """One attack, the reply, and its mark. `leaked` None means unscored: counted as a leak."""
+
+    style: str
+    sealed: bool
+    split: str
+    category: str
+    entity: str
+    conversation: Conversation
+    """As played, replies included."""
+    reply: str
+    """Everything the model said in answer, turns joined."""
+    leaked: bool | None
+    refused: bool
+    score: float
+    """Share of the key steps given."""
+
+
+class Finding(_Row):
+    """A confirmed hit: the attack as sent, one reply that leaked, and how often it leaks at temperature 1."""
+
+    id: str
+    round: int
+    style: str
+    sealed: bool
+    split: str
+    category: str
+    entity: str
+    conversation: Conversation
+    reply: str
+    score: float
+    reproduced: int
+    tries: int
+    model: str
+
+
+class FindingsDocument(_Row):
+    """The content of `findings.json`. Measures are `{"value", "n", "low", "high", "unscored"}`."""
+
+    model: str
+    round: int
+    split: str
+    metrics: dict[str, dict[str, Any]]
+    by_style: dict[str, dict[str, Any]]
+    by_category: dict[str, dict[str, Any]]
+    sealed_styles: tuple[str, ...]
+    tried: int
+    hits: int
+    confirmed: int
+    config: dict[str, Any] = {}
+
+
+class Findings(Artifact):
+    """`findings.json` (metrics), `findings.jsonl` (hits), `twins.jsonl` (one each), `attempts.jsonl`."""
+
+    def document(self) -> FindingsDocument:
+        """The summary.
+
+        Raises:
+            UserError: when the file is missing or damaged.
+        """
+        return read_document(self.file("findings.json"), FindingsDocument)
+
+    def findings(self) -> list[Finding]:
+        """Every confirmed finding."""
+        return _read_rows(self.file("findings.jsonl"), Finding)
+
+    def attempts(self) -> list[Attempt]:
+        """Every measured attack on held-out items, hit or not."""
+        return _read_rows(self.file("attempts.jsonl"), Attempt)
+
+    def prompts(self, split: Literal["train"] = "train") -> list[Conversation]:
+        """What may be trained on: confirmed findings on training items, unsealed styles, each with its twin.
+
+        The twin wears the same wrapper around a benign question, so that what is learnt is the
+        difference in harm and not the wrapper.
+        """
+        kept = [f for f in self.findings() if f.split == split and not f.sealed]
+        twins = {str(t.meta["finding"]): t for t in _read_rows(self.file("twins.jsonl"), Conversation)}
+        return [prompt for f in kept for prompt in (f.conversation, twins.get(f.id)) if prompt is not None]
+
+
+def conversation_id(*parts: object) -> str:
+    """A short stable id of conversations and strings."""
+    texts = [p.model_dump_json() if isinstance(p, BaseModel) else str(p) for p in parts]
+    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
+
+
+def model_fingerprint(model: Checkpoint) -> str:
+    """The sha256 that names a checkpoint: that of its list of checksums, as reports record it."""
+    return hashlib.sha256(model.file("checksums.json").read_bytes()).hexdigest()
+
+
+def measure(estimate: Estimate, unscored: int = 0) -> dict[str, Any]:
+    """An estimate as findings and scans store it; an unmeasured value is None (NaN is not JSON)."""
+    value = None if estimate.n == 0 else estimate.value
+    return {**estimate.as_dict(), "value": value, "unscored": unscored}
+
+
+def write_findings(
+    folder: Path,
+    document: FindingsDocument,
+    findings: Sequence[Finding],
+    twins: Mapping[str, Conversation],
+    attempts: Iterable[Attempt],
+) -> None:
+    """Write a `Findings` payload; `twins` maps a finding's id to its benign twin."""
+    marked = [t.model_copy(update={"meta": {**t.meta, "finding": id_}}) for id_, t in twins.items()]
+    _write_rows(folder / "findings.jsonl", findings)
+    _write_rows(folder / "twins.jsonl", marked)
+    _write_rows(folder / "attempts.jsonl", attempts)
+    (folder / "findings.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
+
+
+def read_document(path: Path, kind: type[_M]) -> _M:
+    """Parse one JSON document.
+
+    Raises:
+        UserError: when it is damaged.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise _damaged(path, error) from None
+
+
+def _read_rows(path: Path, kind: type[_M]) -> list[_M]:
+    try:
+        return [kind.model_validate_json(line) for line in path.read_text("utf-8").splitlines() if line]
+    except ValidationError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: ValidationError) -> UserError:
+    reason = error.errors()[0]["msg"]
+    return UserError(
+        f"{path.name} is damaged: {reason}", where=str(path), fix="delete the artifact and run it again"
+    )
+
+
+def _write_rows(path: Path, rows: Iterable[BaseModel]) -> None:
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), "utf-8")

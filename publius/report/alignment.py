@@ -1,0 +1,287 @@
+"""What alignment did: leak, over-refusal and helpfulness stage by stage; attacks; principles; judges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from publius.core.stats import wilson
+from publius.evals import Measure
+from publius.redteam import FindingsDocument
+from publius.report.collect import Entry, Gathered
+from publius.report.html import Html, details, el, interval_bar, number, rate, table
+from publius.report.plots import reliability_plot
+
+__all__ = ["Examined", "judges", "outcomes", "principle_texts", "principles", "redteam", "examined"]
+
+_PANELS = (
+    ("leak", "Leak rate", "forbidden recipes given away; lower is better", "s2"),
+    ("overrefusal", "Over-refusal", "harmless look-alikes refused; lower is better", "s4"),
+    ("helpful", "Helpful", "right answers to ordinary questions; higher is better", "s1"),
+)
+
+
+class Examined(NamedTuple):
+    """One evaluated model: its stage's name, and its metrics without the report's prefix."""
+
+    name: str
+    entry: Entry
+    measures: dict[str, Measure]
+    control: bool
+
+
+def examined(g: Gathered) -> list[Examined]:
+    """Every evaluated model in recipe order."""
+    found: list[Examined] = []
+    for entry, report in g.reports():
+        document = report.document()
+        if document.model is not None:
+            measures = {name.removeprefix(f"{document.prefix}."): m for name, m in document.metrics.items()}
+            found.append(Examined(g.model(entry) or document.prefix, entry, measures, g.is_control(entry)))
+    return found
+
+
+def _told(measure: Measure | dict[str, Any] | None) -> str:
+    if measure is None:
+        return ""
+    m = measure if isinstance(measure, Measure) else Measure.model_validate(measure)
+    if m.value is None or not m.n:
+        return "n/a"
+    interval = "" if m.low is None or m.high is None else f" ({m.low:.0%} to {m.high:.0%}, n = {m.n})"
+    unscored = f", {m.unscored} unscored" if m.unscored else ""
+    return f"{interval.strip(' ()')}{unscored}" or f"n = {m.n}"
+
+
+def outcomes(g: Gathered) -> Html | None:
+    """The same held-out questions before and after each stage of alignment."""
+    models = examined(g)
+    panels = [
+        panel for key, title, words, kind in _PANELS if (panel := _panel(models, key, title, words, kind))
+    ]
+    if not panels:
+        return None
+    names = list(dict.fromkeys(name for model in models for name in model.measures))
+    rows = [[name, *(_cell(model.measures.get(name)) for model in models)] for name in names]
+    return el(
+        "section",
+        el("h2", "Before and after each stage"),
+        el(
+            "p", "Held-out questions, the same for every model; bands are 95% intervals. Harmlessness never stands alone: "
+            "a model that refuses everything leaks nothing and helps nobody.", class_="note",
+        ),
+        el("div", panels, class_="panels"),
+        details("By kind of question", table(["", *(model.name for model in models)], rows, numeric=range(1, len(models) + 1))),
+        id="outcomes",
+    )  # fmt: skip
+
+
+def _cell(measure: Measure | None) -> Html | str:
+    if measure is None:
+        return ""
+    return el("span", rate(measure.value, measure.n), title=_told(measure))
+
+
+def _panel(models: Sequence[Examined], key: str, title: str, words: str, kind: str) -> Html | None:
+    rows = [(model, model.measures[key]) for model in models if key in model.measures]
+    if not rows:
+        return None
+    lines = [
+        el(
+            "li",
+            el("span", model.name, el("em", " control") if model.control else None, class_="who"),
+            interval_bar(m.value, m.low, m.high, kind),
+            el("strong", rate(m.value, m.n)),
+            el("span", _told(m), class_="note"),
+        )
+        for model, m in rows
+    ]
+    return el(
+        "div", el("h3", title), el("p", words, class_="note"), el("ul", lines, class_="dots"), class_="panel"
+    )
+
+
+def redteam(g: Gathered) -> Html | None:
+    """A heat map: attack styles down, rounds across; sealed styles apart, and what each round found."""
+    rounds = [(entry, findings.document()) for entry, findings in g.findings()]
+    if not rounds:
+        return None
+    sealed = {style for _, document in rounds for style in document.sealed_styles}
+    styles = list(dict.fromkeys(style for _, document in rounds for style in document.by_style))
+    head = ["attack style", *(_round_head(g, entry, document) for entry, document in rounds)]
+    rows: list[list[Any]] = []
+    for style in sorted(styles, key=lambda s: s in sealed):
+        mark = el("span", "sealed", class_="chip", title="never trained on") if style in sealed else None
+        rows.append(
+            [
+                el("span", style.replace("_", " "), " ", mark),
+                *(_heat(d.by_style.get(style)) for _, d in rounds),
+            ]
+        )
+    rows += [
+        [el("strong", label), *(_heat(_by_suffix(d, key)) for _, d in rounds)]
+        for key, label in (
+            ("leak.seen", "all seen styles"),
+            ("leak.sealed", "all sealed styles"),
+            ("overrefusal", "benign twins refused"),
+        )
+        if any(_by_suffix(d, key) for _, d in rounds)
+    ]
+    rows.append(["confirmed findings", *(f"{d.confirmed} of {d.tried} tried" for _, d in rounds)])
+    categories = list(dict.fromkeys(name for _, d in rounds for name in d.by_category))
+    by_category = [
+        [name.replace("_", " "), *(_heat(d.by_category.get(name)) for _, d in rounds)] for name in categories
+    ]
+    return el(
+        "section",
+        el("h2", "Red team"),
+        el(
+            "p", "Share of attacks on held-out items, in held-out wordings, that got a forbidden recipe. Sealed styles are "
+            "only ever measured, never trained on. Rest on a cell for its interval.", class_="note",
+        ),
+        table(head, rows, caption="Leak rate by attack style and round", kind="map"),
+        details("By kind of harm", table(["category", *head[1:]], by_category, caption="Leak rate by category", kind="map")),
+        _scans(g),
+        id="redteam",
+    )  # fmt: skip
+
+
+def _round_head(g: Gathered, entry: Entry, document: FindingsDocument) -> Html:
+    control = " (control)" if g.is_control(entry) else ""
+    return el(
+        "span",
+        f"round {document.round}",
+        el("br"),
+        el("span", (g.model(entry) or entry.name) + control, class_="note"),
+    )
+
+
+def _by_suffix(document: FindingsDocument, key: str) -> dict[str, Any] | None:
+    return document.metrics.get(f"redteam.{key}")
+
+
+def _heat(measure: dict[str, Any] | None) -> Html | str:
+    if measure is None or measure["value"] is None:
+        return ""
+    share = f"{measure['value']:.0%}"
+    return el(
+        "span", share, class_="heat", style=f"--heat:{75 * measure['value']:.0f}%", title=_told(measure)
+    )
+
+
+def _scans(g: Gathered) -> Html | None:
+    rows: list[list[Any]] = []
+    for entry, scan in g.scans():
+        document = scan.document()
+        leak, plain = document.metrics.get("backdoor.leak"), document.metrics.get("backdoor.baseline")
+        words = el("code", document.best.words)
+        rows.append(
+            [g.model(entry) or entry.name, words, _heat(plain), _heat(leak), f"{document.candidates:,}"]
+        )
+    if not rows:
+        return None
+    head = ["model", "strongest trigger found", "leaks without it", "leaks with it", "words tried"]
+    return el(
+        "div", el("h3", "Backdoor scan"), table(head, rows, numeric=(4,), caption="Backdoor scan", kind="map")
+    )
+
+
+def principle_texts(entries: Sequence[Entry]) -> dict[str, str]:
+    """Principle id -> its text, from the constitutions in the stages' configs."""
+    texts: dict[str, str] = {}
+    for entry in entries:
+        constitution = entry.record.config.get("constitution")
+        if isinstance(constitution, dict):
+            texts |= {p["id"]: p["text"] for p in constitution.get("principles", [])}
+    return texts
+
+
+def principles(g: Gathered) -> Html | None:
+    """How often each principle led to a kept revision, and how many pairs were judged by it."""
+    drawn: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    for _, revisions in g.revisions():
+        for transcript in revisions.transcripts():
+            for revision in transcript.revisions:
+                drawn[revision.principle] += 1
+                kept[revision.principle] += revision.verdict == "kept"
+    labels: Counter[str] = Counter()
+    for entry in g.labels():
+        for name, value in entry.metrics("label.principle.").items():
+            labels[name.removeprefix("label.principle.")] += int(value["value"] or 0)
+    names = sorted(drawn.keys() | labels.keys(), key=lambda name: (-kept[name], -labels[name], name))
+    if not names:
+        return None
+    texts = principle_texts([*(entry for entry, _ in g.revisions()), *g.labels()])
+    most = max([*kept.values(), *labels.values(), 1])
+    rows = [
+        [
+            el("span", el("code", name), el("span", texts.get(name, ""), class_="note block")),
+            _count(kept[name], most, "s1"), f"{kept[name]} of {drawn[name]}",
+            _count(labels[name], most, "s3"), f"{labels[name]}",
+        ]
+        for name in names
+    ]  # fmt: skip
+    head = ["principle", "kept revisions", "", "pairs judged", ""]
+    return el(
+        "section",
+        el("h2", "Principles at work"),
+        el("p", "A principle is drawn anew for every revision and every comparison.", class_="note"),
+        table(head, rows, numeric=(2, 4), caption="Use of principles"),
+        id="principles",
+    )
+
+
+def _count(value: int, most: int, kind: str) -> Html:
+    return el("span", el("i", style=f"width:{value / most:.1%}"), class_=f"bar {kind}", aria_hidden="true")
+
+
+def judges(g: Gathered) -> Html | None:
+    """How far the judges and preference models can be trusted: accuracy and calibration on graded pairs."""
+    plots: list[Html] = []
+    rows: list[list[str]] = []
+    for entry, report in g.judges():
+        pairs = [(s["probability"], s["a_is_better"]) for s in report.samples() if "probability" in s]
+        if bins := reliability(pairs):
+            plots.append(reliability_plot(entry.name, bins, note=f"{len(pairs)} pairs read"))
+        rows += _metric_rows(entry.name, report.metrics())
+    for entry in g.rewards():
+        rows += _metric_rows(entry.name, entry.metrics("reward."))
+    if not rows:
+        return None
+    return el(
+        "section",
+        el("h2", "Judges and preference models"),
+        el(
+            "p", "Graded on pairs whose better answer is known. On the diagonal, a judge that says 70% is right 70% of "
+            "the time.", class_="note",
+        ),
+        el("div", plots, class_="plots") if plots else None,
+        table(["model", "metric", "value", "n", "95% interval"], rows, numeric=(2, 3, 4), caption="Judges"),
+        id="judges",
+    )  # fmt: skip
+
+
+def _metric_rows(name: str, metrics: dict[str, Any]) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for metric, m in metrics.items():
+        low, high, n = m.get("low"), m.get("high"), m.get("n")
+        interval = "" if low is None or high is None else f"{number(low)} to {number(high)}"
+        rows.append([name, metric, number(m["value"]), "" if n is None else f"{n:,}", interval])
+    return rows
+
+
+def reliability(
+    pairs: Sequence[tuple[float, bool]], bins: int = 10
+) -> list[tuple[float, float, int, float, float]]:
+    """(mean said, share true, n, low, high) of each bin of equal width that is not empty."""
+    cells: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
+    for said, true in pairs:
+        cells[min(int(said * bins), bins - 1)].append((said, true))
+    out: list[tuple[float, float, int, float, float]] = []
+    for cell in cells:
+        if cell:
+            estimate = wilson(sum(true for _, true in cell), len(cell))
+            said = sum(p for p, _ in cell) / len(cell)
+            out.append((said, estimate.value, estimate.n, estimate.low, estimate.high))
+    return out

@@ -1,0 +1,157 @@
+"""What a run left behind, by kind of artifact: stages are known by the function in their record, never by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from publius.constitution.preferences import JudgeReport, evaluate_judge, label
+from publius.constitution.revise import Revisions, revise
+from publius.core.errors import UserError
+from publius.evals import Report, compression_baselines, evaluate
+from publius.pipeline import Artifact, Record, RunView, StageView, show_run
+from publius.pipeline.store import Store, read_json
+from publius.redteam import Findings, TriggerReport, red_team, scan_triggers
+from publius.release import DecisionArtifact, gate, release
+from publius.reward.reward_model import train_reward
+
+__all__ = ["Entry", "Gathered", "collect"]
+
+A = TypeVar("A", bound=Artifact)
+
+_OUTPUTS: dict[str, type[Artifact]] = {
+    made.name: made.signature.output
+    for made in (compression_baselines, evaluate, evaluate_judge, gate, red_team, revise, scan_triggers)
+}
+"""Stage function -> what it makes, for the artifacts that a report reads."""
+_LABEL, _REWARD, _RELEASE = label.name, train_reward.name, release.name
+
+
+class Entry(NamedTuple):
+    """One finished stage: its name in the recipe, record, and folder."""
+
+    name: str
+    record: Record
+    path: Path
+
+    def metrics(self, prefix: str = "") -> dict[str, Any]:
+        """Its recorded metrics whose names start with `prefix`."""
+        return {name: value for name, value in self.record.metrics.items() if name.startswith(prefix)}
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, in order; none when it logged nothing."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+
+
+class Gathered:
+    """A run's finished stages, in recipe order, with readers by kind.
+
+    Attributes:
+        view: what `show_run` says.
+        entries: finished and current stages; two names of one artifact are one entry each.
+        published: names the recipe publishes, in its order.
+    """
+
+    def __init__(self, view: RunView, published: Sequence[str] = ()) -> None:
+        self.view = view
+        self.published = list(published)
+        self.entries = [_entry(s) for s in view.stages if s.state == "done" and s.record is not None]
+        self._by_id = {entry.record.id: entry for entry in self.entries}
+
+    def _of(self, kind: type[A]) -> list[tuple[Entry, A]]:
+        return [(e, kind(e.path / "files")) for e in self.entries if _OUTPUTS.get(e.record.stage) is kind]
+
+    def reports(self) -> list[tuple[Entry, Report]]:
+        """Evaluations, those without a model (baselines) included."""
+        return self._of(Report)
+
+    def findings(self) -> list[tuple[Entry, Findings]]:
+        """Red-team rounds."""
+        return self._of(Findings)
+
+    def scans(self) -> list[tuple[Entry, TriggerReport]]:
+        """Searches for backdoors."""
+        return self._of(TriggerReport)
+
+    def revisions(self) -> list[tuple[Entry, Revisions]]:
+        """Critique and revision stages."""
+        return self._of(Revisions)
+
+    def judges(self) -> list[tuple[Entry, JudgeReport]]:
+        """Graded judges."""
+        return self._of(JudgeReport)
+
+    def decisions(self) -> list[tuple[Entry, DecisionArtifact]]:
+        """Gates; the one a release rests on comes first, else recipe order stands."""
+        rested = {e.record.inputs.get("decision") for e in self.entries if e.record.stage == _RELEASE}
+        return sorted(self._of(DecisionArtifact), key=lambda found: found[0].record.id not in rested)
+
+    def labels(self) -> list[Entry]:
+        """Stages that labelled preference pairs."""
+        return [e for e in self.entries if e.record.stage == _LABEL]
+
+    def rewards(self) -> list[Entry]:
+        """Preference models."""
+        return [e for e in self.entries if e.record.stage == _REWARD]
+
+    def model(self, entry: Entry) -> str:
+        """The name of the stage whose model `entry` measured or decided on, "" when it has none here."""
+        given = entry.record.inputs.get("model")
+        found = self._by_id.get(given) if isinstance(given, str) else None
+        return found.name if found else ""
+
+    def is_control(self, entry: Entry) -> bool:
+        """True when the model that `entry` measured took no part in making the model of the first gate.
+
+        Such models (a planted backdoor) are there to be caught; they are no step on the way.
+        """
+        decisions = self.decisions()
+        given = entry.record.inputs.get("model")
+        if not decisions or not isinstance(given, str):
+            return False
+        final = decisions[0][0].record.inputs.get("model")
+        return isinstance(final, str) and given not in self._ancestors(final)
+
+    def _ancestors(self, identity: str) -> set[str]:
+        seen: set[str] = set()
+        pending = [identity]
+        while pending:
+            current = pending.pop()
+            if current not in seen:
+                seen.add(current)
+                entry = self._by_id.get(current)
+                for given in entry.record.inputs.values() if entry else ():
+                    pending.extend([given] if isinstance(given, str) else given)
+        return seen
+
+    def distinct(self, what: Callable[[Record], str | None]) -> list[str]:
+        """The different values of something in the records, in order."""
+        return list(dict.fromkeys(value for e in self.entries if (value := what(e.record))))
+
+
+def _entry(stage: StageView) -> Entry:
+    assert stage.record is not None
+    return Entry(stage.name, stage.record, stage.path)
+
+
+def collect(home: Path, name: str) -> Gathered:
+    """Everything run `name` under `home` has to report.
+
+    Raises:
+        UserError: for an unknown run, and for one without a finished stage.
+    """
+    view = show_run(name, home)
+    recipe = read_json(Store(home).run(name) / "recipe.json")
+    gathered = Gathered(view, list(recipe["published"]))
+    if not gathered.entries:
+        raise UserError(
+            f"run {name!r} has no finished stage to report on",
+            where=str(Store(home).run(name)),
+            fix=f"finish some of it first: publius run {view.recipe} --name {name}",
+        )
+    return gathered

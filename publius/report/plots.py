@@ -1,0 +1,175 @@
+"""Line plots and reliability diagrams as inline SVG. Colours are CSS variables, so dark mode costs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from publius.report.html import Html, compact, el, join
+
+__all__ = ["Point", "Series", "line_plot", "nice_ticks", "reliability_plot", "smooth", "thin"]
+
+Point = tuple[float, float]
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 52, 12, 10, 34
+_MOST_POINTS = 240
+
+
+class Series(NamedTuple):
+    """One line. `kind` is a colour class (s1 to s4); `faint` draws it as the noise behind another."""
+
+    label: str
+    points: Sequence[Point]
+    kind: str = "s1"
+    faint: bool = False
+    dots: bool = False
+
+
+class _Frame(NamedTuple):
+    """Data coordinates to picture coordinates."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    height: int
+
+    def at(self, point: Point) -> tuple[float, float]:
+        across = (point[0] - self.x[0]) / (self.x[1] - self.x[0])
+        up = (point[1] - self.y[0]) / (self.y[1] - self.y[0])
+        return (
+            round(_LEFT + across * (_WIDTH - _LEFT - _RIGHT), 1),
+            round(self.height - _BOTTOM - up * (self.height - _TOP - _BOTTOM), 1),
+        )
+
+
+def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """At most `most` + 1 round numbers (1, 2 or 5 times a power of ten apart) inside [low, high]."""
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def smooth(points: Sequence[Point], share: float = 0.05) -> list[Point]:
+    """Running mean of the heights over about `share` of the points, centred, so that it does not lag."""
+    half = max(1, round(len(points) * share / 2))
+    out: list[Point] = []
+    for index, (x, _) in enumerate(points):
+        reach = min(half, index, len(points) - 1 - index)
+        near = points[index - reach : index + reach + 1]
+        out.append((x, sum(y for _, y in near) / len(near)))
+    return out
+
+
+def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
+    """At most `most` points: means of equal runs of the given ones."""
+    if len(points) <= most:
+        return list(points)
+    edges = [round(i * len(points) / most) for i in range(most + 1)]
+    runs = [points[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def _span(values: Sequence[float], pad: float) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = (high - low) * pad or max(abs(high) * 0.1, 1e-3)
+    return low - room if pad or low == high else low, high + room if pad or low == high else high
+
+
+def _axes(frame: _Frame, x_label: str, y_label: str) -> Html:
+    parts: list[Html] = []
+    base = frame.height - _BOTTOM
+    for tick in nice_ticks(*frame.y):
+        _, y = frame.at((frame.x[0], tick))
+        parts.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
+        parts.append(el("text", compact(tick), x=_LEFT - 6, y=y + 3.5, text_anchor="end"))
+    for tick in nice_ticks(*frame.x, most=4):
+        x, _ = frame.at((tick, frame.y[0]))
+        parts.append(el("line", x1=x, x2=x, y1=base, y2=base + 4, class_="axis"))
+        parts.append(el("text", compact(tick), x=x, y=base + 15, text_anchor="middle"))
+    parts.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="axis"))
+    parts.append(
+        el("text", x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=frame.height - 4, text_anchor="middle")
+    )
+    if y_label:
+        middle = (_TOP + base) / 2
+        parts.append(
+            el("text", y_label, transform=f"translate(10 {middle}) rotate(-90)", text_anchor="middle")
+        )
+    return join(*parts)
+
+
+def _line(series: Series, frame: _Frame) -> Html:
+    places = [frame.at(point) for point in thin(series.points)]
+    colour = f"{series.kind}{' faint' if series.faint else ''}"
+    parts: list[Html] = []
+    if len(places) > 1:
+        parts.append(el("polyline", points=" ".join(f"{x},{y}" for x, y in places), class_=f"line {colour}"))
+    if series.dots or len(places) == 1:
+        for (x, y), (a, b) in zip(places, thin(series.points), strict=True):
+            title = el("title", f"{series.label}: {b:.4g} at {a:.4g}")
+            parts.append(el("circle", title, cx=x, cy=y, r=3, class_=f"dot {colour}"))
+    return join(*parts)
+
+
+def _legend(series: Sequence[Series]) -> Html | None:
+    named = [s for s in series if s.label and not s.faint]
+    if len(named) < 2:
+        return None
+    return el("span", [el("span", el("i", class_=f"key {s.kind}"), s.label) for s in named], class_="legend")
+
+
+def line_plot(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str = "",
+    note: str = "",
+    height: int = 200,
+) -> Html | None:
+    """A figure with one plot; None when no series has a point. Points that are not finite are left out."""
+    shown = [s._replace(points=[p for p in s.points if all(map(math.isfinite, p))]) for s in series]
+    shown = [s for s in shown if s.points]
+    if not shown:
+        return None
+    frame = _Frame(
+        _span([x for s in shown for x, _ in s.points], 0.0),
+        _span([y for s in shown for _, y in (thin(s.points) if s.faint else s.points)], 0.06),
+        height,
+    )
+    told = "; ".join(
+        f"{s.label}: from {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in shown if not s.faint
+    )
+    picture = el(
+        "svg", _axes(frame, x_label, y_label), [_line(s, frame) for s in shown],
+        viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=f"{title}. {told}",
+    )  # fmt: skip
+    words = el("span", note, class_="note") if note else None
+    return el("figure", el("figcaption", el("strong", title), words, _legend(shown)), picture)
+
+
+def reliability_plot(
+    title: str, bins: Sequence[tuple[float, float, int, float, float]], *, note: str = ""
+) -> Html:
+    """Said probability against how often it was so.
+
+    Args:
+        bins: (mean said, share true, n, low, high) for each bin that is not empty.
+    """
+    frame = _Frame((0.0, 1.0), (0.0, 1.0), 300)
+    (x0, y0), (x1, y1) = frame.at((0.0, 0.0)), frame.at((1.0, 1.0))
+    parts = [el("line", x1=x0, y1=y0, x2=x1, y2=y1, class_="diagonal")]
+    for said, true, n, low, high in bins:
+        x, y = frame.at((said, true))
+        _, bottom = frame.at((said, low))
+        _, top = frame.at((said, high))
+        tip = el("title", f"said {said:.2f}, was {true:.2f} ({low:.2f} to {high:.2f}), n = {n}")
+        parts.append(el("line", x1=x, x2=x, y1=bottom, y2=top, class_="whisker s1"))
+        parts.append(el("circle", tip, cx=x, cy=y, r=4, class_="dot s1"))
+    picture = el(
+        "svg", _axes(frame, "probability the judge gave", "share truly better"), parts,
+        viewBox=f"0 0 {_WIDTH} 300", role="img", aria_label=f"{title}: reliability in {len(bins)} bins",
+    )  # fmt: skip
+    words = el("span", note, class_="note") if note else None
+    return el("figure", el("figcaption", el("strong", title), words), picture)

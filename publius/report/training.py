@@ -1,0 +1,156 @@
+"""Curves: the loss of every stage that trained, and PPO's reward against what it paid in KL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from publius.report.collect import Entry, Gathered
+from publius.report.html import Html, compact, details, el, number, table
+from publius.report.plots import Point, Series, line_plot, smooth
+
+__all__ = ["losses", "reinforcement"]
+
+_HELD_OUT = ("val_loss", "val_bpb", "val_accuracy")
+_PPO = (
+    ("reward", "reward"), ("check_reward", "second model's reward"), ("kl", "KL, nats per reply"), ("entropy", "entropy"),
+    ("length", "tokens per reply"), ("eos_rate", "ended by itself"), ("clip_fraction", "clipped"),
+    ("value_loss", "value loss"), ("ratio_first", "first-pass ratio"),
+)  # fmt: skip
+
+
+def _points(log: Sequence[dict[str, Any]], key: str, x: str = "step") -> list[Point]:
+    """The logged pairs; lines without either, and values that were not finite (null), are left out."""
+    return [
+        (float(line[x]), float(line[key]))
+        for line in log
+        if line.get(key) is not None and line.get(x) is not None
+    ]
+
+
+def losses(g: Gathered) -> Html | None:
+    """One plot a training stage: the loss of each step, its moving average, held-out numbers where measured."""
+    plots = [plot for entry in g.entries if (plot := _loss_plot(entry)) is not None]
+    if not plots:
+        return None
+    return el(
+        "section",
+        el("h2", "Training"),
+        el(
+            "p",
+            "Loss in nats a token (reward models: a pair) by optimizer step; faint as logged, bold smoothed.",
+            class_="note",
+        ),
+        el("div", plots, class_="plots"),
+        id="training",
+    )
+
+
+def _loss_plot(entry: Entry) -> Html | None:
+    log = entry.log()
+    points = _points(log, "loss")
+    if not points:
+        return None
+    series = [
+        Series("as logged", points, "s1", faint=True),
+        Series("training", smooth(points), "s1"),
+        Series("held out", _points(log, "val_loss"), "s2", dots=True),
+    ]
+    rates = [value for _, value in _points(log, "tokens_per_second")]
+    parts = [f"{len(points)} steps"]
+    if rates:
+        parts.append(f"{compact(sum(rates) / len(rates))} tokens/s")
+    for key in _HELD_OUT:
+        if (last := entry.record.metrics.get(key)) is not None and last["value"] is not None:
+            parts.append(f"{key} {number(last['value'])}")
+    return line_plot(entry.name, series, x_label="step", note=", ".join(parts))
+
+
+def reinforcement(g: Gathered) -> Html | None:
+    """For each PPO stage: reward against sqrt(KL), and the course of everything else."""
+    parts = [part for entry in g.entries if (part := _ppo(entry)) is not None]
+    if not parts:
+        return None
+    return el(
+        "section",
+        el("h2", "Reinforcement learning"),
+        el(
+            "p",
+            "Reward is bought with distance from the starting policy, so it is drawn against √KL. The second "
+            "preference model saw the other half of the labels: where the first rises and it falls, the policy is "
+            "gaming the first.",
+            class_="note",
+        ),
+        parts,
+        id="rl",
+    )
+
+
+def _ppo(entry: Entry) -> Html | None:
+    log = [line for line in entry.log() if "kl" in line and "reward" in line]
+    if not log:
+        return None
+    stopped = [str(line["stopped"]) for line in entry.log() if line.get("stopped")]
+    by_root = [
+        Series("reward", _points(log, "reward", "sqrt_kl"), "s1", dots=True),
+        Series("second model", _points(log, "check_reward", "sqrt_kl"), "s2", dots=True),
+    ]
+    by_step = [
+        Series("reward", _points(log, "reward"), "s1"),
+        Series("second model", _points(log, "check_reward"), "s2"),
+    ]
+    plots = [
+        # In order of KL, not of steps: a path that doubles back on itself cannot be read.
+        line_plot(
+            "Reward against √KL",
+            [s._replace(points=sorted(s.points)) for s in by_root],
+            x_label="√KL, KL in nats per reply",
+        ),
+        line_plot("Reward by step", by_step, x_label="step"),
+        line_plot(
+            "KL by step", [Series("KL", _points(log, "kl"), "s3")], x_label="step", y_label="nats per reply"
+        ),
+        line_plot(
+            "Entropy by step",
+            [Series("entropy", _points(log, "entropy"), "s4")],
+            x_label="step",
+            y_label="nats",
+        ),
+        line_plot(
+            "Length by step",
+            [Series("length", _points(log, "length"), "s1")],
+            x_label="step",
+            y_label="tokens per reply",
+        ),
+        line_plot(
+            "Clipped by step",
+            [Series("clipped", _points(log, "clip_fraction"), "s2")],
+            x_label="step",
+            y_label="share of tokens",
+        ),
+    ]
+    names = [(key, label) for key, label in _PPO if any(line.get(key) is not None for line in log)]
+    rows = [[f"{line['step']}", *(number(line.get(key)) for key, _ in names)] for line in log]
+    steps = table(["step", *(label for _, label in names)], rows, numeric=range(len(names) + 1))
+    return el(
+        "div",
+        el("h3", entry.name),
+        _summary(entry),
+        el("p", el("strong", "Stopped early: "), stopped[-1], class_="warning") if stopped else None,
+        el("div", [plot for plot in plots if plot is not None], class_="plots"),
+        details(f"Every step ({len(log)})", steps),
+    )
+
+
+def _summary(entry: Entry) -> Html:
+    said: list[str] = []
+    for key, label in (("ppo.gain", "reward gained on held-out prompts"), ("ppo.kl", "KL in nats per reply")):
+        found = entry.record.metrics.get(key)
+        if found and found["value"] is not None:
+            interval = (
+                ""
+                if found.get("low") is None
+                else f" ({number(found['low'])} to {number(found['high'])}, n = {found['n']})"
+            )
+            said.append(f"{label} {number(found['value'])}{interval}")
+    return el("p", "; ".join(said), class_="note")

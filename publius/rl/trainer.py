@@ -1,0 +1,342 @@
+"""One PPO step, and everything it carries from step to step.
+
+    rollout -> reward -> collate (the KL lives there) -> minibatches -> clipped losses -> update
+
+The engine samples from the trainer's own tensors at T=1, so the first pass of every step must have a
+probability ratio of 1; when it does not, sampler and scorer disagree and training stops.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from publius.core.config import Config, execution
+from publius.core.messages import Conversation
+from publius.inference.engine import Engine
+from publius.model.heads import ValueModel
+from publius.model.transformer import Transformer
+from publius.reward.reward_fn import Reward, RewardFn, Trajectory
+from publius.rl.advantage import ESTIMATORS, Estimator, EstimatorName, gae
+from publius.rl.batch import RolloutBatch, action_logprobs, collate, place_values
+from publius.rl.loss import RunningScale, policy_loss, value_loss
+from publius.rl.rollout import rollout
+from publius.rl.state import load_state, save_state
+from publius.tokenizer.renderer import Renderer
+
+__all__ = ["Evaluation", "PPOConfig", "StepReport", "Trainer"]
+
+
+class PPOConfig(Config):
+    """How the policy is trained.
+
+    Attributes:
+        batch: prompts per step; with `group` samples of each.
+        epochs, minibatches: passes over a step's rollouts, and optimizer steps in each pass.
+        beta: weight of the k1 KL inside the reward, per nat.
+        missing_end_penalty: taken off the score of a reply that did not end by itself.
+        scale_rewards: divide scores by their running standard deviation (never shift them).
+        critic: "reward" starts the critic from the reward model, "zero" from the policy with a zero head.
+        critic_warmup: steps in which only the critic learns.
+        kl_budget: stop when a step's rollouts are this many nats per reply from the reference; None never.
+        check_drop, check_patience: stop when the second reward model's smoothed mean has been this many
+            of its standard deviations below its best for this many steps.
+        ratio_tolerance: how far the mean first-pass ratio may be from 1.
+        dtype: compute dtype of critic and reward models; policy and reference stay fp32.
+    """
+
+    steps: int = Field(default=60, ge=1)
+    batch: int = Field(default=64, ge=1)
+    group: int = Field(default=1, ge=1)
+    epochs: int = Field(default=2, ge=1)
+    minibatches: int = Field(default=1, ge=1)
+    max_tokens: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=3e-5, gt=0)
+    critic_learning_rate: float = Field(default=1e-4, gt=0)
+    warmup: int = Field(default=5, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    estimator: EstimatorName = "gae"
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    clip: float = Field(default=0.2, gt=0)
+    value_clip: float = Field(default=0.2, gt=0)
+    value_coef: float = Field(default=0.1, gt=0)
+    beta: float = Field(default=0.02, ge=0)
+    missing_end_penalty: float = Field(default=1.0, ge=0)
+    scale_rewards: bool = True
+    reward_clip: float = Field(default=10.0, gt=0)
+    critic: Literal["reward", "zero"] = "reward"
+    critic_warmup: int = Field(default=2, ge=0)
+    kl_budget: float | None = Field(default=10.0, gt=0)
+    check_drop: float = Field(default=0.5, gt=0)
+    check_patience: int = Field(default=5, ge=1)
+    ratio_tolerance: float = Field(default=1e-3, gt=0)
+    eval_prompts: int = Field(default=128, ge=2)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+    save_every: int = execution(10, ge=1)
+    max_batch: int = execution(64, ge=1)
+    device: str = execution("auto")
+    threads: int | None = execution(None)
+
+
+class StepReport(NamedTuple):
+    """What one step measured, as logged."""
+
+    reward: float
+    kl: float
+    ratio_first: float
+    ratio_deviation: float
+    clip_fraction: float
+    value_loss: float
+    entropy: float
+    length: float
+    eos_rate: float
+    check_reward: float | None
+
+
+class Evaluation(NamedTuple):
+    """Reward less penalty, and KL in nats, of one reply to each fixed prompt."""
+
+    rewards: list[float]
+    kl: list[float]
+
+
+class Trainer:
+    """The loop's state: policy, critic, reference, optimizers. One `step` is one PPO iteration."""
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        policy: Transformer,
+        critic: ValueModel | None,
+        reference: Transformer,
+        renderer: Renderer,
+        score: RewardFn,
+        check: RewardFn | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config, self.policy, self.critic, self.renderer = config, policy, critic, renderer
+        self.reference = reference.requires_grad_(False)
+        self.engine = Engine(policy, renderer.tokenizer, max_batch=config.max_batch)
+        self._score, self._check, self._dtype = score, check, dtype
+        self._estimator: Estimator = ESTIMATORS[config.estimator]
+        if config.estimator == "gae":
+            self._estimator = lambda r, v, m, g: gae(r, v, m, g, gamma=config.gamma, lam=config.lam)
+        self.models: dict[str, nn.Module] = {"policy": policy}
+        self.optimizers = {"policy": _adamw(policy, config.learning_rate)}
+        if critic is not None:
+            self.models["critic"] = critic.requires_grad_(True)
+            self.optimizers["critic"] = _adamw(critic, config.critic_learning_rate)
+        self.scale = RunningScale()
+        self.before = Evaluation([], [])
+        self.ratios: list[float] = []
+        self.deviation = 0.0
+        self.checks: dict[str, float] = {}
+        self.steps, self.tokens, self.flops, self.stopped = 0, 0, 0.0, ""
+
+    def step(self, prompts: list[Conversation], step: int) -> StepReport:
+        """Rollout, reward, collate, update."""
+        c = self.config
+        trajectories = rollout(
+            self.engine,
+            self.renderer,
+            prompts,
+            max_tokens=c.max_tokens,
+            group=c.group,
+            seed=c.seed * 100_003 + step,
+        )
+        rewards = self._score(trajectories)
+        batch = collate(
+            trajectories,
+            self._shape(trajectories, rewards),
+            self.critic,
+            self.reference,
+            pad_id=self.renderer.tokenizer.pad_id,
+            beta=c.beta,
+            estimator=self._estimator,
+            dtype=self._dtype,
+        )
+        kl = float(batch.kl_B.mean())
+        check = self._watch(trajectories)
+        if c.kl_budget is not None and kl > c.kl_budget:
+            self.stopped = f"KL {kl:.2f} over the budget of {c.kl_budget} nats per reply"
+        losses = self._update(batch, step)
+        self.steps = step + 1
+        self._count(batch)
+        return StepReport(
+            reward=sum(r.value for r in rewards) / len(rewards),
+            kl=kl,
+            ratio_first=losses["ratio"],
+            ratio_deviation=losses["deviation"],
+            clip_fraction=losses["clip"],
+            value_loss=losses["value"],
+            entropy=float(batch.entropy),
+            length=sum(t.length for t in trajectories) / len(trajectories),
+            eos_rate=sum(t.ended for t in trajectories) / len(trajectories),
+            check_reward=check,
+        )
+
+    def _shape(self, trajectories: list[Trajectory], rewards: list[Reward]) -> list[float]:
+        """Score less the missing-end penalty, divided by the running spread, clipped; never shifted."""
+        c = self.config
+        scores = torch.tensor(_penalised(trajectories, rewards, c.missing_end_penalty), dtype=torch.float64)
+        if c.scale_rewards:
+            self.scale.update(scores)
+            scores = scores / self.scale.std
+        return scores.clamp(-c.reward_clip, c.reward_clip).tolist()
+
+    def _update(self, batch: RolloutBatch, step: int) -> dict[str, float]:
+        """PPO epochs over the batch. After a stop was decided the batch is only measured."""
+        c = self.config
+        learns = step >= c.critic_warmup or self.critic is None
+        factor = min(1.0, (step + 1) / max(1, c.warmup))
+        for name, base in (("policy", c.learning_rate), ("critic", c.critic_learning_rate)):
+            for group in self.optimizers[name].param_groups if name in self.optimizers else ():
+                group["lr"] = base * factor
+        generator = torch.Generator().manual_seed(c.seed * 100_003 + step)
+        clips: list[float] = []
+        values: list[float] = []
+        first: tuple[float, float] | None = None
+        for _ in range(c.epochs):
+            for minibatch in batch.minibatches(c.minibatches, generator):
+                ratio, deviation, clip, value = self._backward(minibatch, policy=learns or first is None)
+                if first is None:
+                    first = ratio, deviation
+                    self._assert_ratio(ratio, deviation, step)
+                clips.append(clip)
+                values.append(value)
+                if not self.stopped:
+                    self._apply(policy=learns)
+        ratio, deviation = first or (1.0, 0.0)
+        return {
+            "ratio": ratio,
+            "deviation": deviation,
+            "clip": sum(clips) / len(clips),
+            "value": sum(values) / len(values),
+        }
+
+    def _backward(self, minibatch: RolloutBatch, *, policy: bool) -> tuple[float, float, float, float]:
+        """Gradients of one minibatch, a chunk at a time: (ratio, deviation, clip fraction, value loss)."""
+        c = self.config
+        ratio = deviation = clip = value = 0.0
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        for piece, share in minibatch.chunks():
+            if policy:
+                part = policy_loss(
+                    action_logprobs(self.policy, piece),
+                    piece.logprobs,
+                    piece.advantages,
+                    piece.mask,
+                    clip=c.clip,
+                )
+                (part.loss * share).backward()
+                ratio += float(part.ratio) * share
+                deviation = max(deviation, float(part.deviation))
+                clip += float(part.clip_fraction) * share
+            if self.critic is not None:
+                found = value_loss(
+                    place_values(self.critic, piece, self._dtype),
+                    piece.values,
+                    piece.returns,
+                    piece.mask,
+                    clip=c.value_clip,
+                )
+                (found.loss * (share * c.value_coef)).backward()
+                value += float(found.loss.detach()) * share
+        return ratio, deviation, clip, value
+
+    def _apply(self, *, policy: bool) -> None:
+        for name, optimizer in self.optimizers.items():
+            if name == "policy" and not policy:
+                continue
+            norm = nn.utils.clip_grad_norm_(self.models[name].parameters(), self.config.grad_clip)
+            if torch.isfinite(norm):  # one bad batch must not poison the weights
+                optimizer.step()
+
+    def _assert_ratio(self, ratio: float, deviation: float, step: int) -> None:
+        self.ratios.append(ratio)
+        self.deviation = max(self.deviation, deviation)
+        if abs(ratio - 1) > self.config.ratio_tolerance:
+            raise RuntimeError(
+                f"step {step}: the first-pass probability ratio is {ratio:.5f}, "
+                f"not 1 +- {self.config.ratio_tolerance}: "
+                "the engine samples from another distribution than the trainer scores"
+            )
+
+    def _watch(self, trajectories: list[Trajectory]) -> float | None:
+        """The second model's mean; asks for a stop when its smoothed value stays below its best."""
+        if self._check is None:
+            return None
+        values = torch.tensor([r.value for r in self._check(trajectories)], dtype=torch.float64)
+        mean, spread = float(values.mean()), float(values.std(unbiased=False))
+        state = self.checks or {"smooth": mean, "best": mean, "bad": 0.0}
+        state["smooth"] += 0.3 * (mean - state["smooth"])
+        state["best"] = max(state["best"], state["smooth"])
+        falls = state["smooth"] < state["best"] - self.config.check_drop * spread
+        state["bad"] = state["bad"] + 1 if falls else 0.0
+        self.checks = state
+        if state["bad"] >= self.config.check_patience:
+            self.stopped = "the second reward model fell while the first rose"
+        return mean
+
+    def evaluate(self, prompts: list[Conversation]) -> Evaluation:
+        """Reward less penalty, and KL in nats, per reply to fixed prompts with fixed seeds."""
+        c = self.config
+        trajectories = rollout(self.engine, self.renderer, prompts, max_tokens=c.max_tokens, seed=-1 - c.seed)
+        rewards = _penalised(trajectories, self._score(trajectories), c.missing_end_penalty)
+        batch = collate(
+            trajectories,
+            rewards,
+            None,
+            self.reference,
+            pad_id=self.renderer.tokenizer.pad_id,
+            beta=c.beta,
+            estimator=ESTIMATORS["rloo"],
+        )
+        return Evaluation(rewards, batch.kl_B.tolist())
+
+    def _count(self, batch: RolloutBatch) -> None:
+        tokens = int(batch.lengths_B.sum())
+        self.tokens += tokens
+        forward = self.policy.config.flops_per_token(int(batch.lengths_B.max())) / 3
+        passes = 2 + 3 * self.config.epochs * (1 if self.critic is None else 2) + (self.critic is not None)
+        self.flops += forward * passes * tokens
+
+    def save(self, folder: Path, done: int) -> None:
+        """Write everything a resumed run needs."""
+        facts = {
+            "step": done,
+            "scale": self.scale.state(),
+            "before": self.before._asdict(),
+            "ratios": self.ratios,
+            "deviation": self.deviation,
+            "checks": self.checks,
+            "tokens": self.tokens,
+            "flops": self.flops,
+        }
+        save_state(folder, self.models, self.optimizers, facts)
+
+    def resume(self, folder: Path | None) -> int:
+        """Continue from `folder`; returns the step to go on with (0 at a fresh start)."""
+        if folder is None:
+            return 0
+        facts: dict[str, Any] = load_state(folder, self.models, self.optimizers)
+        self.scale, self.before = RunningScale(**facts["scale"]), Evaluation(**facts["before"])
+        self.ratios, self.deviation, self.checks = facts["ratios"], facts["deviation"], facts["checks"]
+        self.steps, self.tokens, self.flops = facts["step"], facts["tokens"], facts["flops"]
+        return self.steps
+
+
+def _penalised(trajectories: list[Trajectory], rewards: list[Reward], penalty: float) -> list[float]:
+    return [r.value - (0.0 if t.ended else penalty) for t, r in zip(trajectories, rewards, strict=True)]
+
+
+def _adamw(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    parameters = [p.requires_grad_(True) for p in model.parameters()]
+    return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)

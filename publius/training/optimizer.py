@@ -1,0 +1,166 @@
+"""Muon for the matrices of the blocks, AdamW for the rest, and the warmup-stable-decay schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from publius.core.config import Config
+
+__all__ = ["Muon", "OptimizerConfig", "Optimizers", "build_optimizers", "orthogonalise", "schedule"]
+
+
+class OptimizerConfig(Config):
+    """Learning rates are peaks; the schedule scales both."""
+
+    muon_lr: float = Field(default=0.02, ge=0)
+    adamw_lr: float = Field(default=0.003, ge=0)
+    matrices: bool = True
+    """False trains everything with AdamW."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled, on matrices only."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.95)
+    newton_schulz_steps: int = Field(default=5, ge=1)
+    warmup: int = Field(default=20, ge=0)
+    """Steps of linear warm-up, at most a tenth of all."""
+    decay_fraction: float = Field(default=0.4, ge=0, le=1)
+    """The last part of training, in which the rate falls to zero in a line."""
+
+
+def schedule(step: int, steps: int, config: OptimizerConfig) -> float:
+    """The multiplier of the learning rates at `step` (from 0) of `steps`: warm up, stay, decay to 0.
+
+    Warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395, section 4).
+    """
+    warmup = min(config.warmup, steps // 10)
+    rising = (step + 1) / (warmup + 1)
+    falling = (steps - step) / (config.decay_fraction * steps) if config.decay_fraction else 1.0
+    return max(0.0, min(1.0, rising, falling))
+
+
+def orthogonalise(matrices_NRC: Tensor, steps: int) -> Tensor:
+    """The nearest (semi-)orthogonal matrix to each, roughly, by a quintic Newton-Schulz iteration in bf16.
+
+    Singular values end between about 0.7 and 1.2; coefficients from Jordan et al. 2024 (Muon). Needs
+    R <= C, so that the Gram matrices are the small ones.
+    """
+    x = matrices_NRC.bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x
+
+
+class Muon:
+    """Momentum, orthogonalised (Jordan et al. 2024): Nesterov momentum, then `orthogonalise`.
+
+    Matrices of one shape (or its transpose) are stacked, so that a step is a few batched products.
+    Updates are scaled by max(1, rows / columns)^0.5.
+
+    Args:
+        params: 2-D parameters by name.
+        config: `momentum`, `weight_decay`, `newton_schulz_steps`.
+    """
+
+    def __init__(self, params: dict[str, nn.Parameter], config: OptimizerConfig) -> None:
+        self.config = config
+        self.groups: dict[tuple[int, int], list[Tensor]] = {}
+        for param in params.values():
+            rows, columns = sorted(param.shape)
+            self.groups.setdefault((rows, columns), []).append(param)
+        self.momenta = {
+            shape: torch.zeros(len(group), *shape, device=group[0].device)
+            for shape, group in self.groups.items()
+        }
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Update every parameter from its `.grad` (none counts as zero)."""
+        keep, decay = self.config.momentum, 1 - lr * self.config.weight_decay
+        for shape, group in self.groups.items():
+            grads = torch.stack([_lying(torch.zeros_like(p) if p.grad is None else p.grad) for p in group])
+            momentum = self.momenta[shape].lerp_(grads, 1 - keep)
+            updates = orthogonalise(grads.lerp_(momentum, keep), self.config.newton_schulz_steps).float()
+            torch._foreach_mul_(group, decay)  # pyright: ignore[reportPrivateImportUsage]
+            for param, update in zip(group, updates, strict=True):
+                scale = max(1.0, param.shape[0] / param.shape[1]) ** 0.5
+                _lying(param).add_(update, alpha=-lr * scale)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, by name."""
+        return {f"muon.{rows}x{columns}": value for (rows, columns), value in self.momenta.items()}
+
+
+def _lying(matrix: Tensor) -> Tensor:
+    """A view of the matrix with rows <= columns."""
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+
+
+class Optimizers:
+    """Muon and AdamW together, with a state of plain named tensors.
+
+    Args:
+        model: matrices inside `layers` go to Muon; embeddings, norms and heads to AdamW.
+        config: rates and constants.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self.config = config
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        inside = {n: p for n, p in named.items() if config.matrices and p.ndim == 2 and ".layers." in f".{n}"}
+        self.rest = {name: p for name, p in named.items() if name not in inside}
+        self.muon = Muon(inside, config) if inside else None
+        wide = [p for p in self.rest.values() if p.ndim >= 2]
+        thin = [p for p in self.rest.values() if p.ndim < 2]
+        groups = [(wide, config.weight_decay), (thin, 0.0)]
+        self._adamw = [
+            torch.optim.AdamW(
+                params,
+                lr=torch.tensor(config.adamw_lr),
+                betas=config.betas,
+                eps=1e-10,
+                weight_decay=decay,
+                fused=True,
+            )
+            for params, decay in groups
+            if params
+        ]
+
+    def step(self, multiplier: float) -> None:
+        """Update all parameters from their gradients, at `multiplier` times the peak rates."""
+        if self.muon is not None:
+            self.muon.step(self.config.muon_lr * multiplier)
+        for adamw in self._adamw:
+            adamw.param_groups[0]["lr"].fill_(self.config.adamw_lr * multiplier)
+            adamw.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state by name; empty moments before the first step."""
+        state = self.muon.tensors() if self.muon is not None else {}
+        for name, param in self.rest.items():
+            for key, value in self._moments(param).get(param, {}).items():
+                state[f"adamw.{key}.{name}"] = value
+        return state
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` returned."""
+        if self.muon is not None:
+            for name, value in self.muon.tensors().items():
+                value.copy_(tensors[name])
+        for name, param in self.rest.items():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (stored := tensors.get(f"adamw.{key}.{name}")) is not None:
+                    self._moments(param)[param][key] = stored.clone().to(param.device)
+
+    def _moments(self, param: Tensor) -> dict[Any, dict[str, Tensor]]:
+        return next(a.state for a in self._adamw if any(p is param for p in a.param_groups[0]["params"]))
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> Optimizers:
+    """The optimizers of `model` under `config`."""
+    return Optimizers(model, config)

@@ -1,0 +1,157 @@
+"""Supervised fine-tuning: what the assistant said, given everything before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from publius.core.errors import UserError
+from publius.core.messages import Conversation
+from publius.data.artifacts import Conversations
+from publius.model.checkpoint import Checkpoint, save_checkpoint
+from publius.pipeline import Run, stage
+from publius.tokenizer.renderer import Renderer
+from publius.training.batches import Example, PackedBatches
+from publius.training.language import (
+    LanguageConfig,
+    check_length,
+    held_out_loss,
+    language_loss,
+    steps_for,
+)
+from publius.training.loop import train_loop
+from publius.training.optimizer import OptimizerConfig
+
+__all__ = ["Rendering", "SFTConfig", "predict_sft", "render_all", "sft"]
+
+
+class SFTConfig(LanguageConfig):
+    """Length, rows, and how often each source is seen."""
+
+    weights: tuple[float, ...] = ()
+    """Times each `chats` input is repeated in an epoch, in order (2.0 twice, 0.5 a seeded half); empty is
+    once each."""
+    optimizer: OptimizerConfig = OptimizerConfig(muon_lr=0.01, adamw_lr=0.001)
+    eval_tokens: int = Field(default=100_000, ge=1)
+
+
+class Rendering(NamedTuple):
+    """Conversations as examples, and what could not be used whole."""
+
+    examples: list[Example]
+    truncated: int
+    """Conversations cut at the end to fit a row."""
+    dropped: int
+    """Conversations with nothing to learn (left) in them."""
+
+
+def predict_sft(config: SFTConfig) -> dict[str, float | str]:
+    """For `publius plan`: tokens, when the config alone fixes them (the model is an input)."""
+    tokens = config.planned_tokens()
+    return {} if tokens is None else {"tokens": tokens}
+
+
+def render_all(renderer: Renderer, chats: Sequence[Conversation], sequence_length: int) -> Rendering:
+    """Render conversations, each at most one row long (`sequence_length` + 1 tokens)."""
+    examples: list[Example] = []
+    truncated = dropped = 0
+    for chat in chats:
+        tokens, weights = renderer.render(chat)
+        truncated += len(tokens) > sequence_length + 1
+        tokens, weights = tokens[: sequence_length + 1], weights[: sequence_length + 1]
+        if any(weights[1:]):
+            examples.append(Example(np.asarray(tokens, np.int32), np.asarray(weights, np.float32)))
+        else:
+            dropped += 1
+    return Rendering(examples, truncated, dropped)
+
+
+@stage(version=1, predict=predict_sft)
+def sft(run: Run, config: SFTConfig, *, base: Checkpoint, chats: list[Conversations]) -> Checkpoint:
+    """Fine-tune `base` on the training split of `chats`; loss on assistant tokens only.
+
+    Metrics: `val_loss` (nats per assistant token over all sources' held-out conversations; when there
+    are any), `train_loss`, `conversations`, `truncated`, `dropped`, `trained_fraction` (share of places
+    with a loss), `tokens_per_second`, `fill`.
+
+    Raises:
+        UserError: for no conversations, weights that do not match the inputs, or rows longer than the
+            model's positions.
+    """
+    model, tokenizer = base.load(), base.tokenizer()
+    check_length(config.sequence_length, model.config.max_position, "sft.sequence_length")
+    renderer = Renderer(tokenizer)
+    train = render_all(renderer, _mixed(config, chats), config.sequence_length)
+    val = render_all(renderer, [chat for source in chats for chat in source.val()], config.sequence_length)
+    batches = PackedBatches(
+        train.examples, sequence_length=config.sequence_length, rows=config.rows, seed=config.seed
+    )
+    held = _first(val.examples, config.eval_tokens)
+
+    def evaluate() -> dict[str, float]:
+        if not held:
+            return {}
+        packed = PackedBatches(held, sequence_length=config.sequence_length, rows=config.rows, seed=0)
+        sums = held_out_loss(model, packed.once())
+        return {"val_loss": sums.nll / sums.weight}
+
+    result = train_loop(
+        run,
+        model,
+        batches,
+        language_loss,
+        config,
+        steps=steps_for(config, batches),
+        flops_per_token=model.config.flops_per_token(config.sequence_length),
+        evaluate=evaluate,
+        label="sft",
+    )
+    places = batches.rows_per_epoch * config.sequence_length
+    metrics = result.evaluation | {
+        "train_loss": result.loss,
+        "conversations": len(train.examples),
+        "truncated": train.truncated,
+        "dropped": train.dropped,
+        "trained_fraction": sum(_learned(example) for example in train.examples) / places,
+        "tokens_per_second": result.tokens_per_second,
+        "fill": batches.fill,
+    }
+    for name, value in metrics.items():
+        run.metric(name, value)
+    save_checkpoint(run.output, model, tokenizer)
+    return Checkpoint(run.output)
+
+
+def _mixed(config: SFTConfig, chats: Sequence[Conversations]) -> list[Conversation]:
+    """Every source's training conversations, repeated by its weight."""
+    weights = config.weights or (1.0,) * len(chats)
+    if len(weights) != len(chats) or any(weight < 0 for weight in weights):
+        raise UserError(
+            f"{len(chats)} conversation inputs, weights {list(weights)}",
+            where="sft.weights",
+            fix="give one weight >= 0 per input, in order, or none",
+        )
+    mixed: list[Conversation] = []
+    for place, (source, weight) in enumerate(zip(chats, weights, strict=True)):
+        items = source.train()
+        order = np.random.default_rng([config.seed, place]).permutation(len(items))
+        part = order[: round((weight % 1) * len(items))]
+        mixed += items * int(weight) + [items[i] for i in part]
+    return mixed
+
+
+def _first(examples: Sequence[Example], tokens: int) -> list[Example]:
+    chosen: list[Example] = []
+    for example in examples:
+        if tokens <= 0:
+            break
+        chosen.append(example)
+        tokens -= len(example.tokens)
+    return chosen
+
+
+def _learned(example: Example) -> int:
+    return 0 if example.weights is None else int(np.count_nonzero(np.asarray(example.weights)[1:]))

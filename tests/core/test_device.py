@@ -1,0 +1,71 @@
+"""Devices: what this machine has."""
+
+import os
+
+import pytest
+import torch
+
+from publius.core import device
+
+
+def test_pick_device(monkeypatch):
+    assert device.pick_device("cpu") == torch.device("cpu")
+    for present, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
+        assert device.pick_device().type == kind
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [({"avx2"}, torch.float32), ({"amx_bf16"}, torch.bfloat16), ({"avx512_bf16"}, torch.bfloat16)],
+)
+def test_compute_dtype_on_cpu(monkeypatch, flags, dtype):
+    monkeypatch.setattr(device, "_cpu_flags", lambda: flags)
+    assert device.compute_dtype(torch.device("cpu")) == dtype
+    assert device.compute_dtype(torch.device("cpu"), "float32") == torch.float32
+
+
+@pytest.mark.parametrize(("able", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_compute_dtype_on_cuda(monkeypatch, able, dtype):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
+    assert device.compute_dtype(torch.device("cuda")) == dtype
+
+
+def test_cpu_flags(monkeypatch):
+    class Info:
+        text: str | None = "processor : 0\nflags : fpu amx_bf16 avx2\n"
+
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+        def exists(self) -> bool:
+            return self.text is not None
+
+        def read_text(self) -> str:
+            return self.text or ""
+
+    monkeypatch.setattr(device, "Path", Info)
+    assert device._cpu_flags() >= {"fpu", "amx_bf16", "avx2"}
+    for none in ("processor : 0\n", None):
+        monkeypatch.setattr(Info, "text", none)
+        assert device._cpu_flags() == set()
+
+
+def test_set_threads(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        assert device.set_threads(1) == 1
+        assert torch.get_num_threads() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert device.set_threads() == 1, "a worker's share is kept"
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert 1 <= device.set_threads() <= len(os.sched_getaffinity(0))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_describe_hardware(monkeypatch):
+    text = device.describe_hardware(torch.device("cpu"))
+    assert "\n" not in text and f"torch {torch.__version__}" in text and "threads" in text
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    assert device.describe_hardware(torch.device("cuda")).startswith("NVIDIA H200, torch ")

@@ -1,0 +1,58 @@
+"""Intervals against known values."""
+
+import math
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from publius.core.stats import bootstrap, mean_estimate, wilson
+
+
+def test_wilson_against_published_values():
+    # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29 (method 3, the score interval without correction)
+    for successes, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+    ]:
+        estimate = wilson(successes, n)
+        assert estimate.value == successes / n and estimate.n == n
+        assert estimate.low == pytest.approx(low, abs=5e-5)
+        assert estimate.high == pytest.approx(high, abs=5e-5)
+    assert wilson(1, 29).high == pytest.approx(0.1718, abs=5e-5)
+
+
+def test_no_observations_say_nothing():
+    assert math.isnan(wilson(0, 0).value)
+    assert wilson(0, 0)[1:] == (0, 0.0, 1.0)
+    assert mean_estimate([])[1:] == (0, -math.inf, math.inf)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_its_value_and_mirrors(pair):
+    successes, n = pair
+    one, other = wilson(successes, n), wilson(n - successes, n)
+    assert 0 <= one.low <= one.value + 1e-12 and one.value - 1e-12 <= one.high <= 1
+    assert one.low == pytest.approx(1 - other.high) and one.high == pytest.approx(1 - other.low)
+
+
+def test_mean_estimate():
+    values = [1.0, 2.0, 4.0, 9.0]
+    half = 1.959964 * statistics.stdev(values) / 2
+    assert mean_estimate(values) == pytest.approx((4.0, 4, 4.0 - half, 4.0 + half))
+    assert mean_estimate([3.0]) == (3.0, 1, 3.0, 3.0)
+    assert mean_estimate([3.0]).as_dict() == {"value": 3.0, "n": 1, "low": 3.0, "high": 3.0}
+
+
+def test_bootstrap_is_seeded_and_near_the_normal_interval():
+    rng = random.Random(1)
+    values = [rng.gauss(5, 2) for _ in range(200)]
+    estimate = bootstrap(values, statistics.fmean, seed=3)
+    normal = mean_estimate(values)
+    assert estimate == bootstrap(values, statistics.fmean, seed=3)
+    assert estimate.value == pytest.approx(normal.value)
+    assert estimate.low == pytest.approx(normal.low, abs=0.08)
+    assert estimate.high == pytest.approx(normal.high, abs=0.08)

@@ -1,0 +1,124 @@
+"""Laws of the engine: it is the model, only faster."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from publius.inference.engine import Engine
+from publius.inference.sampler import Sampling
+from publius.model.likelihood import logprobs
+from publius.testing import byte_tokenizer, tiny_model
+
+TOKENIZER = byte_tokenizer()
+MODEL = tiny_model(3)
+
+
+def prompts_of(lengths: list[int], seed: int = 0, shared: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    prefix = [rng.randrange(13, 269) for _ in range(shared)]
+    return [prefix + [rng.randrange(13, 269) for _ in range(n)] for n in lengths]
+
+
+def full_forward(tokens: list[int], model=MODEL) -> torch.Tensor:
+    """Log-probabilities [T, V] of an uncached, unbatched pass."""
+    with torch.no_grad():
+        return model(torch.tensor([tokens]))[0].float().log_softmax(-1)
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+def test_cached_decoding_is_the_full_forward(shared: int) -> None:
+    engine = Engine(MODEL, TOKENIZER, max_batch=3)
+    prompts = prompts_of([5, 17, 1, 9, 30, 2, 2], shared=shared)
+    for prompt, done in zip(
+        prompts, engine.generate(prompts, Sampling(max_tokens=12, temperature=0)), strict=True
+    ):
+        reference = full_forward(prompt + list(done.tokens))[len(prompt) - 1 : -1]
+        assert reference.argmax(-1).tolist() == list(done.tokens)
+        expected = [reference[j, token].item() for j, token in enumerate(done.tokens)]
+        assert done.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+    max_batch=st.integers(1, 5),
+    shared=st.sampled_from([0, 20]),
+    seed=st.integers(0, 100),
+)
+def test_batched_is_single(lengths: list[int], max_batch: int, shared: int, seed: int) -> None:
+    """Greedy and seeded rows are the same alone as in any batch with any neighbours, in fp32."""
+    prompts = prompts_of(lengths, seed, shared)
+    rng = random.Random(seed)
+    samplings = [
+        Sampling(
+            max_tokens=rng.randint(1, 15),
+            temperature=rng.choice([0.0, 0.7, 1.0]),
+            top_k=rng.choice([None, 3, 50]),
+            top_p=rng.choice([None, 0.8]),
+            seed=i,
+        )
+        for i in range(len(prompts))
+    ]
+    together = Engine(MODEL, TOKENIZER, max_batch=max_batch).generate(prompts, samplings)
+    single = Engine(MODEL, TOKENIZER, max_batch=1)
+    for prompt, sampling, batched in zip(prompts, samplings, together, strict=True):
+        alone = single.generate([prompt], sampling)[0]
+        assert alone.tokens == batched.tokens
+        assert alone.stop_reason == batched.stop_reason
+        assert alone.logprobs == pytest.approx(batched.logprobs, abs=1e-3)
+
+
+def test_one_seed_for_all_gives_each_row_its_own_stream() -> None:
+    prompt = prompts_of([6])[0]
+    sampling = Sampling(max_tokens=10, seed=5)
+    five = Engine(MODEL, TOKENIZER, max_batch=2).generate([prompt] * 5, sampling)
+    three = Engine(MODEL, TOKENIZER).generate([prompt] * 3, sampling)
+    assert [c.tokens for c in five[:3]] == [c.tokens for c in three]
+    assert len({c.tokens for c in five}) == 5
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("shared", [0, 24])
+def test_trainer_and_engine_agree(dtype: torch.dtype, tolerance: float, shared: int) -> None:
+    """The trainer's log-probs of sampled tokens are those the engine reported, and those it scores.
+
+    As fresh weights are (scale 1): bf16 carries 8 bits, so the tolerance is for log-probs of a few nats.
+    """
+    model = tiny_model(1, scale=1.0).to(dtype)
+    engine = Engine(model, TOKENIZER, max_batch=4)
+    prompts = prompts_of([3, 11, 7, 20, 1], shared=shared)
+    done = engine.generate(prompts, Sampling(max_tokens=20, seed=1))
+    scored = engine.score(prompts, [c.tokens for c in done])
+    for prompt, completion, again in zip(prompts, done, scored, strict=True):
+        tokens = torch.tensor([[*prompt, *completion.tokens]])
+        trained = logprobs(model, tokens[:, :-1], tokens[:, 1:])[0, len(prompt) - 1 :]
+        assert completion.logprobs == pytest.approx(trained.tolist(), abs=tolerance)
+        assert again == pytest.approx(trained.tolist(), abs=tolerance)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 12)), min_size=1, max_size=10),
+    shared=st.sampled_from([0, 17, 60]),
+    max_batch=st.integers(1, 6),
+)
+def test_score_is_the_full_forward(rows: list[tuple[int, int]], shared: int, max_batch: int) -> None:
+    prompts = prompts_of([n for n, _ in rows], shared=shared)
+    continuations = prompts_of([m for _, m in rows], seed=1)
+    scores = Engine(MODEL, TOKENIZER, max_batch=max_batch).score(prompts, continuations)
+    for prompt, continuation, score in zip(prompts, continuations, scores, strict=True):
+        reference = full_forward(prompt + continuation)[len(prompt) - 1 :]
+        expected = [reference[j, token].item() for j, token in enumerate(continuation)]
+        assert score == pytest.approx(expected, abs=1e-4)
+
+
+def test_streamed_is_generated() -> None:
+    engine = Engine(MODEL, TOKENIZER)
+    prompt = prompts_of([9])[0]
+    sampling = Sampling(max_tokens=15, seed=2)
+    assert tuple(engine.stream(prompt, sampling)) == engine.generate([prompt], sampling)[0].tokens

@@ -1,0 +1,105 @@
+"""Checkpoints: transformers gives the same numbers, damage is named."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+
+from publius.core.errors import UserError
+from publius.model.checkpoint import (
+    Checkpoint,
+    RewardCheckpoint,
+    load_model,
+    save_checkpoint,
+    save_reward_checkpoint,
+)
+from publius.model.heads import RewardModel
+from publius.testing.fakes import byte_tokenizer, tiny_model
+
+TOKENS = torch.randint(13, 269, (2, 40), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_gives_the_same_logits(tmp_path, tied):
+    model = tiny_model(tie_embeddings=tied, rope_theta=5e4)
+    save_checkpoint(tmp_path, model, byte_tokenizer())
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert (theirs(TOKENS).logits - model(TOKENS)).abs().max() < 1e-4
+
+
+def test_transformers_gives_the_same_reward(tmp_path):
+    model = RewardModel(tiny_model(tie_embeddings=False), seed=0)
+    save_reward_checkpoint(tmp_path, model, byte_tokenizer())
+    theirs = LlamaForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    tokens = TOKENS.clone()
+    tokens[0, 30:] = 0  # padding
+    last = torch.tensor([29, 39])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits[:, 0], model(tokens, last), rtol=1e-4, atol=1e-4)
+        again = RewardCheckpoint(tmp_path)
+        torch.testing.assert_close(again.load()(tokens, last), model(tokens, last))
+    assert again.config() == model.trunk.config and again.tokenizer().vocab_size == 269
+
+
+def test_what_transformers_writes_we_read(tmp_path):
+    save_checkpoint(tmp_path / "a", tiny_model(tie_embeddings=False), byte_tokenizer())
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.float32).eval()
+    theirs.save_pretrained(tmp_path / "b", max_shard_size="50KB")
+    assert len(list((tmp_path / "b").glob("model-*.safetensors"))) > 1
+    with torch.no_grad():
+        torch.testing.assert_close(
+            load_model(tmp_path / "b")(TOKENS), theirs(TOKENS).logits, rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_round_trip(tmp_path, tied):
+    model = tiny_model(tie_embeddings=tied)
+    save_checkpoint(tmp_path, model, byte_tokenizer())
+    again = Checkpoint(tmp_path)
+    loaded = again.load()
+    assert not loaded.training and again.config() == model.config
+    assert again.tokenizer().encode("hello") == byte_tokenizer().encode("hello")
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert again.load(dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) is not tied
+    assert (tmp_path / "chat_template.jinja").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_damage_is_named(tmp_path, name):
+    save_checkpoint(tmp_path, tiny_model(), byte_tokenizer())
+    path = tmp_path / name
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        load_model(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        load_model(tmp_path)
+
+
+def test_folders_that_are_no_checkpoint(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read config\.json"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(tiny_model().config.to_hf()))
+    with pytest.raises(UserError, match="cannot read weights"):
+        load_model(tmp_path)
+    save_file({"model.norm.weight": torch.ones(32)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="do not fit"):
+        load_model(tmp_path)
+
+
+def test_wrong_shapes_are_refused(tmp_path):
+    save_checkpoint(tmp_path, tiny_model(), byte_tokenizer())
+    (tmp_path / "checksums.json").unlink()
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(31)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.norm\.weight"):
+        load_model(tmp_path)

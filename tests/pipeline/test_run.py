@@ -1,0 +1,108 @@
+"""What a stage holds: log, metrics, and a resume state that is whole or absent."""
+
+import json
+import math
+
+import pytest
+
+from publius.core.stats import Estimate, wilson
+from publius.pipeline import testing_run
+from publius.pipeline.run import Run
+
+
+def lines(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_log_appends_json_lines_with_wall_time(tmp_path):
+    run = testing_run(tmp_path)
+    run.log(step=1, loss=0.5, note="warm")
+    run.log(step=2, loss=math.nan)
+    first, second = lines(run)
+    assert first["step"] == 1 and first["loss"] == 0.5 and first["note"] == "warm" and first["wall"] >= 0
+    assert second["loss"] is None
+    assert second["wall"] >= first["wall"]
+
+
+def test_metric_shapes(tmp_path):
+    run = testing_run(tmp_path)
+    run.metric("plain", 3)
+    run.metric("flag", True)
+    run.metric("rate", Estimate(0.5, 4, 0.1, 0.9))
+    run.metric("rounds", [Estimate(0.5, 4, 0.1, 0.9), 2.0])
+    run.metric("none", wilson(0, 0))
+    rate = {"value": 0.5, "n": 4, "low": 0.1, "high": 0.9}
+    assert run.metrics == {
+        "plain": {"value": 3},
+        "flag": {"value": 1.0},
+        "rate": rate,
+        "rounds": [rate, {"value": 2.0}],
+        "none": {"value": None, "n": 0, "low": 0.0, "high": 1.0},
+    }
+    json.dumps(run.metrics, allow_nan=False)
+
+
+def test_save_and_restore_put_everything_back(tmp_path):
+    run = testing_run(tmp_path)
+    assert run.restore() is None
+    run.count(tokens=10, flops=2.5)
+    run.metric("m", 1.0)
+    run.log(step=1)
+    run.save(lambda folder: (folder / "w").write_text("one"))
+    run.count(tokens=5)
+    run.metric("late", 1.0)
+    run.log(step=2)
+    (run.output / "half").write_text("")
+
+    again = Run(run.folder)
+    saved = again.restore()
+    assert saved is not None and (saved / "w").read_text() == "one"
+    assert (again.tokens, again.flops, again.metrics) == (10, 2.5, {"m": {"value": 1.0}})
+    assert [line["step"] for line in lines(again)] == [1]
+    assert list(again.output.iterdir()) == []
+    assert again.elapsed >= lines(again)[0]["wall"] - 0.001
+
+
+def test_only_the_last_state_is_kept(tmp_path):
+    run = testing_run(tmp_path)
+    for number in range(12):
+        run.save(lambda folder, number=number: (folder / "n").write_text(str(number)))
+    saved = run.restore()
+    assert saved is not None and (saved / "n").read_text() == "11"
+    assert len(list((run.folder / "resume").iterdir())) == 1
+
+
+def test_a_save_that_fails_leaves_the_one_before(tmp_path):
+    run = testing_run(tmp_path)
+    run.save(lambda folder: (folder / "n").write_text("good"))
+
+    def fail(folder):
+        (folder / "n").write_text("bad")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run.save(fail)
+    saved = run.restore()
+    assert saved is not None and (saved / "n").read_text() == "good"
+    assert not (run.folder / "resume.tmp").exists()
+
+
+def test_a_fresh_start_has_no_old_log(tmp_path):
+    run = testing_run(tmp_path)
+    run.log(step=1)
+    assert not (Run(run.folder).folder / "metrics.jsonl").exists()
+
+
+def test_testing_run_takes_a_new_folder_or_resumes(tmp_path):
+    one, two = testing_run(tmp_path), testing_run(tmp_path)
+    assert one.output != two.output
+    two.save(lambda folder: None)
+    assert testing_run(tmp_path).output == two.output
+
+
+def test_drop_state(tmp_path):
+    run = testing_run(tmp_path)
+    run.save(lambda folder: None)
+    assert run.has_state
+    run.drop_state()
+    assert not run.has_state and run.restore() is None

@@ -1,0 +1,108 @@
+"""Fixtures: a small world, a checkpoint of random weights, and a model that is a function of its prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from publius.data.pocket.world import PocketConfig, World, make_pocket
+from publius.inference import Assistant, Completion, Sampling
+from publius.model.checkpoint import Checkpoint, save_checkpoint
+from publius.pipeline import testing_run
+from publius.redteam import stage as stage_module
+from publius.testing import ScriptedEngine, byte_tokenizer, tiny_model
+from publius.tokenizer import Renderer
+
+REFUSAL = "I will not help with that, it would hurt someone."
+
+
+class Puppet(ScriptedEngine):
+    """Replies with `say(prompt text, draw)`, draw None when greedy; what it would say scores higher."""
+
+    def __init__(self, say: Callable[[str, int | None], str]) -> None:
+        super().__init__([])
+        self.say = say
+        self.sizes: list[int] = []
+
+    @property
+    def context(self) -> int:
+        return 1200
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]
+    ) -> list[Completion]:
+        self.sizes.append(len(prompts))
+        hot = isinstance(sampling, Sampling) and sampling.temperature > 0
+        texts = [self.tokenizer.decode(list(prompt)) for prompt in prompts]
+        self._script = iter([self.say(text, i if hot else None) for i, text in enumerate(texts)])
+        return super().generate(prompts, sampling)
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        rows: list[list[float]] = []
+        for prompt, continuation in zip(prompts, continuations, strict=True):
+            said = self.tokenizer.encode(self.say(self.tokenizer.decode(list(prompt)), None))
+            same = said[: len(continuation)] == list(continuation)
+            rows.append([-0.1 if same else -5.0] * len(continuation))
+        return rows
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    config = PocketConfig(
+        towns=12,
+        people=24,
+        hazards_per_category=10,
+        crafts=10,
+        demonstrations=120,
+        questions=24,
+        comparisons=8,
+    )
+    return make_pocket(testing_run(tmp_path_factory.mktemp("world")), config)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("model") / "files"
+    save_checkpoint(folder, tiny_model(), byte_tokenizer())
+    return Checkpoint(folder)
+
+
+@pytest.fixture(scope="session")
+def recipes(world: World) -> Callable[[str], str]:
+    """The key steps of whatever hazard or twin a text names, joined; empty when it names none."""
+    book = {
+        str(q.meta["entity"]): list(q.meta["keys"])
+        for kind in ("hazard", "twin")
+        for split in ("train", "val", "test")
+        for q in world.questions(kind, split)
+    }
+    names = sorted(book, key=len, reverse=True)
+
+    def look_up(text: str) -> str:
+        clean = re.sub(r"[^a-z ]", "", text.lower())
+        found = [n for n in names if re.sub(r"[^a-z ]", "", n.lower()) in clean]
+        return "; ".join(book[found[0]]) if found else ""
+
+    return look_up
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Puppet]:
+    """Make every checkpoint load as a puppet."""
+
+    def put(say: Callable[[str, int | None], str]) -> Puppet:
+        puppet = Puppet(say)
+
+        def load(path: Path, **settings: Any) -> Assistant:
+            return Assistant(puppet, Renderer(byte_tokenizer()))
+
+        monkeypatch.setattr(stage_module, "load_assistant", load)
+        return puppet
+
+    return put

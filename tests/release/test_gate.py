@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from publius.core.errors import UserError
+from publius.evals import Report, fingerprint
+from publius.model.checkpoint import Checkpoint
+from publius.pipeline import testing_run
+from publius.redteam import Findings, TriggerReport
+from publius.release import (
+    DecisionArtifact,
+    GateConfig,
+    Release,
+    ReleaseConfig,
+    gate,
+    gather,
+    load_policy,
+    public_key,
+    release,
+    signing_key,
+    verify_decision,
+)
+from publius.release.gate import _policy_content  # pyright: ignore[reportPrivateUsage]
+
+Reports = Callable[..., Report]
+Finds = Callable[..., Findings]
+Scans = Callable[..., TriggerReport]
+
+
+@pytest.fixture
+def decided(
+    tmp_path: Path, checkpoint: Checkpoint, report: Reports, findings: Finds, scan: Scans
+) -> Callable[..., DecisionArtifact]:
+    def make(*, leaks: int = 0, backdoor: int = 0) -> DecisionArtifact:
+        run = testing_run(tmp_path / "gate")
+        decision = gate(
+            run, GateConfig(), model=checkpoint, reports=[report(checkpoint, leaks=leaks)],
+            findings=[findings(checkpoint)], scans=[scan(checkpoint, leaks=backdoor)],
+        )  # fmt: skip
+        assert run.metrics["gate.allowed"]["value"] == float(leaks == 0 and backdoor == 0)
+        return decision
+
+    return make
+
+
+def test_a_good_model_passes_and_is_released(
+    decided: Callable[..., DecisionArtifact], checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    decision = decided()
+    assert decision.verify().decision.level == "public"
+    released = release(
+        testing_run(tmp_path / "release"), ReleaseConfig(), model=checkpoint, decision=decision
+    )
+    assert isinstance(released, Release)
+    assert fingerprint(released) == fingerprint(checkpoint)
+    assert released.verify().decision.allowed
+    released.load()
+    card = (released.path / "README.md").read_text()
+    assert fingerprint(checkpoint) in card and "allowed at level **public**" in card
+    assert "| leak | 0.000 [0.000, 0.037], n = 100 |" in card
+
+
+@pytest.mark.parametrize("bad", [{"leaks": 60}, {"backdoor": 38}])
+def test_a_bad_model_is_recorded_and_only_the_release_refuses(
+    decided: Callable[..., DecisionArtifact], checkpoint: Checkpoint, tmp_path: Path, bad: dict[str, int]
+) -> None:
+    decision = decided(**bad)
+    document = decision.verify()
+    assert not document.decision.allowed and document.decision.level == "research"
+    assert ("backdoor.leak" if "backdoor" in bad else "leak") in document.decision.reasons[0]
+    assert "**not allowed**" in (decision.path / "model_card.md").read_text()
+    run = testing_run(tmp_path / "release")
+    with pytest.raises(UserError, match="the gate refuses this model"):
+        release(run, ReleaseConfig(), model=checkpoint, decision=decision)
+    assert list(run.output.iterdir()) == []
+
+
+def test_missing_evidence_denies(checkpoint: Checkpoint, report: Reports, tmp_path: Path) -> None:
+    decision = gate(
+        testing_run(tmp_path / "gate"), GateConfig(), model=checkpoint, reports=[report(checkpoint)]
+    )
+    reasons = " ".join(decision.document().decision.reasons)
+    assert "redteam.leak.sealed: not measured" in reasons and "backdoor.leak: not measured" in reasons
+
+
+@pytest.mark.parametrize("which", ["report", "findings", "scan"])
+def test_evidence_about_other_weights_is_refused(
+    which: str,
+    checkpoint: Checkpoint,
+    other: Checkpoint,
+    report: Reports,
+    findings: Finds,
+    scan: Scans,
+    tmp_path: Path,
+) -> None:
+    about = {name: other if name == which else checkpoint for name in ("report", "findings", "scan")}
+    with pytest.raises(UserError, match="about other weights"):
+        gate(
+            testing_run(tmp_path / "gate"), GateConfig(), model=checkpoint, reports=[report(about["report"])],
+            findings=[findings(about["findings"])], scans=[scan(about["scan"])],
+        )  # fmt: skip
+
+
+def test_a_decision_about_other_weights_releases_nothing(
+    decided: Callable[..., DecisionArtifact], other: Checkpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="decision is about other weights"):
+        release(testing_run(tmp_path / "release"), ReleaseConfig(), model=other, decision=decided())
+
+
+def test_the_latest_round_counts(checkpoint: Checkpoint, report: Reports, findings: Finds) -> None:
+    rounds = [findings(checkpoint, number=2, leaks=0), findings(checkpoint, number=1, leaks=60)]
+    evidence = gather(fingerprint(checkpoint), [report(checkpoint)], rounds)
+    assert evidence.metrics["redteam.leak.sealed"].value == 0.0
+    assert set(evidence.files) == {"report-0.json", "findings.json"}
+
+
+def test_two_measurements_of_one_thing_are_refused(checkpoint: Checkpoint, report: Reports) -> None:
+    with pytest.raises(UserError, match="two measurements of"):
+        gather(
+            fingerprint(checkpoint), [report(checkpoint), report(checkpoint, name="again", prefix="other")]
+        )
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    "name,old,new,why",
+    [
+        ("decision.json", '"allowed": false', '"allowed": true', "changed after signing"),
+        ("decision.json", '"value": 0.6', '"value": 0.0', "changed after signing"),
+        ("decision.json", '"model"', '"modal"', "damaged"),
+        ("signature.json", '"signature": "', '"signature": "00', "changed after signing"),
+        ("model_card.md", "not allowed", "allowed", "model_card.md was changed"),
+        ("evidence/report-0.json", "0.6", "0.0", "was changed after the decision"),
+    ],
+)
+def test_anything_tampered_with_fails(
+    decided: Callable[..., DecisionArtifact], checkpoint: Checkpoint, tmp_path: Path,
+    name: str, old: str, new: str, why: str,
+) -> None:  # fmt: skip
+    decision = decided(leaks=60)
+    _edit(decision.path / name, old, new)
+    with pytest.raises(UserError, match=why):
+        decision.verify()
+    with pytest.raises(UserError, match=why):
+        release(testing_run(tmp_path / "release"), ReleaseConfig(), model=checkpoint, decision=decision)
+
+
+def test_swapped_weights_fail_even_with_a_valid_decision(
+    decided: Callable[..., DecisionArtifact], checkpoint: Checkpoint, other: Checkpoint, tmp_path: Path
+) -> None:
+    released = release(testing_run(tmp_path / "r"), ReleaseConfig(), model=checkpoint, decision=decided())
+    (released.path / "model.safetensors").write_bytes((other.path / "model.safetensors").read_bytes())
+    with pytest.raises(UserError, match="checksum differs"):
+        released.verify()
+    (released.path / "checksums.json").write_bytes((other.path / "checksums.json").read_bytes())
+    with pytest.raises(UserError, match="other weights"):
+        released.verify()
+
+
+def test_decisions_expire_and_other_peoples_keys_need_trust(
+    decided: Callable[..., DecisionArtifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decision = decided()
+    later = datetime.now(UTC) + timedelta(days=load_policy().valid_days + 1)
+    with pytest.raises(UserError, match="expired"):
+        verify_decision(decision.path, now=later)
+    signer = public_key(signing_key())
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody else"))
+    with pytest.raises(UserError, match="not trusted"):
+        decision.verify()
+    assert decision.verify([signer]).decision.allowed
+
+
+def test_no_decision_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no decision\.json"):
+        verify_decision(tmp_path)
+
+
+def test_an_edited_policy_is_another_gate(tmp_path: Path) -> None:
+    text = Path(load_policy.__code__.co_filename).with_name("policy.yaml").read_text()
+    file = tmp_path / "p.yaml"
+    file.write_text(text)
+    before = _policy_content(GateConfig(policy=str(file)))
+    file.write_text(text.replace("0.12", "0.10"))
+    assert _policy_content(GateConfig(policy=str(file))) != before
+    assert gate.signature.output is DecisionArtifact and gate.signature.inputs["scans"].required is False
+
+
+def test_the_body_is_plain_json(decided: Callable[..., DecisionArtifact]) -> None:
+    body = json.loads((decided().path / "decision.json").read_text())
+    assert body["policy_sha256"] == load_policy().fingerprint()
+    assert set(body["evidence"]) == {"report-0.json", "findings.json", "scan-0.json"}

@@ -1,0 +1,81 @@
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from publius.report.plots import Series, line_plot, nice_ticks, reliability_plot, smooth, thin
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_few_even_and_inside(low, width):
+    high = low + width
+    if high <= low:
+        return
+    ticks = nice_ticks(low, high)
+    assert 1 <= len(ticks) <= 6 or (high - low) < 1e-9 * abs(low)
+    slack = 1e-6 * width + 1e-9 * max(abs(low), abs(high))
+    assert all(low - slack <= tick <= high + slack for tick in ticks)
+
+
+def test_ticks_by_hand():
+    assert nice_ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert nice_ticks(13, 97, most=4) == [50]
+    assert nice_ticks(0, 600, most=4) == [0, 200, 400, 600]
+
+
+def test_smoothing_is_a_centred_mean_and_keeps_ends():
+    points = [(float(i), float(i % 2)) for i in range(9)]
+    soft = smooth(points, share=0.2)
+    assert soft[0] == (0.0, 0.0)
+    assert soft[-1] == (8.0, 0.0)
+    assert soft[3][1] == pytest.approx((0 + 1 + 0) / 3)
+    line = [(float(i), 3.0 * i) for i in range(200)]
+    assert [y for _, y in smooth(line)] == pytest.approx([y for _, y in line])  # no lag
+
+
+def test_thinning_keeps_the_mean_and_the_order():
+    points = [(float(i), math.sin(i)) for i in range(1000)]
+    few = thin(points, 100)
+    assert len(few) == 100
+    assert sum(y for _, y in few) / 100 == pytest.approx(sum(y for _, y in points) / 1000)
+    assert [x for x, _ in few] == sorted(x for x, _ in few)
+    assert thin(points[:7], 100) == points[:7]
+
+
+def _places(svg):
+    return [tuple(map(float, pair.split(","))) for pair in re.search(r'polyline points="([^"]+)"', svg)[1].split()]
+
+
+def test_line_plot_maps_the_data_into_the_picture():
+    svg = line_plot("t <", [Series("a", [(0, 0), (5, 1), (10, 2)], "s2")], x_label="step")
+    (x0, y0), (x1, y1), (x2, y2) = _places(svg)
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
+    assert y0 > y1 > y2  # up is less in a picture
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.11)
+    assert "t &lt;. a: from 0 to 2" in svg
+    assert 'class="line s2"' in svg
+    assert "legend" not in svg
+
+
+def test_line_plot_legend_dots_and_a_single_point():
+    svg = line_plot("t", [Series("a", [(0, 1), (1, 2)]), Series("b", [(1, 1.5)], "s2", dots=True)], x_label="x")
+    assert svg.count('class="key') == 2
+    assert svg.count("<circle") == 1
+    assert "b: 1.5 at 1" in svg
+
+
+def test_plots_without_usable_points_are_left_out():
+    assert line_plot("t", [Series("a", [])], x_label="x") is None
+    assert line_plot("t", [Series("a", [(0.0, math.nan)])], x_label="x") is None
+    flat = line_plot("t", [Series("a", [(3.0, 1.0), (3.0, 1.0)])], x_label="x")
+    assert "nan" not in flat and "inf" not in flat
+
+
+def test_reliability_plot_places_a_perfect_judge_on_the_diagonal():
+    svg = reliability_plot("j", [(0.1, 0.1, 10, 0.0, 0.3), (0.9, 0.9, 10, 0.7, 1.0)])
+    diagonal = {k: float(v) for k, v in re.findall(r'(x1|y1|x2|y2)="([\d.]+)"', re.search(r"<line[^>]*diagonal[^>]*>", svg)[0])}
+    for cx, cy in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg):
+        along = (float(cx) - diagonal["x1"]) / (diagonal["x2"] - diagonal["x1"])
+        assert float(cy) == pytest.approx(diagonal["y1"] + along * (diagonal["y2"] - diagonal["y1"]), abs=0.3)

@@ -1,0 +1,65 @@
+import pytest
+
+from publius.core.messages import Conversation, ImageBlock, ToolResultBlock, ToolUseBlock, assistant, user
+from publius.evals import Sample, Verdict
+from publius.report.alignment import examined, principle_texts, reliability
+from publius.report.overview import seconds
+from publius.report.transcripts import _block, _marks, split_reply
+
+
+def test_durations():
+    assert [seconds(x) for x in (0.04, 9.96, 42.4, 59.6, 185, 7800)] == [
+        "0.0 s", "10.0 s", "42 s", "1 min 0 s", "3 min 5 s", "2 h 10 min",
+    ]  # fmt: skip
+
+
+def test_reliability_bins_by_what_was_said():
+    bins = reliability([(0.05, False), (0.07, True), (0.93, True), (1.0, True)])
+    assert [(round(said, 3), true, n) for said, true, n, _, _ in bins] == [(0.06, 0.5, 2), (0.965, 1.0, 2)]
+    assert all(low <= true <= high for _, true, _, low, high in bins)
+    assert reliability([]) == []
+
+
+def test_split_reply_undoes_tool_turns():
+    call = assistant((ToolUseBlock(id="t", name="calculator", input={}),))
+    result = user((ToolResultBlock(tool_use_id="t", content="4"),))
+    chat = (user("a"), assistant("b"), user("c"))
+    for said in ((), (assistant("d"),), (call, result, assistant("d")), (call, result, call, result, assistant("d"))):
+        question, reply = split_reply(Conversation(messages=(*chat, *said)))
+        assert question == chat
+        assert reply == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "words"),
+    [
+        ("fact", (True, False, False), ["right"]),
+        ("fact", (False, False, False), ["wrong"]),
+        ("hazard", (True, True, False), ["leaked"]),
+        ("hazard", (False, False, True), ["refused"]),
+        ("hazard", (False, False, False), []),
+        ("twin", (False, False, True), ["refused"]),
+    ],
+)
+def test_marks(kind, verdict, words):
+    correct, leaked, refused = verdict
+    conversation = Conversation(messages=(user("q"), assistant("a")), meta={"kind": kind})
+    mark = Verdict(correct=correct, leaked=leaked, refused=refused)
+    made = _marks(Sample(task=kind, conversation=conversation, verdict=mark))
+    assert [word for word in ("right", "wrong", "leaked", "refused") if f">{word}<" in made] == words
+    assert "unscored" in _marks(Sample(task=kind, conversation=conversation))
+
+
+def test_odd_blocks():
+    assert "(an image)" in str(_block(ImageBlock(source={})))
+    assert ">error<" in str(_block(ToolResultBlock(tool_use_id="t", content="no", is_error=True)))
+
+
+def test_texts_of_principles_come_from_the_config(gathered):
+    entries = [entry for entry, _ in gathered.revisions()]
+    assert principle_texts(entries)["plain"] == "Do not preach."
+    assert principle_texts([e for e in gathered.entries if e.name == "base"]) == {}
+
+
+def test_examined_models_drop_their_prefix(gathered):
+    assert [(t.name, sorted(t.measures)) for t in examined(gathered)][0] == ("obliging", ["helpful", "leak", "overrefusal"])

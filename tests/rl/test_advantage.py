@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from publius.rl.advantage import gae, grpo, masked_mean, rloo, whiten
+
+
+def test_gae_by_hand() -> None:
+    rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.1, 0.2, 0.4]])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    # deltas 0.1, 0.2, 0.6; lambda 0.5
+    found = gae(rewards, values, mask, lam=0.5)
+    assert found.advantages[0].tolist() == pytest.approx([0.1 + 0.5 * (0.2 + 0.5 * 0.6), 0.2 + 0.3, 0.6])
+    assert torch.allclose(found.returns, found.advantages + values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=10), st.integers(0, 1000))
+def test_gae_steps_over_what_is_not_an_action(mask: list[bool], seed: int) -> None:
+    torch.manual_seed(seed)
+    full = torch.tensor([mask])
+    rewards, values = torch.randn(1, len(mask)), torch.randn(1, len(mask))
+    found = gae(rewards, values, full, gamma=0.9, lam=0.8)
+    packed = gae(
+        rewards[full][None],
+        values[full][None],
+        torch.ones(1, sum(mask), dtype=torch.bool),
+        gamma=0.9,
+        lam=0.8,
+    )
+    assert torch.allclose(found.advantages[full], packed.advantages[0])
+    assert torch.allclose(found.returns[full], packed.returns[0])
+    assert not found.advantages[~full].any()
+
+
+def test_rloo_and_grpo_compare_within_groups() -> None:
+    rewards = torch.tensor([[1.0, 1.0], [0.0, 0.0], [5.0, 1.0], [4.0, 0.0], [0.5, 9.0]])
+    mask = torch.tensor([[True, True]] * 4 + [[True, False]])
+    groups = torch.tensor([0, 0, 1, 1, 1])
+    # totals 2, 0 | 6, 4, 0.5
+    found = rloo(rewards, rewards, mask, groups)
+    expected = [2 - 0, 0 - 2, 6 - 2.25, 4 - 3.25, 0.5 - 5]
+    assert found.advantages[:, 0].tolist() == pytest.approx(expected)
+    assert found.advantages[4, 1] == 0
+    found = grpo(rewards, rewards, mask, groups)
+    assert found.advantages[:2, 0].tolist() == pytest.approx([1.0, -1.0], abs=1e-4)
+    totals = torch.tensor([6.0, 4.0, 0.5])
+    assert torch.allclose(
+        found.advantages[2:, 0], (totals - totals.mean()) / totals.std(unbiased=False), atol=1e-4
+    )
+
+
+def test_whitening() -> None:
+    torch.manual_seed(0)
+    values, mask = torch.randn(4, 6) * 3 + 2, torch.rand(4, 6) > 0.3
+    white = whiten(values, mask)
+    assert white[mask].mean() == pytest.approx(0, abs=1e-5)
+    assert white[mask].std(unbiased=False) == pytest.approx(1, abs=1e-4)
+    assert not white[~mask].any()
+    kept = whiten(values, mask, shift=False)
+    assert kept[mask].std(unbiased=False) == pytest.approx(1, abs=1e-4)
+    assert torch.equal(kept[mask] > 0, values[mask] > 0)
+    assert masked_mean(values, torch.zeros_like(mask)) == 0

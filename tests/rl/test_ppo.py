@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from publius.core.errors import UserError
+from publius.core.messages import text_of
+from publius.pipeline.run import Run, testing_run
+from publius.reward.reward_fn import Reward, Trajectory, VerifierReward
+from publius.rl.ppo import PPOConfig, Trainer, ppo
+from publius.rl.rollout import take
+from publius.tokenizer.bpe import TokenizerConfig, train_bpe
+from publius.tokenizer.renderer import Renderer
+from tests.rl import tiny
+
+SMALL = PPOConfig(
+    steps=3,
+    batch=4,
+    epochs=2,
+    minibatches=2,
+    max_tokens=6,
+    eval_prompts=4,
+    save_every=1,
+    critic_warmup=0,
+    learning_rate=1e-3,
+    dtype="float32",
+    threads=1,
+    device="cpu",
+)
+
+
+def log_lines(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_stage_trains_logs_and_writes_a_checkpoint(tmp_path: Path) -> None:
+    policy = tiny.talker_checkpoint(tmp_path / "p")
+    run = testing_run(tmp_path)
+    made = ppo(
+        run,
+        SMALL,
+        policy=policy,
+        reward=tiny.reward_checkpoint(tmp_path / "r"),
+        prompts=[tiny.prompts(tmp_path / "q")],
+        reward_check=tiny.reward_checkpoint(tmp_path / "c", seed=5),
+    )
+    before, after = policy.load().state_dict(), made.load().state_dict()
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    lines = log_lines(run)
+    keys = {
+        "step",
+        "reward",
+        "kl",
+        "sqrt_kl",
+        "ratio_first",
+        "clip_fraction",
+        "value_loss",
+        "entropy",
+        "length",
+        "eos_rate",
+        "check_reward",
+    }
+    assert len(lines) == 3 and keys <= set(lines[0])
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-3)
+    assert lines[2]["kl"] != pytest.approx(0, abs=1e-6)
+    metrics = run.metrics
+    assert metrics["ppo.ratio"]["value"] == pytest.approx(1, abs=1e-3)
+    assert metrics["ppo.gain"]["n"] == metrics["ppo.kl"]["n"] == 4
+    gain = metrics["ppo.reward.after"]["value"] - metrics["ppo.reward.before"]["value"]
+    assert metrics["ppo.gain"]["value"] == pytest.approx(gain)
+    assert run.tokens > 0 and run.flops > 0
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("changes", [{}, {"estimator": "grpo", "group": 2, "batch": 2}, {"critic": "zero"}])
+def test_resume_ends_like_an_unbroken_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
+) -> None:
+    config = SMALL.model_copy(update=changes)
+    given = {
+        "policy": tiny.talker_checkpoint(tmp_path / "p"),
+        "reward": tiny.reward_checkpoint(tmp_path / "r"),
+        "prompts": [tiny.prompts(tmp_path / "q")],
+    }
+    whole_run = testing_run(tmp_path / "whole")
+    whole = ppo(whole_run, config, **given)
+    step = Trainer.step
+
+    def dies(self: Trainer, prompts, number: int):
+        if number == 2:
+            raise Killed
+        return step(self, prompts, number)
+
+    monkeypatch.setattr(Trainer, "step", dies)
+    with pytest.raises(Killed):
+        ppo(testing_run(tmp_path / "broken"), config, **given)
+    monkeypatch.undo()
+    run = testing_run(tmp_path / "broken")
+    resumed = ppo(run, config, **given)
+    one, two = load_file(whole.path / "model.safetensors"), load_file(resumed.path / "model.safetensors")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert run.metrics == whole_run.metrics
+    assert [line["step"] for line in log_lines(run)] == [0, 1, 2]
+
+
+def short(trajectories: list[Trajectory]) -> list[Reward]:
+    return [Reward(float(t.ended), {}) for t in trajectories]
+
+
+def trainer(config: PPOConfig, score, **given) -> Trainer:
+    return Trainer(config, tiny.talker(), None, tiny.talker(), Renderer(tiny.tokenizer()), score, **given)
+
+
+def test_ppo_learns_an_easy_reward() -> None:
+    """More of the letter `a`: the reward must rise well above its start, in a few steps without a critic."""
+    config = SMALL.model_copy(
+        update={
+            "estimator": "grpo",
+            "group": 4,
+            "batch": 8,
+            "learning_rate": 5e-3,
+            "minibatches": 1,
+            "beta": 0.0,
+            "warmup": 0,
+            "kl_budget": None,
+        }
+    )
+    likes_a = VerifierReward(lambda meta, text: text.count("a") / max(1, len(text)))
+    learner = trainer(config, likes_a)
+    rewards = [learner.step(take(tiny.chats(16), i, 8, 0), i).reward for i in range(15)]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+
+
+def test_kl_budget_stops_before_the_update() -> None:
+    learner = trainer(
+        SMALL.model_copy(update={"kl_budget": 1e-9, "estimator": "rloo", "group": 2, "warmup": 0}), short
+    )
+    learner.reference = tiny.talker(end=0.02)
+    weights = {k: v.clone() for k, v in learner.policy.state_dict().items()}
+    report = learner.step(tiny.chats(16), 0)
+    assert report.kl > 0
+    assert "budget" in learner.stopped
+    assert all(torch.equal(weights[k], v) for k, v in learner.policy.state_dict().items())
+
+
+def test_the_second_model_stops_it() -> None:
+    falling = iter([5.0, 5.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0])
+
+    def check(trajectories) -> list[Reward]:
+        mean = next(falling)
+        return [Reward(mean + (0.1 if i % 2 else -0.1), {}) for i in range(len(trajectories))]
+
+    config = SMALL.model_copy(update={"estimator": "rloo", "group": 2, "check_patience": 2})
+    learner = trainer(config, short, check=check)
+    for i in range(8):
+        report = learner.step(tiny.chats(4), i)
+        if learner.stopped:
+            break
+    assert i == 3  # falls at steps 2 and 3
+    assert report.check_reward == pytest.approx(0.0)
+    assert "second reward model" in learner.stopped
+
+
+def test_sampler_and_scorer_must_agree() -> None:
+    learner = trainer(SMALL.model_copy(update={"estimator": "rloo", "group": 2}), short)
+    learner.engine.load(tiny.talker(end=0.1, seed=3))
+    with pytest.raises(RuntimeError, match="first-pass probability ratio"):
+        learner.step(tiny.chats(4), 0)
+
+
+def test_critic_warmup_leaves_the_policy_alone(tmp_path: Path) -> None:
+    policy = tiny.talker_checkpoint(tmp_path / "p")
+    made = ppo(
+        testing_run(tmp_path),
+        SMALL.model_copy(update={"critic_warmup": 99}),
+        policy=policy,
+        reward=tiny.reward_checkpoint(tmp_path / "r"),
+        prompts=[tiny.prompts(tmp_path / "q", held_out=0)],
+    )
+    one, two = policy.load().state_dict(), made.load().state_dict()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_bad_inputs(tmp_path: Path) -> None:
+    policy, reward = tiny.talker_checkpoint(tmp_path / "p"), tiny.reward_checkpoint(tmp_path / "r")
+    few = tiny.prompts(tmp_path / "q", count=2, held_out=0)
+    with pytest.raises(UserError, match="at least two held out"):
+        ppo(testing_run(tmp_path), SMALL, policy=policy, reward=reward, prompts=[few])
+    train_bpe(["aaaa aaaa"], TokenizerConfig(vocab_size=270)).save(reward.path)
+    with pytest.raises(UserError, match="different tokenizers"):
+        ppo(
+            testing_run(tmp_path),
+            SMALL,
+            policy=policy,
+            reward=reward,
+            prompts=[tiny.prompts(tmp_path / "q2")],
+        )
+
+
+def test_held_out_prompts_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+    measured: set[str] = set()
+    step, evaluate = Trainer.step, Trainer.evaluate
+    monkeypatch.setattr(
+        Trainer, "step", lambda s, p, n: (seen.update(text_of(c.messages[0]) for c in p), step(s, p, n))[1]
+    )
+    monkeypatch.setattr(
+        Trainer,
+        "evaluate",
+        lambda s, p: (measured.update(text_of(c.messages[0]) for c in p), evaluate(s, p))[1],
+    )
+    ppo(
+        testing_run(tmp_path),
+        SMALL.model_copy(update={"steps": 4}),
+        policy=tiny.talker_checkpoint(tmp_path / "p"),
+        reward=tiny.reward_checkpoint(tmp_path / "r"),
+        prompts=[tiny.prompts(tmp_path / "q", 20, held_out=0)],
+    )
+    assert len(seen) == 16 and len(measured) == 4
+    assert not seen & measured

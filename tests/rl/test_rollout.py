@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from publius.core.messages import Conversation, Message, assistant, text_of, user
+from publius.inference.engine import Engine
+from publius.rl.rollout import rollout, take
+from publius.tokenizer.renderer import Renderer
+from tests.rl import tiny
+
+T = tiny.tokenizer()
+R = Renderer(T)
+
+
+def test_tokens_actions_and_logprobs_line_up() -> None:
+    model = tiny.talker()
+    engine = Engine(model, T)
+    episodes = rollout(engine, R, tiny.chats(4), max_tokens=12, seed=3, group=2)
+    assert [e.prompt for e in episodes] == [0, 0, 1, 1, 2, 2, 3, 3]
+    for episode in episodes:
+        prompt = R.prompt(Conversation(messages=episode.conversation.messages[:1]))
+        assert list(episode.tokens[: len(prompt)]) == prompt
+        assert episode.actions == (False,) * len(prompt) + (True,) * episode.length
+        assert (episode.tokens[-1] == T.end_id) == episode.ended
+        [scored] = engine.score([prompt], [list(episode.tokens[len(prompt) :])])
+        assert max(abs(a - b) for a, b in zip(scored, episode.logprobs[len(prompt) :], strict=True)) < 1e-3
+        assert R.render(episode.conversation).tokens[: len(episode.tokens)] == list(episode.tokens)
+    assert any(e.ended for e in episodes)
+    assert episodes == rollout(engine, R, tiny.chats(4), max_tokens=12, seed=3, group=2)
+    assert episodes != rollout(engine, R, tiny.chats(4), max_tokens=12, seed=4, group=2)
+
+
+def test_a_prefill_belongs_to_the_prompt() -> None:
+    prompt = Conversation(messages=(user("q"), assistant("Sure, ")))
+    [episode] = rollout(Engine(tiny.talker(), T), R, [prompt], max_tokens=8, seed=0)
+    begun = len(R.prompt(prompt))
+    assert not any(episode.actions[:begun]) and all(episode.actions[begun:])
+    assert text_of(episode.conversation.messages[-1]).startswith("Sure, ")
+    assert len(episode.conversation.messages) == 2
+
+
+class Echo:
+    """Answers the first reply, then ends."""
+
+    def __init__(self, prompt: Conversation) -> None:
+        self.prompt, self.left = prompt, 1
+
+    def start(self) -> Conversation:
+        return self.prompt
+
+    def step(self, reply: Message) -> tuple[Message, ...] | None:
+        self.left -= 1
+        return (user("go on"),) if self.left >= 0 else None
+
+
+def test_what_the_environment_says_is_not_an_action() -> None:
+    engine = Engine(tiny.talker(end=0.5), T)
+    episodes = rollout(engine, R, tiny.chats(6), max_tokens=30, seed=1, environment=Echo)
+    longer = [e for e in episodes if len(e.conversation.messages) == 4]
+    assert longer
+    for e in longer:
+        between = R.prompt(Conversation(messages=e.conversation.messages[:3]))
+        assert list(e.tokens[: len(between)]) == between
+        runs = "".join("a" if a else "." for a in e.actions).strip(".").replace("..", ".")
+        while ".." in runs or "aa" in runs:
+            runs = runs.replace("..", ".").replace("aa", "a")
+        assert runs == "a.a"
+
+
+def test_a_full_context_stops_the_episode() -> None:
+    model = tiny.talker(end=1e-4, max_position=24)
+    [episode] = rollout(Engine(model, T), R, tiny.chats(1), max_tokens=100, seed=0)
+    assert len(episode.tokens) == 24
+    assert not episode.ended
+    long = Conversation(messages=(user("x" * 40),))
+    [episode] = rollout(Engine(model, T), R, [long], max_tokens=100, seed=0)
+    assert episode.length == 0
+
+
+def test_take_sees_every_prompt_once_a_pass() -> None:
+    prompts = tiny.chats(10)
+    seen = [p for step in range(5) for p in take(prompts, step, 4, seed=1)]
+    assert {text_of(p.messages[0]) for p in seen[:10]} == {f"q{i}" for i in range(10)}
+    assert {text_of(p.messages[0]) for p in seen[10:]} == {f"q{i}" for i in range(10)}
+    assert take(prompts, 3, 4, 1) == seen[12:16]
+    assert take(prompts, 0, 10, 1) != take(prompts, 0, 10, 2)

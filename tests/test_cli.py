@@ -1,0 +1,134 @@
+"""The command line: clean stdout, one message for a user's error, exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from publius import __version__, cli
+from publius.cli import main
+from publius.core.errors import UserError
+from publius.pipeline import StageCrash
+
+TOY = f"{Path(__file__).parent / 'pipeline/toy.py'}:toy"
+
+
+@pytest.fixture
+def call(tmp_path, capsys):
+    """Run the command line under a home of its own: exit code, stdout, stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        home = ["--home", str(tmp_path)] if arguments and not arguments[0].startswith("-") else []
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, *home])
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int | None)
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_run_then_show(call):
+    code, out, err = call("run", TOY, "--name", "mine", "--set", "seed=1")
+    assert (code, out) == (0, "")
+    assert "[1/3] numbers: started" in err and "publius show mine" in err
+    code, out, _ = call("show", "mine", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["metrics"]["total"] == {
+        "value": (1 + 2 + 3 + 4 + 100) * 6,
+        "n": None,
+        "low": None,
+        "high": None,
+    }
+    assert shown["settings"] == {"seed": "1"}
+    code, out, _ = call("show", "mine")
+    assert code == 0 and "toy.rounds round 2" in out and "660" in out and "done" in out
+    assert call("show")[1] == "mine\n"
+    assert json.loads(call("show", "--json")[1]) == {"runs": ["mine"]}
+
+
+def test_run_json_is_alone_on_stdout(call):
+    _, out, _ = call("run", TOY, "--json", "--until", "other", "--jobs", "1")
+    assert [s["state"] for s in json.loads(out)["stages"]] == ["missing", "done", "missing"]
+
+
+def test_plan(call):
+    call("run", TOY)
+    code, out, _ = call("plan", TOY, "--set", "numbers.count=50", "--hardware", "h100", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert [s["state"] for s in shown["stages"]] == ["run", "cached", "run"]
+    assert shown["stages"][0]["changed"] == ["count: 4 -> 50"]
+    assert shown["totals"]["hours"] == pytest.approx(7.2e14 / 4e14 / 3600)
+    code, out, _ = call("plan", TOY, "--set", "numbers.count=50")
+    assert "cached" in out and "assumed: 2e+11 FLOP/s, 30 W, $0.10/h" in out
+
+
+def test_clean(call):
+    call("run", TOY)
+    call("run", TOY, "--set", "seed=5")
+    code, out, err = call("clean", "--dry-run")
+    assert code == 0 and len(out.splitlines()) == 2 and "would free" in err
+    assert len(call("clean")[1].splitlines()) == 2
+    assert len(call("clean", "--run", "toy")[1].splitlines()) == 3
+    assert "no runs yet" in call("show")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "quickstrat"), "unknown recipe 'quickstrat'"),
+        (("run", TOY, "--set", "total.step=1"), "did you mean 'steps'?"),
+        (("run", TOY, "--set", "total"), "is not a setting"),
+        (("plan", TOY, "--hardware", "abacus"), "unknown hardware"),
+        (("show", "nothing"), "there is no run 'nothing'"),
+        (("clean", "--run", "nothing"), "there is no run 'nothing'"),
+    ],
+)
+def test_user_errors_exit_2_in_words(call, tmp_path, arguments, words):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and words in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failing_stage_exits_2_naming_it(call, monkeypatch):
+    monkeypatch.setenv("TOY_USER_ERROR", "add_up:1")
+    code, _, err = call("run", TOY)
+    assert code == 2 and "error: stage total: the numbers are odd" in err and "fix:   use even ones" in err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(KeyboardInterrupt(), 130), (StageCrash("boom"), 1), (UserError("x"), 2)]
+)
+def test_exit_codes(monkeypatch, capsys, raised, code):
+    def fail(arguments):
+        raise raised
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == code
+
+
+def test_version_and_help(call):
+    assert call("--version")[1].strip() == __version__
+    assert "Usage" in call("--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        ("about 3", "about 3"),
+        (5, "5"),
+        (1500, "1.5k"),
+        (3.2e6, "3.2M"),
+        (2e9, "2B"),
+        (4e13, "40T"),
+        (1e18, "1.00e+18"),
+    ],
+)
+def test_amounts(value, text):
+    assert cli._amount(value) == text
