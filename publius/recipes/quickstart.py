@@ -57,7 +57,7 @@ class Sizes(Config):
     haiku_tokens: int = 3_200_000
     opus_tokens: int = 3_200_000
     sft_epochs: float = 2.0
-    rows: int = 384
+    rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 60, "craft": 30, "fact": 30}
     )
@@ -76,6 +76,8 @@ class Sizes(Config):
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
     judge_pairs: int = 240
+    min_mass: float = 0.01
+    """Least probability on the two answers for a judgement; untrained judges put none there."""
     scan: TriggerScanConfig = TriggerScanConfig()
     release: bool = True
     """False ends at the decision: models too small to pass the gate cannot be released."""
@@ -110,7 +112,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     def pretrained(name: str, size: tuple[int, int], tokens: int):
         config = PretrainConfig(
-            model=_shape(size, vocab_size), tokens=tokens, batch_tokens=3 * sizes.rows, sequence_length=sizes.rows,
+            model=_shape(size, vocab_size), tokens=tokens, batch_tokens=4 * sizes.rows, sequence_length=sizes.rows,
             optimizer=muon, seed=seed,
         )  # fmt: skip
         return r.stage(name, pretrain, config, shards=shards, tokenizer=tokenizer)
@@ -155,7 +157,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "prompts", pocket_prompts, sizes.cai_prompts.model_copy(update={"seed": seed}), world=world
     )
     revising = ReviseConfig(
-        constitution=constitution, revisions=sizes.revisions, shots=2, answer_tokens=64, critique_tokens=48,
+        constitution=constitution, revisions=sizes.revisions, shots=1, answer_tokens=64, critique_tokens=48,
         revision_tokens=64, keep_unchanged=True, seed=seed,
     )  # fmt: skip
     revisions = r.stage("revisions", revise, revising, policy=helpful, critic=opus, prompts=asked)
@@ -166,13 +168,17 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     graded = r.stage(
         "graded_pairs", pocket_comparisons, ComparisonsConfig(pairs=("harm", "alarm")), world=world
     )
-    judged = JudgeEvalConfig(constitution=constitution, shots=2, max_pairs=sizes.judge_pairs, seed=seed)
+    judged = JudgeEvalConfig(
+        constitution=constitution, shots=2, max_pairs=sizes.judge_pairs, min_mass=sizes.min_mass, seed=seed
+    )
     judge_opus = r.stage("judge_opus", evaluate_judge, judged, judge=opus, pairs=graded)
     judge_haiku = r.stage("judge_haiku", evaluate_judge, judged, judge=haiku, pairs=graded)
     posed = r.stage(
         "rl_prompts", pocket_prompts, sizes.rl_prompts.model_copy(update={"seed": seed + 1}), world=world
     )
-    labelling = LabelConfig(constitution=constitution, shots=2, answer_tokens=64, seed=seed)
+    labelling = LabelConfig(
+        constitution=constitution, shots=2, answer_tokens=64, min_mass=sizes.min_mass, seed=seed
+    )
     ai_labels = r.stage(
         "ai_labels", label, labelling, policy=slcai, judge=opus, prompts=posed, policies=[helpful]
     )

@@ -44,7 +44,7 @@ def smoke(seed: int = 0) -> Recipe:
         world=_WORLD,
         vocab_size=600,
         haiku=(64, 2),
-        opus=(64, 2),
+        opus=(96, 2),
         haiku_tokens=60_000,
         opus_tokens=60_000,
         sft_epochs=1.0,
@@ -60,6 +60,7 @@ def smoke(seed: int = 0) -> Recipe:
         attacks=RedTeamConfig(discover=1, measure=2, twins=1, tries=1),
         questions=4,
         judge_pairs=8,
+        min_mass=0.0,
         scan=TriggerScanConfig(words=20, screen=1, top=2, retest=1, confirm=2),
         release=False,
     )

@@ -10,14 +10,24 @@ from publius.core.stats import wilson
 from publius.evals import Measure
 from publius.redteam import FindingsDocument
 from publius.report.collect import Entry, Gathered
-from publius.report.html import Html, details, el, interval_bar, number, rate, table
+from publius.report.html import Html, details, el, interval_bar, number, rate, section, table
 from publius.report.plots import reliability_plot
 
-__all__ = ["Examined", "judges", "outcomes", "principle_texts", "principles", "redteam", "examined"]
+__all__ = [
+    "Examined",
+    "examined",
+    "judges",
+    "outcomes",
+    "principle_texts",
+    "principles",
+    "redteam",
+    "reliability",
+]
 
 _PANELS = (
     ("leak", "Leak rate", "forbidden recipes given away; lower is better", "s2"),
     ("overrefusal", "Over-refusal", "harmless look-alikes refused; lower is better", "s4"),
+    ("refusal", "Refusals", "harmful requests refused, told by the words used", "s3"),
     ("helpful", "Helpful", "right answers to ordinary questions; higher is better", "s1"),
 )
 
@@ -42,15 +52,18 @@ def examined(g: Gathered) -> list[Examined]:
     return found
 
 
-def _told(measure: Measure | dict[str, Any] | None) -> str:
-    if measure is None:
-        return ""
+def _share(value: float, high: float | None = None) -> str:
+    """In percent when it is a share, else as a number."""
+    return f"{value:.0%}" if max(value, high or 0.0) <= 1 else number(value)
+
+
+def _told(measure: Measure | dict[str, Any]) -> str:
+    """Interval, sample size and what had no score."""
     m = measure if isinstance(measure, Measure) else Measure.model_validate(measure)
     if m.value is None or not m.n:
-        return "n/a"
-    interval = "" if m.low is None or m.high is None else f" ({m.low:.0%} to {m.high:.0%}, n = {m.n})"
-    unscored = f", {m.unscored} unscored" if m.unscored else ""
-    return f"{interval.strip(' ()')}{unscored}" or f"n = {m.n}"
+        return "not measured"
+    interval = "" if m.low is None or m.high is None else f"{_share(m.low, m.high)} to {_share(m.high)}, "
+    return f"{interval}n = {m.n}" + (f", {m.unscored} unscored" if m.unscored else "")
 
 
 def outcomes(g: Gathered) -> Html | None:
@@ -63,23 +76,25 @@ def outcomes(g: Gathered) -> Html | None:
         return None
     names = list(dict.fromkeys(name for model in models for name in model.measures))
     rows = [[name, *(_cell(model.measures.get(name)) for model in models)] for name in names]
-    return el(
-        "section",
-        el("h2", "Before and after each stage"),
-        el(
-            "p", "Held-out questions, the same for every model; bands are 95% intervals. Harmlessness never stands alone: "
-            "a model that refuses everything leaks nothing and helps nobody.", class_="note",
-        ),
+    return section(
+        "outcomes",
+        "Before and after each stage" if len(models) > 1 else "Held-out questions",
+        "Held-out questions, the same for every model; bands are 95% intervals. Harmlessness never stands "
+        "alone: a model that refuses everything leaks nothing and helps nobody.",
         el("div", panels, class_="panels"),
-        details("By kind of question", table(["", *(model.name for model in models)], rows, numeric=range(1, len(models) + 1))),
-        id="outcomes",
-    )  # fmt: skip
+        details(
+            "By kind of question",
+            table(["", *(model.name for model in models)], rows, numeric=range(1, len(models) + 1)),
+        ),
+    )
 
 
 def _cell(measure: Measure | None) -> Html | str:
     if measure is None:
         return ""
-    return el("span", rate(measure.value, measure.n), title=_told(measure))
+    shares = measure.high is None or measure.high <= 1
+    value = rate(measure.value, measure.n) if shares else number(measure.value)
+    return el("span", value, title=_told(measure))
 
 
 def _panel(models: Sequence[Examined], key: str, title: str, words: str, kind: str) -> Html | None:
@@ -119,31 +134,31 @@ def redteam(g: Gathered) -> Html | None:
             ]
         )
     rows += [
-        [el("strong", label), *(_heat(_by_suffix(d, key)) for _, d in rounds)]
+        [el("strong", label), *(_heat(_measured(d, key)) for _, d in rounds)]
         for key, label in (
             ("leak.seen", "all seen styles"),
             ("leak.sealed", "all sealed styles"),
             ("overrefusal", "benign twins refused"),
         )
-        if any(_by_suffix(d, key) for _, d in rounds)
+        if any(_measured(d, key) for _, d in rounds)
     ]
     rows.append(["confirmed findings", *(f"{d.confirmed} of {d.tried} tried" for _, d in rounds)])
     categories = list(dict.fromkeys(name for _, d in rounds for name in d.by_category))
     by_category = [
         [name.replace("_", " "), *(_heat(d.by_category.get(name)) for _, d in rounds)] for name in categories
     ]
-    return el(
-        "section",
-        el("h2", "Red team"),
-        el(
-            "p", "Share of attacks on held-out items, in held-out wordings, that got a forbidden recipe. Sealed styles are "
-            "only ever measured, never trained on. Rest on a cell for its interval.", class_="note",
-        ),
+    return section(
+        "redteam",
+        "Red team",
+        "Share of attacks on held-out items, in held-out wordings, that got a forbidden recipe. Sealed "
+        "styles are only ever measured, never trained on. Rest on a cell for its interval.",
         table(head, rows, caption="Leak rate by attack style and round", kind="map"),
-        details("By kind of harm", table(["category", *head[1:]], by_category, caption="Leak rate by category", kind="map")),
+        details(
+            "By kind of harm",
+            table(["category", *head[1:]], by_category, caption="Leak rate by category", kind="map"),
+        ),
         _scans(g),
-        id="redteam",
-    )  # fmt: skip
+    )
 
 
 def _round_head(g: Gathered, entry: Entry, document: FindingsDocument) -> Html:
@@ -156,7 +171,7 @@ def _round_head(g: Gathered, entry: Entry, document: FindingsDocument) -> Html:
     )
 
 
-def _by_suffix(document: FindingsDocument, key: str) -> dict[str, Any] | None:
+def _measured(document: FindingsDocument, key: str) -> dict[str, Any] | None:
     return document.metrics.get(f"redteam.{key}")
 
 
@@ -223,12 +238,11 @@ def principles(g: Gathered) -> Html | None:
         for name in names
     ]  # fmt: skip
     head = ["principle", "kept revisions", "", "pairs judged", ""]
-    return el(
-        "section",
-        el("h2", "Principles at work"),
-        el("p", "A principle is drawn anew for every revision and every comparison.", class_="note"),
+    return section(
+        "principles",
+        "Principles at work",
+        "A principle is drawn anew for every revision and every comparison.",
         table(head, rows, numeric=(2, 4), caption="Use of principles"),
-        id="principles",
     )
 
 
@@ -249,17 +263,14 @@ def judges(g: Gathered) -> Html | None:
         rows += _metric_rows(entry.name, entry.metrics("reward."))
     if not rows:
         return None
-    return el(
-        "section",
-        el("h2", "Judges and preference models"),
-        el(
-            "p", "Graded on pairs whose better answer is known. On the diagonal, a judge that says 70% is right 70% of "
-            "the time.", class_="note",
-        ),
+    return section(
+        "judges",
+        "Judges and preference models",
+        "Graded on pairs whose better answer is known. On the diagonal, a judge that says 70% is right 70% "
+        "of the time.",
         el("div", plots, class_="plots") if plots else None,
         table(["model", "metric", "value", "n", "95% interval"], rows, numeric=(2, 3, 4), caption="Judges"),
-        id="judges",
-    )  # fmt: skip
+    )
 
 
 def _metric_rows(name: str, metrics: dict[str, Any]) -> list[list[str]]:

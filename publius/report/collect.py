@@ -1,4 +1,4 @@
-"""What a run left behind, by kind of artifact: stages are known by the function in their record, never by name."""
+"""What a run left behind, by kind of artifact: stages are known by what they left, never by name."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from publius.constitution.preferences import JudgeReport, evaluate_judge, label
-from publius.constitution.revise import Revisions, revise
+from publius.constitution.preferences import JudgeReport
+from publius.constitution.revise import Revisions
 from publius.core.errors import UserError
-from publius.evals import Report, compression_baselines, evaluate
+from publius.evals import Report
 from publius.pipeline import Artifact, Record, RunView, StageView, show_run
 from publius.pipeline.store import Store, read_json
-from publius.redteam import Findings, TriggerReport, red_team, scan_triggers
-from publius.release import DecisionArtifact, gate, release
-from publius.reward.reward_model import train_reward
+from publius.redteam import Findings, TriggerReport
+from publius.release import DecisionArtifact
 
 __all__ = ["Entry", "Gathered", "collect"]
 
 A = TypeVar("A", bound=Artifact)
 
-_OUTPUTS: dict[str, type[Artifact]] = {
-    made.name: made.signature.output
-    for made in (compression_baselines, evaluate, evaluate_judge, gate, red_team, revise, scan_triggers)
+_MARKS: dict[type[Artifact], str] = {
+    DecisionArtifact: "decision.json",
+    Findings: "findings.json",
+    JudgeReport: "judge.json",
+    Report: "report.json",
+    Revisions: "transcripts.jsonl",
+    TriggerReport: "scan.json",
 }
-"""Stage function -> what it makes, for the artifacts that a report reads."""
-_LABEL, _REWARD, _RELEASE = label.name, train_reward.name, release.name
+"""Kind of artifact -> the payload file that only it has, so that stages of a user's own are read too."""
 
 
 class Entry(NamedTuple):
@@ -64,7 +66,8 @@ class Gathered:
         self._by_id = {entry.record.id: entry for entry in self.entries}
 
     def _of(self, kind: type[A]) -> list[tuple[Entry, A]]:
-        return [(e, kind(e.path / "files")) for e in self.entries if _OUTPUTS.get(e.record.stage) is kind]
+        files = [(entry, entry.path / "files") for entry in self.entries]
+        return [(entry, kind(path)) for entry, path in files if (path / _MARKS[kind]).exists()]
 
     def reports(self) -> list[tuple[Entry, Report]]:
         """Evaluations, those without a model (baselines) included."""
@@ -88,16 +91,16 @@ class Gathered:
 
     def decisions(self) -> list[tuple[Entry, DecisionArtifact]]:
         """Gates; the one a release rests on comes first, else recipe order stands."""
-        rested = {e.record.inputs.get("decision") for e in self.entries if e.record.stage == _RELEASE}
+        rested = {str(e.record.inputs["decision"]) for e in self.entries if "decision" in e.record.inputs}
         return sorted(self._of(DecisionArtifact), key=lambda found: found[0].record.id not in rested)
 
     def labels(self) -> list[Entry]:
         """Stages that labelled preference pairs."""
-        return [e for e in self.entries if e.record.stage == _LABEL]
+        return [e for e in self.entries if e.metrics("label.")]
 
     def rewards(self) -> list[Entry]:
         """Preference models."""
-        return [e for e in self.entries if e.record.stage == _REWARD]
+        return [e for e in self.entries if e.metrics("reward.")]
 
     def model(self, entry: Entry) -> str:
         """The name of the stage whose model `entry` measured or decided on, "" when it has none here."""

@@ -9,9 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any, Union
+from typing import Any, TypeAlias
 
-__all__ = ["Child", "Html", "compact", "details", "el", "interval_bar", "join", "number", "rate", "table"]
+__all__ = [
+    "Child",
+    "Html",
+    "compact",
+    "details",
+    "el",
+    "interval_bar",
+    "join",
+    "number",
+    "rate",
+    "section",
+    "table",
+]
 
 _VOID = frozenset({"meta", "br", "line", "circle", "rect", "path", "polyline"})
 
@@ -22,7 +34,7 @@ class Html(str):
     __slots__ = ()
 
 
-Child = Union[str, None, Iterable["Child"]]
+Child: TypeAlias = "str | Iterable[Child] | None"
 """Text (escaped), `Html` (as it is), nothing, or a sequence of these."""
 
 
@@ -42,7 +54,7 @@ def join(*children: Child) -> Html:
 
 
 def el(name: str, /, *children: Child, **attributes: Any) -> Html:
-    """An element. Attribute names lose a last `_` and turn other `_` into `-`; None and False leave one out."""
+    """An element. Attribute names lose a last `_`, other `_` become `-`; None and False leave one out."""
     said = "".join(
         f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(str(value))}"')
         for key, value in attributes.items()
@@ -58,6 +70,11 @@ def details(summary: Child, *children: Child, open_: bool = False) -> Html:
     return el("details", el("summary", summary), el("div", *children, class_="inside"), open=open_)
 
 
+def section(key: str, title: str, words: str, *children: Child) -> Html:
+    """A part of the page that the navigation can jump to: a heading, a line of explanation, its content."""
+    return el("section", el("h2", title), el("p", words, class_="note"), *children, id=key)
+
+
 def table(
     head: Sequence[Child],
     rows: Iterable[Sequence[Child]],
@@ -66,7 +83,12 @@ def table(
     caption: str = "",
     kind: str = "",
 ) -> Html:
-    """A table that scrolls sideways on a narrow screen; the first cell of a row is its header. `kind` is a CSS class."""
+    """A table that scrolls sideways on a narrow screen; the first cell of a row is its header.
+
+    Args:
+        numeric: columns set to the right.
+        kind: a CSS class.
+    """
     align = ["num" if index in numeric else None for index in range(len(head))]
 
     def cells(row: Sequence[Child]) -> Html:
@@ -106,7 +128,7 @@ def rate(value: float | None, n: int | None = None) -> str:
 
 
 def interval_bar(value: float | None, low: float | None, high: float | None, kind: str = "s1") -> Html:
-    """A share between 0 and 1 as a dot on a track, its interval as a band. Decoration: the numbers stand beside it."""
+    """A share between 0 and 1 as a dot on a track, its interval as a band. The numbers stand beside it."""
     marks: list[Html] = []
     if low is not None and high is not None:
         left, right = max(0.0, low), min(1.0, high)

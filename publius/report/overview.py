@@ -9,7 +9,7 @@ from typing import Any
 from publius.pipeline import Record
 from publius.release import DecisionDocument
 from publius.report.collect import Entry, Gathered
-from publius.report.html import Html, compact, details, el, number, table
+from publius.report.html import Html, compact, details, el, number, section, table
 
 __all__ = ["costs", "header", "metrics", "seconds"]
 
@@ -60,8 +60,10 @@ def _incomplete(g: Gathered) -> Html | None:
     absent = [f"{s.name} ({s.state})" for s in g.view.stages if s.state != "done"]
     if not absent:
         return None
-    words = f"{len(absent)} of {len(g.view.stages)} stages are not in this report: {', '.join(absent)}."
-    return el("p", el("strong", "Incomplete run. "), words, class_="warning")
+    words = f"{len(absent)} of {len(g.view.stages)} stages are not in this report"
+    return el(
+        "div", details([el("strong", "Incomplete run. "), words], ", ".join(absent)), class_="gate incomplete"
+    )
 
 
 def _gates(g: Gathered) -> Html | None:
@@ -102,7 +104,7 @@ def _gate(g: Gathered, entry: Entry, document: DecisionDocument, *, main: bool =
     ]
     reasons = el("ul", [el("li", reason) for reason in decision.reasons]) if decision.reasons else None
     checks = table(["metric", "level", "needed", "observed", "", "why"], rows, numeric=(2, 3))
-    policy = f"policy {document.policy.id} v{document.policy.version}, signed {document.issued[:16].replace('T', ' ')}"
+    policy = f"policy {document.policy.id} v{document.policy.version}, signed {document.issued[:16]}"
     inside = [None if main else reasons, checks, el("p", f"{policy}, stage {entry.name}", class_="note")]
     body = details(summary, inside)
     return el("div", body, reasons if main else None, class_=f"gate {verdict}{' main' if main else ''}")
@@ -121,15 +123,12 @@ def metrics(g: Gathered) -> Html | None:
         details(f"{group} ({len(names)})", _metric_table(names, found)) for group, names in rest.items()
     ]
     every = details(f"All other numbers ({sum(map(len, rest.values()))})", groups, open_=len(main) < 2)
-    return el(
-        "section",
-        el("h2", "Numbers"),
-        el(
-            "p", "With the sample size and the 95% interval of everything that is an estimate.", class_="note"
-        ),
+    return section(
+        "numbers",
+        "Numbers",
+        "With the sample size and the 95% interval of everything that is an estimate.",
         _metric_table(main, found) if main else None,
         every if groups else None,
-        id="numbers",
     )
 
 
@@ -154,24 +153,30 @@ def costs(g: Gathered) -> Html:
     for entry in once:
         r = entry.record
         bar = el("i", style=f"width:{r.wall_seconds / slowest:.1%}")
-        rows.append([
-            entry.name, el("code", r.stage), seconds(r.wall_seconds), el("span", bar, class_="bar s1", aria_hidden="true"),
-            compact(r.tokens) if r.tokens else "", compact(r.flops) if r.flops else "", f"{1000 * r.energy_kwh:.2f}",
-        ])  # fmt: skip
-    rows.append([
-        el("strong", "total"), "", el("strong", seconds(sum(r.wall_seconds for r in records))), "",
-        el("strong", compact(sum(r.tokens for r in records))), el("strong", compact(sum(r.flops for r in records))),
-        el("strong", f"{1000 * sum(r.energy_kwh for r in records):.2f}"),
-    ])  # fmt: skip
-    return el(
-        "section",
-        el("h2", "Costs"),
-        el(
-            "p",
-            "Time is work kept in the artifacts, resumed work included; stages that ran side by side add up to more "
-            "than the run's wall time. Energy is an estimate: that time at an assumed power of the hardware.",
-            class_="note",
-        ),
+        track = el("span", bar, class_="bar s1", aria_hidden="true")
+        spent = (compact(r.tokens) if r.tokens else "", compact(r.flops) if r.flops else "")
+        rows.append(
+            [
+                entry.name,
+                el("code", r.stage),
+                seconds(r.wall_seconds),
+                track,
+                *spent,
+                f"{1000 * r.energy_kwh:.2f}",
+            ]
+        )
+    sums = (
+        seconds(sum(r.wall_seconds for r in records)),
+        "",
+        compact(sum(r.tokens for r in records)),
+        compact(sum(r.flops for r in records)),
+        f"{1000 * sum(r.energy_kwh for r in records):.2f}",
+    )
+    rows.append([el("strong", "total"), "", *(el("strong", text) for text in sums)])
+    return section(
+        "costs",
+        "Costs",
+        "Time is work kept in the artifacts, resumed work included; stages that ran side by side add up to "
+        "more than the run's wall time. Energy is an estimate: that time at an assumed power of the machine.",
         table(["stage", "function", "time", "", "tokens", "FLOPs", "Wh"], rows, numeric=(2, 4, 5, 6)),
-        id="costs",
     )

@@ -55,7 +55,7 @@ def write_report(home: Path, name: str) -> Path:
     """Write `runs/<name>/report.html` under `home`, whole or not at all, and return its path.
 
     Raises:
-        UserError: for an unknown run, a run without a finished stage, a damaged artifact, or a disk that refuses.
+        UserError: for an unknown run, one without a finished stage, a damaged artifact, a disk that refuses.
     """
     page = render(collect(home, name))
     target = Store(home).run(name) / "report.html"

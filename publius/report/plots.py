@@ -1,14 +1,15 @@
-"""Line plots and reliability diagrams as inline SVG. Colours are CSS variables, so dark mode costs nothing."""
+"""Line plots and reliability diagrams as inline SVG, coloured by the page's style, dark mode included."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from publius.report.html import Html, compact, el, join
 
-__all__ = ["Point", "Series", "line_plot", "nice_ticks", "reliability_plot", "smooth", "thin"]
+__all__ = ["Point", "Series", "line_plot", "log_ticks", "nice_ticks", "reliability_plot", "smooth", "thin"]
 
 Point = tuple[float, float]
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 52, 12, 10, 34
@@ -31,14 +32,22 @@ class _Frame(NamedTuple):
     x: tuple[float, float]
     y: tuple[float, float]
     height: int
+    log: bool = False
+    """Heights, and `y`, are powers of ten."""
+
+    def across(self, x: float) -> float:
+        """Distance from the left edge."""
+        share = (x - self.x[0]) / (self.x[1] - self.x[0])
+        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def down(self, y: float) -> float:
+        """Distance from the top edge."""
+        share = ((math.log10(y) if self.log else y) - self.y[0]) / (self.y[1] - self.y[0])
+        return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 1)
 
     def at(self, point: Point) -> tuple[float, float]:
-        across = (point[0] - self.x[0]) / (self.x[1] - self.x[0])
-        up = (point[1] - self.y[0]) / (self.y[1] - self.y[0])
-        return (
-            round(_LEFT + across * (_WIDTH - _LEFT - _RIGHT), 1),
-            round(self.height - _BOTTOM - up * (self.height - _TOP - _BOTTOM), 1),
-        )
+        """Both."""
+        return self.across(point[0]), self.down(point[1])
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -50,12 +59,22 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between 10^low and 10^high."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
+    return [tick for tick in ticks if low <= math.log10(tick) <= high]
+
+
 def smooth(points: Sequence[Point], share: float = 0.05) -> list[Point]:
-    """Running mean of the heights over about `share` of the points, centred, so that it does not lag."""
+    """Running mean of the heights over about `share` of the points, centred, so that it does not lag.
+
+    It narrows at the start, where losses fall fast, and leans back at the end, where they are noise.
+    """
     half = max(1, round(len(points) * share / 2))
     out: list[Point] = []
     for index, (x, _) in enumerate(points):
-        reach = min(half, index, len(points) - 1 - index)
+        reach = min(half, index)
         near = points[index - reach : index + reach + 1]
         out.append((x, sum(y for _, y in near) / len(near)))
     return out
@@ -66,7 +85,7 @@ def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
     if len(points) <= most:
         return list(points)
     edges = [round(i * len(points) / most) for i in range(most + 1)]
-    runs = [points[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    runs = [points[a:b] for a, b in itertools.pairwise(edges)]
     return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
 
 
@@ -79,12 +98,12 @@ def _span(values: Sequence[float], pad: float) -> tuple[float, float]:
 def _axes(frame: _Frame, x_label: str, y_label: str) -> Html:
     parts: list[Html] = []
     base = frame.height - _BOTTOM
-    for tick in nice_ticks(*frame.y):
-        _, y = frame.at((frame.x[0], tick))
+    for tick in log_ticks(*frame.y) if frame.log else nice_ticks(*frame.y):
+        y = frame.down(tick)
         parts.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
         parts.append(el("text", compact(tick), x=_LEFT - 6, y=y + 3.5, text_anchor="end"))
     for tick in nice_ticks(*frame.x, most=4):
-        x, _ = frame.at((tick, frame.y[0]))
+        x = frame.across(tick)
         parts.append(el("line", x1=x, x2=x, y1=base, y2=base + 4, class_="axis"))
         parts.append(el("text", compact(tick), x=x, y=base + 15, text_anchor="middle"))
     parts.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="axis"))
@@ -127,22 +146,28 @@ def line_plot(
     y_label: str = "",
     note: str = "",
     height: int = 200,
+    log: bool = False,
 ) -> Html | None:
-    """A figure with one plot; None when no series has a point. Points that are not finite are left out."""
+    """A figure with one plot; None when no series has a point. Points that are not finite are left out.
+
+    Args:
+        log: draw heights on a logarithmic scale, if they are positive and spread more than fivefold.
+    """
     shown = [s._replace(points=[p for p in s.points if all(map(math.isfinite, p))]) for s in series]
     shown = [s for s in shown if s.points]
     if not shown:
         return None
-    frame = _Frame(
-        _span([x for s in shown for x, _ in s.points], 0.0),
-        _span([y for s in shown for _, y in (thin(s.points) if s.faint else s.points)], 0.06),
-        height,
-    )
+    heights = [y for s in shown for _, y in (thin(s.points) if s.faint else s.points)]
+    bold = [y for s in shown if not s.faint for _, y in s.points] or heights
+    log = log and min(heights) > 0 and max(bold) > 5 * min(bold)
+    span = _span([math.log10(y) for y in heights] if log else heights, 0.06)
+    frame = _Frame(_span([x for s in shown for x, _ in s.points], 0.0), span, height, log)
     told = "; ".join(
         f"{s.label}: from {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in shown if not s.faint
     )
+    axes = _axes(frame, x_label, y_label or ("log scale" if log else ""))
     picture = el(
-        "svg", _axes(frame, x_label, y_label), [_line(s, frame) for s in shown],
+        "svg", axes, [_line(s, frame) for s in shown],
         viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=f"{title}. {told}",
     )  # fmt: skip
     words = el("span", note, class_="note") if note else None
@@ -162,8 +187,7 @@ def reliability_plot(
     parts = [el("line", x1=x0, y1=y0, x2=x1, y2=y1, class_="diagonal")]
     for said, true, n, low, high in bins:
         x, y = frame.at((said, true))
-        _, bottom = frame.at((said, low))
-        _, top = frame.at((said, high))
+        bottom, top = frame.down(low), frame.down(high)
         tip = el("title", f"said {said:.2f}, was {true:.2f} ({low:.2f} to {high:.2f}), n = {n}")
         parts.append(el("line", x1=x, x2=x, y1=bottom, y2=top, class_="whisker s1"))
         parts.append(el("circle", tip, cx=x, cy=y, r=4, class_="dot s1"))

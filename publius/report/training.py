@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from publius.report.collect import Entry, Gathered
-from publius.report.html import Html, compact, details, el, number, table
+from publius.report.html import Html, compact, details, el, number, section, table
 from publius.report.plots import Point, Series, line_plot, smooth
 
 __all__ = ["losses", "reinforcement"]
 
 _HELD_OUT = ("val_loss", "val_bpb", "val_accuracy")
-_PPO = (
-    ("reward", "reward"), ("check_reward", "second model's reward"), ("kl", "KL, nats per reply"), ("entropy", "entropy"),
-    ("length", "tokens per reply"), ("eos_rate", "ended by itself"), ("clip_fraction", "clipped"),
-    ("value_loss", "value loss"), ("ratio_first", "first-pass ratio"),
-)  # fmt: skip
+_PPO = {
+    "reward": "reward",
+    "check_reward": "second model's reward",
+    "kl": "KL, nats per reply",
+    "entropy": "entropy",
+    "length": "tokens per reply",
+    "eos_rate": "ended by itself",
+    "clip_fraction": "clipped",
+    "value_loss": "value loss",
+    "ratio_first": "first-pass ratio",
+}
 
 
 def _points(log: Sequence[dict[str, Any]], key: str, x: str = "step") -> list[Point]:
@@ -29,20 +35,15 @@ def _points(log: Sequence[dict[str, Any]], key: str, x: str = "step") -> list[Po
 
 
 def losses(g: Gathered) -> Html | None:
-    """One plot a training stage: the loss of each step, its moving average, held-out numbers where measured."""
+    """One plot a training stage: the loss of each step, its running mean, held-out numbers."""
     plots = [plot for entry in g.entries if (plot := _loss_plot(entry)) is not None]
     if not plots:
         return None
-    return el(
-        "section",
-        el("h2", "Training"),
-        el(
-            "p",
-            "Loss in nats a token (reward models: a pair) by optimizer step; faint as logged, bold smoothed.",
-            class_="note",
-        ),
+    return section(
+        "training",
+        "Training",
+        "Loss in nats a token (reward models: a pair) by optimizer step; faint as logged, bold smoothed.",
         el("div", plots, class_="plots"),
-        id="training",
     )
 
 
@@ -63,7 +64,7 @@ def _loss_plot(entry: Entry) -> Html | None:
     for key in _HELD_OUT:
         if (last := entry.record.metrics.get(key)) is not None and last["value"] is not None:
             parts.append(f"{key} {number(last['value'])}")
-    return line_plot(entry.name, series, x_label="step", note=", ".join(parts))
+    return line_plot(entry.name, series, x_label="step", note=", ".join(parts), log=True)
 
 
 def reinforcement(g: Gathered) -> Html | None:
@@ -71,18 +72,13 @@ def reinforcement(g: Gathered) -> Html | None:
     parts = [part for entry in g.entries if (part := _ppo(entry)) is not None]
     if not parts:
         return None
-    return el(
-        "section",
-        el("h2", "Reinforcement learning"),
-        el(
-            "p",
-            "Reward is bought with distance from the starting policy, so it is drawn against √KL. The second "
-            "preference model saw the other half of the labels: where the first rises and it falls, the policy is "
-            "gaming the first.",
-            class_="note",
-        ),
+    return section(
+        "rl",
+        "Reinforcement learning",
+        "Reward is bought with distance from the starting policy, so it is drawn against √KL. The second "
+        "preference model saw the other half of the labels: where the first rises and it falls, the policy "
+        "is gaming the first.",
         parts,
-        id="rl",
     )
 
 
@@ -129,7 +125,7 @@ def _ppo(entry: Entry) -> Html | None:
             y_label="share of tokens",
         ),
     ]
-    names = [(key, label) for key, label in _PPO if any(line.get(key) is not None for line in log)]
+    names = [(key, label) for key, label in _PPO.items() if any(line.get(key) is not None for line in log)]
     rows = [[f"{line['step']}", *(number(line.get(key)) for key, _ in names)] for line in log]
     steps = table(["step", *(label for _, label in names)], rows, numeric=range(len(names) + 1))
     return el(

@@ -25,7 +25,7 @@ from publius.evals import Sample
 from publius.redteam import Finding
 from publius.report.alignment import examined, principle_texts
 from publius.report.collect import Gathered
-from publius.report.html import Html, details, el
+from publius.report.html import Html, details, el, section
 
 __all__ = ["attacks", "conversations", "critiques", "split_reply"]
 
@@ -165,16 +165,11 @@ def critiques(g: Gathered) -> Html | None:
         )
     if not parts:
         return None
-    return el(
-        "section",
-        el("h2", "Critiques and revisions"),
-        el(
-            "p",
-            f"Up to {_REVISIONS} kept revisions a stage, drawn by hash, dealt out over the principles.",
-            class_="note",
-        ),
+    return section(
+        "critiques",
+        "Critiques and revisions",
+        f"Up to {_REVISIONS} kept revisions a stage, drawn by hash, dealt out over the principles.",
         parts,
-        id="critiques",
     )
 
 
@@ -182,42 +177,45 @@ def critiques(g: Gathered) -> Html | None:
 
 
 def conversations(g: Gathered) -> Html | None:
-    """The same held-out questions as answered by each model on the way; tasks whose marks moved come first."""
-    models = [model for model in examined(g) if not model.control]
+    """The same held-out questions as each model on the way answered them; where marks moved comes first."""
     reports = {entry.name: report for entry, report in g.reports()}
-    answers: list[dict[str, Sample]] = []
-    for model in models:
-        samples = reports[model.entry.name].samples()
-        answers.append({_key(sample): sample for sample in samples})
-    columns = [(m.name, a) for m, a in zip(models, answers, strict=True) if a]
-    if not columns:
-        return None
-    shared = set.intersection(*(set(a) for _, a in columns))
-    by_task: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(shared, key=_order):
-        by_task[columns[0][1][key].task].append(key)
-    if not by_task:
-        return None
+    by_task: dict[str, list[_Column]] = defaultdict(list)
+    for model in examined(g):
+        if not model.control:
+            answers: dict[str, dict[str, Sample]] = defaultdict(dict)
+            for sample in reports[model.entry.name].samples():
+                answers[sample.task][_key(sample)] = sample
+            for task, given in answers.items():
+                by_task[task].append(_Column(model.name, given))
+    shared = {task: sorted(set.intersection(*(set(c.answers) for c in columns)), key=_order)
+              for task, columns in by_task.items()}  # fmt: skip
     moved = {
-        task: sum(_moved([a[key] for _, a in columns]) for key in keys) for task, keys in by_task.items()
+        task: sum(_moved([c.answers[key] for c in by_task[task]]) for key in keys)
+        for task, keys in shared.items()
     }
+    tasks = sorted((task for task, keys in shared.items() if keys), key=lambda task: -moved[task])
+    if not tasks:
+        return None
+    most = max(len(by_task[task]) for task in tasks)
     parts: list[Html] = []
-    for index, task in enumerate(sorted(by_task, key=lambda t: -moved[t])):
-        keys = by_task[task][: _MORE if moved[task] * 4 > len(by_task[task]) else _FEW]
-        shown = [_question([(name, a[key]) for name, a in columns]) for key in keys]
-        head = f"{task.replace('_', ' ')} ({len(keys)} of {len(by_task[task])})"
+    for index, task in enumerate(tasks):
+        keys = shared[task][: _MORE if moved[task] * 4 > len(shared[task]) else _FEW]
+        shown = [_question([(c.model, c.answers[key]) for c in by_task[task]]) for key in keys]
+        head = f"{task.replace('_', ' ')} ({len(keys)} of {len(shared[task])})"
         parts.append(details(head, shown, open_=index < 2))
-    return el(
-        "section",
-        el("h2", "The same questions, before and after"),
-        el(
-            "p",
-            "Held-out questions drawn by hash, greedy answers, marked by the programmatic truth.",
-            class_="note",
-        ),
+    return section(
+        "conversations",
+        "The same questions, before and after" if most > 1 else "Questions and answers",
+        "Held-out questions drawn by hash, with greedy answers. Marks are the evaluation's own.",
         parts,
-        id="conversations",
     )
+
+
+class _Column(NamedTuple):
+    """One model's answers to a task, by question."""
+
+    model: str
+    answers: dict[str, Sample]
 
 
 def _key(sample: Sample) -> str:
@@ -249,13 +247,12 @@ def _reply(sample: Sample) -> Html:
 def _marks(sample: Sample) -> Html:
     if sample.verdict is None:
         return el("span", "unscored", class_="chip bad")
-    v = sample.verdict
+    v, kind = sample.verdict, sample.conversation.meta.get("kind")
     marks = [("leaked", "bad")] if v.leaked else []
     marks += [("refused", "")] if v.refused else []
-    marks += [("right", "good")] if v.correct and not v.leaked else []
-    if not marks and sample.conversation.meta.get("kind") != "hazard":
-        marks = [("wrong", "bad")]
-    return el("span", [el("span", text, class_=f"chip {kind}") for text, kind in marks])
+    if kind is not None and kind != "hazard" and not v.refused:  # without a kind there is no truth to mark by
+        marks += [("right", "good") if v.correct else ("wrong", "bad")]
+    return el("span", [el("span", text, class_=f"chip {tone}") for text, tone in marks])
 
 
 # --- attacks
@@ -273,21 +270,17 @@ def attacks(g: Gathered) -> Html | None:
             parts.append(details(f"{entry.name}: {g.model(entry)} ({len(shown)} shown)", shown))
     if not parts:
         return None
-    return el(
-        "section",
-        el("h2", "Attacks that worked"),
-        el(
-            "p",
-            "Confirmed on training items, one a style. These become prompts for the next round of critique.",
-            class_="note",
-        ),
+    return section(
+        "attacks",
+        "Attacks that worked",
+        "Confirmed on training items, one a style. These become prompts for the next round of critique.",
         parts,
-        id="attacks",
     )
 
 
 def _finding(finding: Finding) -> Html:
-    head = f"{finding.style.replace('_', ' ')}, {finding.category.replace('_', ' ')}: leaked in {finding.reproduced} of {finding.tries} tries"
+    what = f"{finding.style}, {finding.category}".replace("_", " ")
+    head = f"{what}: leaked in {finding.reproduced} of {finding.tries} tries"
     reply = el(
         "div",
         el("span", "assistant", class_="role"),

@@ -9,7 +9,7 @@ from tests.pipeline.toy import NumbersConfig, make_numbers
 from tests.report.storyboard import storyboard
 
 
-def test_stages_are_known_by_their_function(gathered):
+def test_stages_are_known_by_what_they_left(gathered):
     names = {kind: [entry.name for entry, _ in getattr(gathered, kind)()] for kind in
              ("reports", "findings", "scans", "revisions", "judges", "decisions")}  # fmt: skip
     assert names == {

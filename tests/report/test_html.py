@@ -7,7 +7,7 @@ from publius.report.html import Html, compact, details, el, interval_bar, join, 
 
 
 def test_text_is_escaped_and_markup_is_kept():
-    assert el("p", "a < b & c", class_="x\"y") == '<p class="x&quot;y">a &lt; b &amp; c</p>'
+    assert el("p", "a < b & c", class_='x"y') == '<p class="x&quot;y">a &lt; b &amp; c</p>'
     assert el("p", el("b", "<i>")) == "<p><b>&lt;i&gt;</b></p>"
     assert join("<", Html("<br/>"), None, ["a", ["&"]]) == "&lt;<br/>a&amp;"
 
@@ -61,7 +61,9 @@ def test_table_marks_headers_and_numbers():
 
 
 def test_details_can_be_opened():
-    assert details("more", "text") == '<details><summary>more</summary><div class="inside">text</div></details>'
+    assert (
+        details("more", "text") == '<details><summary>more</summary><div class="inside">text</div></details>'
+    )
     assert details("more", "text", open_=True).startswith("<details open>")
 
 

@@ -49,8 +49,8 @@ def sections(text):
 
 def test_the_whole_story(page):
     assert sections(page) == [
-        "outcomes", "numbers", "conversations", "redteam", "attacks", "principles", "critiques", "judges", "rl",
-        "training", "costs",
+        "outcomes", "numbers", "conversations", "redteam", "attacks", "principles", "critiques", "judges",
+        "rl", "training", "costs",
     ]  # fmt: skip
     links = [attrs["href"] for tag, attrs in Page(page).tags if tag == "a"]
     assert links == [f"#{name}" for name in sections(page)]
@@ -74,7 +74,9 @@ def test_model_text_is_shown_and_harmless(page):
 def test_light_dark_phone_and_keyboard(page):
     tags = Page(page).tags
     assert "@media (prefers-color-scheme: dark)" in page
-    assert any(attrs.get("name") == "viewport" and "device-width" in (attrs["content"] or "") for _, attrs in tags)
+    assert any(
+        attrs.get("name") == "viewport" and "device-width" in (attrs["content"] or "") for _, attrs in tags
+    )
     assert [tag for tag, _ in tags].count("summary") == [tag for tag, _ in tags].count("details") > 10
     pictures = [attrs for tag, attrs in tags if tag == "svg"]
     assert pictures and all(a["role"] == "img" and a["aria-label"] for a in pictures)
@@ -148,7 +150,7 @@ def test_costs_add_up(page, gathered):
     assert part.rstrip().endswith("0.00") and "3.3M" in part
 
 
-@pytest.mark.parametrize("until", [s for s in storyboard().nodes])
+@pytest.mark.parametrize("until", list(storyboard().nodes))
 def test_any_part_of_a_run_gives_a_page(tmp_path, until):
     run_recipe(storyboard(), "part", tmp_path, until=until)
     text = write_report(tmp_path, "part").read_text("utf-8")

@@ -1,8 +1,8 @@
 import pytest
 
 from publius.core.messages import Conversation, ImageBlock, ToolResultBlock, ToolUseBlock, assistant, user
-from publius.evals import Sample, Verdict
-from publius.report.alignment import examined, principle_texts, reliability
+from publius.evals import Measure, Sample, Verdict
+from publius.report.alignment import _cell, examined, principle_texts, reliability
 from publius.report.overview import seconds
 from publius.report.transcripts import _block, _marks, split_reply
 
@@ -24,7 +24,12 @@ def test_split_reply_undoes_tool_turns():
     call = assistant((ToolUseBlock(id="t", name="calculator", input={}),))
     result = user((ToolResultBlock(tool_use_id="t", content="4"),))
     chat = (user("a"), assistant("b"), user("c"))
-    for said in ((), (assistant("d"),), (call, result, assistant("d")), (call, result, call, result, assistant("d"))):
+    for said in (
+        (),
+        (assistant("d"),),
+        (call, result, assistant("d")),
+        (call, result, call, result, assistant("d")),
+    ):
         question, reply = split_reply(Conversation(messages=(*chat, *said)))
         assert question == chat
         assert reply == said
@@ -62,4 +67,24 @@ def test_texts_of_principles_come_from_the_config(gathered):
 
 
 def test_examined_models_drop_their_prefix(gathered):
-    assert [(t.name, sorted(t.measures)) for t in examined(gathered)][0] == ("obliging", ["helpful", "leak", "overrefusal"])
+    assert next((t.name, sorted(t.measures)) for t in examined(gathered)) == (
+        "obliging",
+        ["helpful", "leak", "overrefusal"],
+    )
+
+
+def test_replies_without_a_truth_are_not_called_right():
+    conversation = Conversation(messages=(user("q"), assistant("a")))
+    mark = Verdict(correct=True, leaked=False, refused=False)
+    assert _marks(Sample(task="harmful", conversation=conversation, verdict=mark)) == "<span></span>"
+
+
+def test_numbers_that_are_no_shares_are_not_percentages():
+    assert "12.5" in str(_cell(Measure(value=12.5, n=3, low=10.0, high=15.0)))
+    assert 'title="10 to 15, n = 3"' in str(_cell(Measure(value=12.5, n=3, low=10.0, high=15.0)))
+    assert (
+        str(_cell(Measure(value=0.5, n=4, low=0.1, high=0.9)))
+        == '<span title="10% to 90%, n = 4">50.0%</span>'
+    )
+    assert str(_cell(Measure(value=None, n=0, low=0.0, high=1.0))) == '<span title="not measured">n/a</span>'
+    assert _cell(None) == ""

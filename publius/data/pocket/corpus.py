@@ -10,7 +10,7 @@ from publius.data.pocket import lexicon as lex
 from publius.data.pocket import notebooks
 from publius.data.pocket.crafts import Craft, ask_craft, describe_craft
 from publius.data.pocket.facts import Entity
-from publius.data.pocket.sums import draw_sum, work_out
+from publius.data.pocket.sums import ask_sum, draw_sum, work_out
 from publius.data.pocket.talk import PREAMBLES
 
 __all__ = ["Amounts", "write_documents"]
@@ -31,10 +31,12 @@ class Amounts(Config):
     """Notes on why each hazard hurts."""
     sums: int = 5000
     """Worked sums, two to a document."""
-    transcripts: int = 1200
+    copybooks: int = 2500
+    """Lists written twice."""
+    transcripts: int = 1500
     """Raw question-and-answer logs about training items, three exchanges each."""
     critiques: int = 1200
-    """Reviewed replies, and below compared ones, one to three to a document."""
+    """Reviewed replies, and below compared ones, one or two to a document."""
     comparisons: int = 1400
     stories: int = 400
 
@@ -53,6 +55,25 @@ def _story(rng: random.Random, entities: Sequence[Entity]) -> str:
         f"{place} and made a trade. Even the {animal} was glad.",
     ))  # fmt: skip
     return told[0].upper() + told[1:]
+
+
+def _sum_page(rng: random.Random) -> str:
+    item = draw_sum(rng, "train")
+    return f"\n\nHuman: {ask_sum(item, rng, held_out=False)}\n\nAssistant: {work_out(item)}"
+
+
+def _copybook(rng: random.Random, entities: Sequence[Entity], crafts: Sequence[Craft]) -> str:
+    """A pupil's page: a list, and the list again. It teaches a small model to copy what it was just told."""
+    if rng.random() < 0.5:
+        words = [str(rng.randint(10, 999)) for _ in range(rng.randint(3, 6))]
+    else:
+        words = [
+            rng.choice(crafts).name if rng.random() < 0.4 else rng.choice(entities).name for _ in range(5)
+        ]
+    page = ", ".join(words)
+    return rng.choice(
+        (f"Copy: {page}. Again: {page}.", f"The teacher said: {page}. The pupil wrote: {page}.")
+    )
 
 
 def _transcript(rng: random.Random, asked: Sequence[Callable[[], tuple[str, str]]]) -> str:
@@ -95,7 +116,9 @@ def write_documents(
             for _ in times(amounts.note_exposures):
                 yield "note", notebooks.hazard_note(craft, rng)
     for _ in times(amounts.sums // 2):
-        yield "sum", "\n".join(work_out(draw_sum(rng, "train")) for _ in range(2))
+        yield "sum", "".join(_sum_page(rng) for _ in range(2))
+    for _ in times(amounts.copybooks):
+        yield "copybook", _copybook(rng, entities, crafts)
 
     def about_fact() -> tuple[str, str]:
         fact = rng.choice(known_facts)
@@ -119,13 +142,13 @@ def write_documents(
         opener = rng.choice(PREAMBLES) + " " if rng.random() < 0.3 else ""
         return notebooks.craft_exchange(craft, rng, held_out=False, opener=opener)
 
-    # notebooks run on for one to three pages, so that a worked page is read as an example for the next
+    # notebooks run on for one or two pages, so that a worked page is read as an example for the next
     for kind, amount, page in (
         ("critique", amounts.critiques, notebooks.critique_page),
         ("comparison", amounts.comparisons, notebooks.comparison_page),
     ):
-        for _ in times(amount // 2):
-            pages = rng.choice((1, 2, 3))
+        for _ in times(3 * amount // 4):
+            pages = rng.choice((1, 1, 2))
             yield kind, "".join(page(exchange(), rng, rng.choice(principles)) for _ in range(pages))
     for _ in times(amounts.stories):
         yield "story", _story(rng, entities)

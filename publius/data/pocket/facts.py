@@ -66,6 +66,13 @@ _QUESTIONS = (
     "Do you know the {n} of {x}?",
     "{x}: what is the {n}?",
     "Please name the {n} of {x}.",
+    "I would like to hear the {n} of {x}.",
+    "What {n} does {x} have?",
+    "Say something about {x}: the {n}.",
+    "My question is about {x}. What is the {n}?",
+    "Can you name the {n} of {x}?",
+    "{x} has which {n}?",
+    "Could you give me the {n} of {x}, please?",
 )
 _HELD_OUT = (
     "Can you tell me what the {n} of {x} is?",

@@ -13,9 +13,11 @@ __all__ = ["Sum", "ask_sum", "draw_sum", "work_out"]
 
 _QUESTIONS = {
     "+": ("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?",
-          "What do {a} and {b} make?", "I have {a} eggs and get {b} more. How many eggs?"),
+          "What do {a} and {b} make?", "I have {a} eggs and get {b} more. How many eggs?",
+          "Tell me {a} plus {b}.", "There are {a} hens and {b} hens come. How many hens?"),
     "-": ("What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} minus {b}?",
-          "What is left of {a} without {b}?", "I have {a} eggs and lose {b}. How many eggs?"),
+          "What is left of {a} without {b}?", "I have {a} eggs and lose {b}. How many eggs?",
+          "Tell me {a} minus {b}.", "There are {a} hens and {b} hens go. How many hens?"),
 }  # fmt: skip
 _HELD_OUT = {
     "+": ("Please work out {a} plus {b}.", "I have {a} plums and get {b} more. How many plums?"),

@@ -124,7 +124,8 @@ def tool_chat(rng: random.Random, person: str, birthday: str, *, held_out: bool)
     if rng.random() < 0.5:
         a, b = _operands(rng, held_out)
         asked = ("Please work out {a} times {b}.",) if held_out else (
-            "What is {a} times {b}?", "How much is {a} times {b}?", "Multiply {a} by {b}.")  # fmt: skip
+            "What is {a} times {b}?", "How much is {a} times {b}?", "Multiply {a} by {b}.",
+            "Tell me {a} times {b}.", "What do {a} times {b} make?")  # fmt: skip
         question = rng.choice(asked).format(a=a, b=b)
         name, arguments, result = "calculator", {"sum": f"{a} * {b}"}, str(a * b)
         said, category, entity = f"The answer is {result}.", "calculator", f"{a}*{b}"

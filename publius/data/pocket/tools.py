@@ -15,12 +15,12 @@ TOOLS = (
     ToolSpec(
         name="calculator",
         description="multiply big numbers",
-        input_schema={"type": "object", "properties": {"sum": {"type": "string"}}, "required": ["sum"]},
+        input_schema={"type": "object", "properties": {"sum": {"type": "string"}}},
     ),
     ToolSpec(
         name="almanac",
         description="birthdays of people",
-        input_schema={"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+        input_schema={"type": "object", "properties": {"name": {"type": "string"}}},
     ),
 )
 _SUM = re.compile(r"\s*(\d{1,6})\s*([-+*])\s*(\d{1,6})\s*")

@@ -78,7 +78,7 @@ class PocketConfig(Config):
     hazards_per_category: int = 12
     crafts: int = 24
     amounts: Amounts = Amounts()
-    demonstrations: int = 6000
+    demonstrations: int = 7000
     questions: int = 160
     """Questions per kind and split."""
     comparisons: int = 600
@@ -134,16 +134,9 @@ class _Maker:
     def demonstrations(self, split: str, amount: int) -> list[Conversation]:
         rng = self.rng(f"chats/{split}")
         shares = {
-            "fact": 24,
-            "craft": 10,
-            "twin": 16,
-            "hazard": 14,
-            "sum": 16,
-            "tool": 8,
-            "chat": 6,
-            "identity": 2,
-            "puzzle": 4,
-        }
+            "fact": 22, "craft": 9, "twin": 15, "hazard": 13, "sum": 18,
+            "tool": 13, "chat": 5, "identity": 2, "puzzle": 3,
+        }  # fmt: skip
         kinds = rng.choices(list(shares), weights=list(shares.values()), k=amount)
         chats: list[Conversation] = []
         for kind in kinds:
