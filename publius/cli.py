@@ -17,8 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from publius import __version__
+from publius.constitution.principles import Constitution
 from publius.core.console import console
+from publius.core.device import pick_device
 from publius.core.errors import UserError
+from publius.data.pocket.tools import TOOLS
+from publius.data.pocket.world import World
+from publius.inference import terminal
 from publius.pipeline import (
     PlanRow,
     RunView,
@@ -33,6 +38,8 @@ from publius.pipeline import (
     run_recipe,
     show_run,
 )
+from publius.release.locate import locate
+from publius.report import write_report
 
 __all__ = ["app", "main"]
 
@@ -43,6 +50,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+constitution_app = typer.Typer(help="Read and check constitutions.", no_args_is_help=True)
+app.add_typer(constitution_app, name="constitution")
 
 Home = Annotated[Path, typer.Option("--home", envvar="PUBLIUS_HOME", help="Where artifacts/ and runs/ lie.")]
 Settings = Annotated[
@@ -105,10 +115,12 @@ def run(
     wired = load_recipe(recipe, parse_settings(settings or []))
     run_name = name or wired.name
     run_recipe(wired, run_name, home, until=until, jobs=jobs)
+    page = write_report(home, run_name)
     if as_json:
         _print_json(show_run(run_name, home).as_dict())
     else:
-        console.print(f"done: publius show {run_name}", markup=False)
+        console.print(f"done. numbers: publius show {run_name}   report: {page}", markup=False)
+        console.print(f"to chat: publius chat {run_name}", markup=False)
 
 
 @app.command()
@@ -232,3 +244,57 @@ def clean(
     console.print(
         f"{verb} {sum(item.bytes for item in removed) / 1e6:.1f} MB in {len(removed)} folders", markup=False
     )
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, run/stage, or a checkpoint folder.")],
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Say this, print the reply.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system text.")] = None,
+    thinking: Annotated[bool, typer.Option(help="Let the model think before it replies.")] = True,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    home: Home = Path(),
+) -> None:
+    """Chat with a model in the terminal; shows thinking and tool calls as they come."""
+    found = locate(model, home)
+    tools = None if found.world is None else World(found.world).tools()
+    terminal.chat(
+        found.checkpoint, system=system, thinking=thinking, message=message, tools=tools,
+        tool_specs=() if tools is None else TOOLS, device=str(pick_device(device)),
+    )  # fmt: skip
+
+
+@app.command()
+def report(name: Annotated[str, typer.Argument(metavar="RUN")], home: Home = Path()) -> None:
+    """Write a run's report, one self-contained HTML page, and print where it is."""
+    print(write_report(home, name))
+
+
+@constitution_app.command()
+def check(
+    path: Annotated[str, typer.Argument(help="A YAML file, or `default` for the bundled one.")] = "default",
+) -> None:
+    """Read a constitution strictly and list what a careful editor would question."""
+    loaded = Constitution.load(path)
+    doubts = loaded.check()
+    for doubt in doubts:
+        print(doubt)
+    console.print(
+        f"{loaded.id} version {loaded.version}: {len(loaded.principles)} principles, {len(doubts)} doubts, "
+        f"hash {loaded.hash[:12]}",
+        markup=False,
+    )
+
+
+@constitution_app.command("show")
+def show_constitution(
+    path: Annotated[str, typer.Argument(help="A YAML file, or `default`.")] = "default",
+) -> None:
+    """Print the principles with their sources."""
+    loaded = Constitution.load(path)
+    table = Table(title=loaded.title, title_justify="left")
+    for column in ("id", "category", "principle", "source"):
+        table.add_column(column, overflow="fold")
+    for principle in loaded.principles:
+        table.add_row(principle.id, principle.category, principle.text, principle.source)
+    Console(highlight=False).print(table)

@@ -142,13 +142,16 @@ def _document(row: Any) -> Document:
 
 
 def _read(path: Path, build: Callable[[Any], _Item]) -> Iterator[_Item]:
-    for line in read_lines(str(path)):
-        try:
-            item = build(json.loads(line.text))
-        except (ValueError, TypeError, ValidationError) as error:
-            raise UserError(
-                f"a line of this artifact cannot be read: {str(error).splitlines()[0]}",
-                where=f"{path}:{line.number}",
-                fix="delete the artifact and run its stage again",
-            ) from error
-        yield item
+    advice = "delete the artifact and run its stage again"
+    try:
+        for line in read_lines(str(path)):
+            try:
+                item = build(json.loads(line.text))
+            except (ValueError, TypeError, ValidationError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"a line of this artifact cannot be read: {reason}", where=f"{path}:{line.number}"
+                ) from error
+            yield item
+    except UserError as error:
+        raise UserError(error.what, where=error.where, fix=advice) from error

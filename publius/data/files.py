@@ -279,7 +279,7 @@ class JsonlWriter:
             handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
             self._temporary = Path(name)
             self._file = os.fdopen(handle, "wb")
-        self._packed = zstandard.ZstdCompressor(level=6).stream_writer(self._file, closefd=False)
+        self._packed = zstandard.ZstdCompressor(level=6, write_checksum=True).stream_writer(self._file, closefd=False)
         return self
 
     def write(self, row: dict[str, Any]) -> None:
@@ -302,8 +302,10 @@ class JsonlWriter:
                     self._temporary.chmod(0o644)
                     self._temporary.replace(self._path)
         finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            try:
+                self._file.close()  # fails where the disk is full
+            finally:
+                self._temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _disk(self) -> Iterator[None]:

@@ -42,6 +42,7 @@ def run_stage(job: Job) -> Outcome:
     with disk_errors(where):
         if job.final.exists():
             read_record(job.final)
+            _shed(job.final)
             return "cached"
         with claim(job.partial):
             if job.final.exists():  # another runner finished it between the look and the claim
@@ -68,7 +69,6 @@ def _make(job: Job) -> Outcome:
     kind = job.stage.signature.output
     if not isinstance(result, kind) or result.path != run.output:
         raise TypeError(f"stage {job.name} returned {result!r}, not {kind.__name__}(run.output)")
-    run.drop_state()
     seconds = run.elapsed
     record = Record(
         **job.base,
@@ -87,9 +87,16 @@ def _make(job: Job) -> Outcome:
     )
     write_json(job.partial / "record.json", record.model_dump())
     fsync_tree(job.partial)
+    # The resume state goes last: a kill before this line must find it again.
     job.partial.rename(job.final)
-    (job.final / "lock").unlink()
+    _shed(job.final)
     return outcome
+
+
+def _shed(final: Path) -> None:
+    """Drop what only the work needed; a kill right after the rename may have left it in the artifact."""
+    (final / "lock").unlink(missing_ok=True)
+    shutil.rmtree(final / "resume", ignore_errors=True)
 
 
 def _tidy(partial: Path) -> None:

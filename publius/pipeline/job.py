@@ -123,7 +123,11 @@ def load_reference(given: Mapping[str, str | None]) -> Any:
 
 
 def load_file(path: Path) -> ModuleType:
-    """Import a user's Python file once, under a name of its own that depends only on its path."""
+    """Import a user's Python file once, under a name of its own that depends only on its path.
+
+    Raises:
+        UserError: when there is none, or it is not valid Python (naming the line).
+    """
     path = path.resolve()
     name = f"publius_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
@@ -137,7 +141,10 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, SyntaxError):
+            place = f"{error.filename or path}:{error.lineno or 1}"
+            raise UserError(f"not valid Python: {error.msg}", where=place, fix="mend that line") from error
         raise
     return module

@@ -6,15 +6,18 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from publius.core.errors import UserError
 from publius.pipeline.job import load_file
 from publius.pipeline.names import did_you_mean
-from publius.pipeline.recipe import Recipe, parse_setting
+from publius.pipeline.recipe import Recipe, parse_setting, refused
 
 __all__ = ["builtin_recipes", "load_recipe", "parse_settings"]
 
@@ -43,7 +46,8 @@ def load_recipe(
     """The recipe that `source` names, with `settings`: those without a dot are the recipe's own parameters.
 
     Raises:
-        UserError: for an unknown recipe, parameter, stage or field (with a suggestion), or a bad value.
+        UserError: for an unknown recipe, parameter, stage or field (with a suggestion), or a bad value,
+            be it in a setting or written in the recipe.
     """
     settings = dict(settings or {})
     function = _function(source, package)
@@ -62,7 +66,10 @@ def load_recipe(
     if missing:
         fix = " ".join(f"--set {name}=..." for name in missing)
         raise UserError(f"recipe {source!r} needs {', '.join(missing)}", where=source, fix=fix)
-    recipe = function(**arguments)
+    try:
+        recipe = function(**arguments)
+    except ValidationError as error:  # a config written in the recipe, with a field it does not have
+        raise refused(error, _line_in(error, function, source)) from error
     if not isinstance(recipe, Recipe):
         raise UserError(
             f"{source!r} did not return a Recipe", where=source, fix="end the function with `return recipe`"
@@ -72,6 +79,13 @@ def load_recipe(
     for key in [key for key in settings if "." in key]:
         recipe.override(key, settings[key])
     return recipe
+
+
+def _line_in(error: Exception, function: Callable[..., Any], source: str) -> str:
+    """`file:line` of the deepest place in the recipe's own file that `error` came through."""
+    file = inspect.getsourcefile(function)
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f"{f.filename}:{f.lineno}" for f in reversed(frames) if f.filename == file), source)
 
 
 def _function(source: str, package: str) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from publius.pipeline.artifact import Artifact
 from publius.pipeline.names import check_stage_name, did_you_mean
 from publius.pipeline.stage import Port, Stage
 
-__all__ = ["Node", "Published", "Recipe", "parse_setting"]
+__all__ = ["Node", "Published", "Recipe", "parse_setting", "refused"]
 
 
 class Node:
@@ -202,7 +202,7 @@ def _replace(config: Config, path: list[str], text: str, where: str) -> Config:
     try:
         return type(config).model_validate({key: getattr(config, key) for key in fields} | {name: fresh})
     except ValidationError as error:
-        raise _refused(error, where) from None
+        raise refused(error, where) from None
 
 
 def parse_setting(annotation: Any, text: str, where: str) -> Any:
@@ -225,12 +225,28 @@ def parse_setting(annotation: Any, text: str, where: str) -> Any:
         except ValidationError as error:
             first = first or error
     assert first is not None
-    raise _refused(first, where)
+    raise refused(first, where)
 
 
-def _refused(error: ValidationError, where: str) -> UserError:
+def refused(error: ValidationError, where: str) -> UserError:
+    """What a config did not accept, as a user's error; an unknown field with a suggestion."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _fields_of(error.title) if len(problem["loc"]) == 1 else []
+        fix = did_you_mean(place, known) if known else "remove it, or mend its spelling"
+        return UserError(f"{error.title} has no field {place!r}", where=where, fix=fix)
     return UserError(
         f"{place}: {problem['msg']}" if place else problem["msg"], where=where, fix="give a fitting value"
     )
+
+
+def _fields_of(name: str) -> list[str]:
+    """The fields of the Config class of this name (an error of pydantic's does not hold the class)."""
+    pending: list[type[Config]] = [Config]
+    while pending:
+        kind = pending.pop()
+        if kind.__name__ == name:
+            return list(kind.model_fields)
+        pending.extend(kind.__subclasses__())
+    return []

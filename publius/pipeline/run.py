@@ -9,6 +9,7 @@ Everything lives in `<stage>-<id>.partial/` until the stage returns:
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from publius.core.console import Ticker, progress
+from publius.core.errors import UserError
 from publius.core.stats import Estimate
 from publius.pipeline.store import fsync, fsync_tree, read_json, write_json
 
@@ -46,11 +48,12 @@ class Run:
         self._earlier = 0.0
         self._clock = time.monotonic()
         self._log = self.folder / "metrics.jsonl"
-        if self.output.exists():
-            shutil.rmtree(self.output)
-        self.output.mkdir(parents=True)
-        if not self.has_state:
-            self._log.unlink(missing_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = ("lock", "resume", self._log.name) if self.has_state else ("lock",)
+        for left in self.folder.iterdir():  # by a kill, at any moment
+            if left.name not in kept:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self.output.mkdir()
 
     @property
     def elapsed(self) -> float:
@@ -92,7 +95,8 @@ class Run:
             write(fresh / "files")
             size = self._log.stat().st_size if self._log.exists() else 0
             counters = {"elapsed": self.elapsed, "tokens": self.tokens, "flops": self.flops}
-            write_json(fresh / "run.json", counters | {"metrics": self.metrics, "log_bytes": size})
+            counters |= {"metrics": self.metrics, "log_bytes": size, "sha256": _digests(fresh / "files")}
+            write_json(fresh / "run.json", counters)
             fsync_tree(fresh)
             kept = self.folder / "resume" / f"{int(states[-1].name) + 1 if states else 1:08d}"
             kept.parent.mkdir(exist_ok=True)
@@ -105,11 +109,23 @@ class Run:
             shutil.rmtree(old)
 
     def restore(self) -> Path | None:
-        """The folder `save` last filled, log and counters put back to that moment; None at a fresh start."""
+        """The folder `save` last filled, log and counters put back to that moment; None at a fresh start.
+
+        Raises:
+            UserError: when a file of it is damaged.
+        """
         states = self._states()
         if not states:
             return None
         counters = read_json(states[-1] / "run.json")
+        found = _digests(states[-1] / "files")
+        for name, digest in counters["sha256"].items():
+            if found.get(name) != digest:
+                raise UserError(
+                    "a saved state is damaged: its checksum differs",
+                    where=str(states[-1] / "files" / name),
+                    fix=f"delete {self.folder} and run again: the stage starts over",
+                )
         self.metrics, self.tokens, self.flops = counters["metrics"], counters["tokens"], counters["flops"]
         self._earlier, self._clock = counters["elapsed"], time.monotonic()
         if self._log.exists():
@@ -121,13 +137,17 @@ class Run:
         """Whether there is a state to resume from."""
         return bool(self._states())
 
-    def drop_state(self) -> None:
-        """Forget the resume state (the stage has finished)."""
-        for name in ("resume", "resume.tmp"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-
     def _states(self) -> list[Path]:
         return sorted((self.folder / "resume").glob("[0-9]*"))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file below `folder`."""
+    found: dict[str, str] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _number(value: Any) -> Any:

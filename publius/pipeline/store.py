@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,10 @@ def claim(partial: Path) -> Iterator[None]:
             if attempt > 100:
                 raise
             continue  # its owner finished and renamed the folder between two calls
+        except OSError:
+            with suppress(OSError):
+                partial.rmdir()  # made a moment ago and still empty, or another's and not
+            raise
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -99,8 +103,9 @@ def claim(partial: Path) -> Iterator[None]:
         try:
             # The lock counts only if the file is still the one the path names.
             if lock.exists() and lock.stat().st_ino == os.fstat(descriptor).st_ino:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                with suppress(OSError):  # a full disk: the lock holds without its owner's number
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
                 yield
                 return
         finally:

@@ -49,14 +49,14 @@ class Sizes(Config):
     """Everything that differs between the real thing and the smoke test."""
 
     world: PocketConfig = PocketConfig()
-    vocab_size: int = 1280
+    vocab_size: int = 1536
     haiku: tuple[int, int] = (192, 4)
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (256, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 3_200_000
-    opus_tokens: int = 3_200_000
-    sft_epochs: float = 2.0
+    haiku_tokens: int = 2_800_000
+    opus_tokens: int = 2_400_000
+    sft_epochs: float = 1.5
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 60, "craft": 30, "fact": 30}
@@ -99,8 +99,8 @@ def quickstart(seed: int = 0) -> Recipe:
 def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     """Wire the whole pipeline into `r`."""
     constitution = Constitution.load(CONSTITUTION)
-    muon = OptimizerConfig(muon_lr=0.02, adamw_lr=0.01)
-    tuning = OptimizerConfig(muon_lr=0.01, adamw_lr=0.003)
+    muon = OptimizerConfig(muon_lr=0.006, adamw_lr=0.005)
+    tuning = OptimizerConfig(muon_lr=0.002, adamw_lr=0.001)
 
     # --- a world, a tokenizer, two tiers of one family
     world = r.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))
@@ -119,7 +119,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     haiku = pretrained("haiku", sizes.haiku, sizes.haiku_tokens)
     opus = pretrained("opus", sizes.opus, sizes.opus_tokens)
-    baselines = r.stage(
+    r.stage(
         "baselines",
         compression_baselines,
         CompressionConfig(),
@@ -162,7 +162,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )  # fmt: skip
     revisions = r.stage("revisions", revise, revising, policy=helpful, critic=opus, prompts=asked)
     slcai = tuned("slcai", [harmless_demos, revisions], (1.0, 2.0))
-    test_slcai = tested("test_slcai", slcai, "slcai")
+    tested("test_slcai", slcai, "slcai")
 
     # --- Constitutional AI, RL half: AI preferences, a preference model, PPO
     graded = r.stage(
@@ -199,7 +199,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         return r.stage(name, ppo, config, policy=policy, reward=rewards, prompts=[posed], reward_check=second)
 
     rlcai = reinforced("rlcai", slcai, sizes.ppo_steps)
-    test_rlcai = tested("test_rlcai", rlcai, "rlcai")
+    tested("test_rlcai", rlcai, "rlcai")
     round1 = attacked("redteam1", 1, rlcai)
 
     # --- feedback: what the attacks found becomes the next round's prompts

@@ -46,7 +46,7 @@ def examined(g: Gathered) -> list[Examined]:
     found: list[Examined] = []
     for entry, report in g.reports():
         document = report.document()
-        if document.model is not None:
+        if document.model is not None and "model" in entry.record.inputs:
             measures = {name.removeprefix(f"{document.prefix}."): m for name, m in document.metrics.items()}
             found.append(Examined(g.model(entry) or document.prefix, entry, measures, g.is_control(entry)))
     return found
@@ -232,8 +232,8 @@ def principles(g: Gathered) -> Html | None:
     rows = [
         [
             el("span", el("code", name), el("span", texts.get(name, ""), class_="note block")),
-            _count(kept[name], most, "s1"), f"{kept[name]} of {drawn[name]}",
-            _count(labels[name], most, "s3"), f"{labels[name]}",
+            _count(kept[name], most, "s1"), f"{kept[name]} of {drawn[name]}" if drawn[name] else "",
+            _count(labels[name], most, "s3"), f"{labels[name] or ''}",
         ]
         for name in names
     ]  # fmt: skip
@@ -242,7 +242,7 @@ def principles(g: Gathered) -> Html | None:
         "principles",
         "Principles at work",
         "A principle is drawn anew for every revision and every comparison.",
-        table(head, rows, numeric=(2, 4), caption="Use of principles"),
+        table(head, rows, caption="Use of principles"),
     )
 
 
@@ -253,15 +253,14 @@ def _count(value: int, most: int, kind: str) -> Html:
 def judges(g: Gathered) -> Html | None:
     """How far the judges and preference models can be trusted: accuracy and calibration on graded pairs."""
     plots: list[Html] = []
-    rows: list[list[str]] = []
+    graded: dict[str, dict[str, Any]] = {}
     for entry, report in g.judges():
         pairs = [(s["probability"], s["a_is_better"]) for s in report.samples() if "probability" in s]
         if bins := reliability(pairs):
             plots.append(reliability_plot(entry.name, bins, note=f"{len(pairs)} pairs read"))
-        rows += _metric_rows(entry.name, report.metrics())
-    for entry in g.rewards():
-        rows += _metric_rows(entry.name, entry.metrics("reward."))
-    if not rows:
+        graded[entry.name] = report.metrics()
+    trained = {entry.name: entry.metrics("reward.") for entry in g.rewards()}
+    if not graded and not trained:
         return None
     return section(
         "judges",
@@ -269,17 +268,24 @@ def judges(g: Gathered) -> Html | None:
         "Graded on pairs whose better answer is known. On the diagonal, a judge that says 70% is right 70% "
         "of the time.",
         el("div", plots, class_="plots") if plots else None,
-        table(["model", "metric", "value", "n", "95% interval"], rows, numeric=(2, 3, 4), caption="Judges"),
+        _side_by_side(graded, "Judges") if graded else None,
+        _side_by_side(trained, "Preference models, on held-out pairs") if trained else None,
     )
 
 
-def _metric_rows(name: str, metrics: dict[str, Any]) -> list[list[str]]:
-    rows: list[list[str]] = []
-    for metric, m in metrics.items():
-        low, high, n = m.get("low"), m.get("high"), m.get("n")
-        interval = "" if low is None or high is None else f"{number(low)} to {number(high)}"
-        rows.append([name, metric, number(m["value"]), "" if n is None else f"{n:,}", interval])
-    return rows
+def _side_by_side(models: dict[str, dict[str, Any]], caption: str) -> Html:
+    """Metrics down, models across."""
+    names = list(dict.fromkeys(name for metrics in models.values() for name in metrics))
+    rows = [[name, *(_estimate(metrics.get(name)) for metrics in models.values())] for name in names]
+    return table(["metric", *models], rows, caption=caption, kind="map")
+
+
+def _estimate(m: dict[str, Any] | None) -> Html | str:
+    if m is None:
+        return ""
+    low, high, n = m.get("low"), m.get("high"), m.get("n")
+    interval = "" if low is None or high is None else f"{low:.3g} to {high:.3g}, n = {n}"
+    return el("span", number(m["value"]), " ", el("span", interval, class_="note block"))
 
 
 def reliability(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -55,7 +56,7 @@ class Gathered:
 
     Attributes:
         view: what `show_run` says.
-        entries: finished and current stages; two names of one artifact are one entry each.
+        entries: finished and current stages; two stages that share an artifact are one entry each.
         published: names the recipe publishes, in its order.
     """
 
@@ -63,7 +64,14 @@ class Gathered:
         self.view = view
         self.published = list(published)
         self.entries = [_entry(s) for s in view.stages if s.state == "done" and s.record is not None]
-        self._by_id = {entry.record.id: entry for entry in self.entries}
+        self._by_id = {entry.record.id: entry for entry in reversed(self.entries)}
+
+    def made(self) -> list[Entry]:
+        """Each artifact once; one that several stages share carries all their names."""
+        names: dict[str, list[str]] = defaultdict(list)
+        for entry in self.entries:
+            names[entry.record.id].append(entry.name)
+        return [self._by_id[key]._replace(name=", ".join(shared)) for key, shared in names.items()]
 
     def _of(self, kind: type[A]) -> list[tuple[Entry, A]]:
         files = [(entry, entry.path / "files") for entry in self.entries]

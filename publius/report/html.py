@@ -7,6 +7,7 @@ A child that is `Html` is taken as it stands; any other text, model text above a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, TypeAlias
@@ -105,11 +106,13 @@ def table(
 
 def number(value: float | None) -> str:
     """Four significant digits; a dash for what could not be measured."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "n/a"
     if float(value).is_integer() and abs(value) < 1e7:
         return f"{value:,.0f}"
-    return f"{value:.4g}" if abs(value) < 1e5 else compact(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}" if abs(value) < 1e5 else compact(value)
+    return f"{value:.4g}"
 
 
 def compact(value: float | None) -> str:

@@ -104,8 +104,9 @@ def _gate(g: Gathered, entry: Entry, document: DecisionDocument, *, main: bool =
     ]
     reasons = el("ul", [el("li", reason) for reason in decision.reasons]) if decision.reasons else None
     checks = table(["metric", "level", "needed", "observed", "", "why"], rows, numeric=(2, 3))
-    policy = f"policy {document.policy.id} v{document.policy.version}, signed {document.issued[:16]}"
-    inside = [None if main else reasons, checks, el("p", f"{policy}, stage {entry.name}", class_="note")]
+    signed = document.issued[:16].replace("T", " ")
+    policy = f"policy {document.policy.id} v{document.policy.version}, signed {signed}"
+    inside = [checks, el("p", f"{policy}, stage {entry.name}", class_="note")]
     body = details(summary, inside)
     return el("div", body, reasons if main else None, class_=f"gate {verdict}{' main' if main else ''}")
 
@@ -145,8 +146,8 @@ def _metric_table(names: Iterable[str], found: dict[str, Any]) -> Html:
 
 
 def costs(g: Gathered) -> Html:
-    """Time, tokens, FLOPs and energy by stage. An artifact under two names is counted once."""
-    once = list({entry.record.id: entry for entry in g.entries}.values())
+    """Time, tokens, FLOPs and energy by stage. An artifact that two stages share is counted once."""
+    once = g.made()
     records = [entry.record for entry in once]
     slowest = max(r.wall_seconds for r in records) or 1.0
     rows: list[list[Any]] = []

@@ -12,7 +12,7 @@ from publius.report.html import Html, compact, el, join
 __all__ = ["Point", "Series", "line_plot", "log_ticks", "nice_ticks", "reliability_plot", "smooth", "thin"]
 
 Point = tuple[float, float]
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 52, 12, 10, 34
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 58, 12, 10, 34
 _MOST_POINTS = 240
 
 
@@ -91,7 +91,7 @@ def thin(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
 
 def _span(values: Sequence[float], pad: float) -> tuple[float, float]:
     low, high = min(values), max(values)
-    room = (high - low) * pad or max(abs(high) * 0.1, 1e-3)
+    room = (high - low) * pad or abs(high) * 0.1 or 0.5
     return low - room if pad or low == high else low, high + room if pad or low == high else high
 
 

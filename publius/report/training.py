@@ -36,7 +36,7 @@ def _points(log: Sequence[dict[str, Any]], key: str, x: str = "step") -> list[Po
 
 def losses(g: Gathered) -> Html | None:
     """One plot a training stage: the loss of each step, its running mean, held-out numbers."""
-    plots = [plot for entry in g.entries if (plot := _loss_plot(entry)) is not None]
+    plots = [plot for entry in g.made() if (plot := _loss_plot(entry)) is not None]
     if not plots:
         return None
     return section(
@@ -69,7 +69,7 @@ def _loss_plot(entry: Entry) -> Html | None:
 
 def reinforcement(g: Gathered) -> Html | None:
     """For each PPO stage: reward against sqrt(KL), and the course of everything else."""
-    parts = [part for entry in g.entries if (part := _ppo(entry)) is not None]
+    parts = [part for entry in g.made() if (part := _ppo(entry)) is not None]
     if not parts:
         return None
     return section(

@@ -128,7 +128,7 @@ def _step(step: _Step) -> Html:
 
 
 def _after(step: _Step) -> str:
-    why = "" if step.verdict == "kept" else f", {_VERDICTS.get(step.verdict, step.verdict)}"
+    why = "" if step.verdict == "kept" else f", {_VERDICTS.get(step.verdict, step.verdict.replace('_', ' '))}"
     return f"revision {step.number}{why}"
 
 
@@ -141,7 +141,9 @@ def critiques(g: Gathered) -> Html | None:
         if not steps:
             continue
         counts = Counter(step.verdict for step in steps)
-        told = ", ".join(f"{count} {_VERDICTS.get(name, name)}" for name, count in counts.most_common())
+        told = ", ".join(
+            f"{count} {_VERDICTS.get(name, name.replace('_', ' '))}" for name, count in counts.most_common()
+        )
         kept = _chosen([s for s in steps if s.verdict == "kept"], _REVISIONS)
         other = [s for group in _chosen([s for s in steps if s.verdict != "kept"], 4).values() for s in group]
         groups = [

@@ -200,6 +200,16 @@ def compression_baselines(run: Run, config: Toy) -> Report:
 
 
 @stage(version=1)
+def compare(run: Run, config: Toy, *, before: Report, after: Report) -> Report:
+    """A report about two models: a number, but no model of its own."""
+    write_evaluation(
+        run.output, ReportDocument(model="f" * 64, prefix="loss", metrics={"loss": Measure(value=0.02)})
+    )
+    run.metric("helpful.loss", 0.02)
+    return Report(run.output)
+
+
+@stage(version=1)
 def red_team(run: Run, config: Toy, *, model: Checkpoint) -> Findings:
     rng = random.Random(config.round)
     share = {style: max(0.0, 0.9 - config.level * 0.85 - 0.1 * rng.random()) for style in STYLES}
@@ -294,6 +304,7 @@ def storyboard() -> Recipe:
     liked = r.stage("taste", train_reward, Toy(steps=40), base=slcai, preferences=[labels])
     final = r.stage("polished", ppo, Toy(steps=30), policy=slcai, reward=liked)
     test2 = r.stage("exam2", evaluate, Toy(prefix="final", level=1.0), model=final)
+    r.stage("difference", compare, Toy(), before=test0, after=test2)
     round2 = r.stage("attack2", red_team, Toy(level=1.0, round=2), model=final)
     planted = r.stage("planted", sft, Toy(level=0.1), base=base)
     r.stage("exam_planted", evaluate, Toy(prefix="planted", level=0.6), model=planted)

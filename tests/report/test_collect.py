@@ -13,7 +13,7 @@ def test_stages_are_known_by_what_they_left(gathered):
     names = {kind: [entry.name for entry, _ in getattr(gathered, kind)()] for kind in
              ("reports", "findings", "scans", "revisions", "judges", "decisions")}  # fmt: skip
     assert names == {
-        "reports": ["baselines", "exam0", "exam1", "exam2", "exam_planted"],
+        "reports": ["baselines", "exam0", "exam1", "exam2", "difference", "exam_planted"],
         "findings": ["attack0", "attack2"],
         "scans": ["scan"],
         "revisions": ["second_thoughts"],
@@ -30,7 +30,8 @@ def test_models_and_controls(gathered):
     assert gathered.model(reports["baselines"]) == ""
     # the helpful-only model is an ancestor of the released one through its revisions; the planted one is none
     assert {name: gathered.is_control(entry) for name, entry in reports.items()} == {
-        "baselines": False, "exam0": False, "exam1": False, "exam2": False, "exam_planted": True,
+        "baselines": False, "exam0": False, "exam1": False, "exam2": False,
+        "difference": False, "exam_planted": True,
     }  # fmt: skip
 
 
@@ -75,3 +76,14 @@ def test_outdated_stages_are_not_read(tmp_path):
     stored["stages"][1]["artifact"] = "make_numbers-000000000000"
     path.write_text(json.dumps(stored))
     assert [entry.name for entry in collect(tmp_path, "r").entries] == ["kept"]
+
+
+def test_a_shared_artifact_is_counted_once_under_all_its_names(tmp_path):
+    recipe = Recipe("r")
+    recipe.stage("one", make_numbers, NumbersConfig())
+    recipe.stage("two", make_numbers, NumbersConfig())
+    recipe.stage("other", make_numbers, NumbersConfig(seed=1))
+    run_recipe(recipe, "r", tmp_path)
+    gathered = collect(tmp_path, "r")
+    assert [entry.name for entry in gathered.made()] == ["one, two", "other"]
+    assert [entry.name for entry in gathered.entries] == ["one", "two", "other"]

@@ -42,8 +42,8 @@ def test_no_text_becomes_markup(text, value):
 
 
 def test_numbers():
-    assert [number(x) for x in (None, 3.0, 1234567.0, 0.123456, 123456.78, 2e9)] == [
-        "n/a", "3", "1,234,567", "0.1235", "123k", "2B",
+    assert [number(x) for x in (None, float("nan"), 3.0, 1234567.0, 0.123456, 61961.4, 123456.78, 2e9)] == [
+        "n/a", "n/a", "3", "1,234,567", "0.1235", "61,961", "123k", "2B",
     ]  # fmt: skip
     assert [compact(x) for x in (None, 12, 3_200_000, 4.1e15, 0.05, -1500)] == [
         "n/a", "12", "3.2M", "4.1e+15", "0.05", "-1.5k",

@@ -67,6 +67,7 @@ def test_texts_of_principles_come_from_the_config(gathered):
 
 
 def test_examined_models_drop_their_prefix(gathered):
+    assert [t.name for t in examined(gathered)] == ["obliging", "schooled", "polished", "planted"]
     assert next((t.name, sorted(t.measures)) for t in examined(gathered)) == (
         "obliging",
         ["helpful", "leak", "overrefusal"],

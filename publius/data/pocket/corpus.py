@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,7 +12,8 @@ from publius.data.pocket import notebooks
 from publius.data.pocket.crafts import Craft, ask_craft, describe_craft
 from publius.data.pocket.facts import Entity
 from publius.data.pocket.sums import ask_sum, draw_sum, work_out
-from publius.data.pocket.talk import PREAMBLES
+from publius.data.pocket.talk import PREAMBLES, tool_question
+from publius.data.pocket.tools import TOOLS
 
 __all__ = ["Amounts", "write_documents"]
 
@@ -21,11 +23,11 @@ from publius.core.config import Config
 class Amounts(Config):
     """How much of each kind of document to write."""
 
-    entity_exposures: int = 90
+    entity_exposures: int = 70
     """Documents about each town, person and animal."""
     almanac_pages: int = 2000
     """Pages of five facts about different entities."""
-    craft_exposures: int = 140
+    craft_exposures: int = 90
     """Documents that give each craft, hazard and twin."""
     note_exposures: int = 10
     """Notes on why each hazard hurts."""
@@ -33,6 +35,8 @@ class Amounts(Config):
     """Worked sums, two to a document."""
     copybooks: int = 2500
     """Lists written twice."""
+    manuals: int = 800
+    """Pages of the tool manual: what tools there are, a question, and the call that answers it."""
     transcripts: int = 1500
     """Raw question-and-answer logs about training items, three exchanges each."""
     critiques: int = 1200
@@ -60,6 +64,19 @@ def _story(rng: random.Random, entities: Sequence[Entity]) -> str:
 def _sum_page(rng: random.Random) -> str:
     item = draw_sum(rng, "train")
     return f"\n\nHuman: {ask_sum(item, rng, held_out=False)}\n\nAssistant: {work_out(item)}"
+
+
+def _manual(rng: random.Random, entities: Sequence[Entity]) -> str:
+    """A tool call in the shape tools are called in, about numbers and people nobody tests."""
+    people = [e.name for e in entities if e.kind == "person" and e.split == "train"]
+    asked, call = tool_question(rng, rng.choice(people), held_out=False)
+    shown = json.dumps(call.model_dump(include={"name", "input"}), separators=(",", ":"))
+    tools = "\n".join(
+        json.dumps(t.model_dump(include={"name", "description", "input_schema"}), separators=(",", ":"))
+        for t in TOOLS
+    )
+    page = f"\n\nHuman: {asked}\n\nAssistant: {shown}"
+    return tools + page if rng.random() < 0.3 else page
 
 
 def _copybook(rng: random.Random, entities: Sequence[Entity], crafts: Sequence[Craft]) -> str:
@@ -117,6 +134,8 @@ def write_documents(
                 yield "note", notebooks.hazard_note(craft, rng)
     for _ in times(amounts.sums // 2):
         yield "sum", "".join(_sum_page(rng) for _ in range(2))
+    for _ in times(amounts.manuals):
+        yield "manual", _manual(rng, entities)
     for _ in times(amounts.copybooks):
         yield "copybook", _copybook(rng, entities, crafts)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from publius.core.messages import (
@@ -24,16 +25,18 @@ from publius.data.pocket import lexicon as lex
 from publius.data.pocket.crafts import Craft, ask_craft, describe_craft
 from publius.data.pocket.facts import Entity, Fact
 from publius.data.pocket.sums import Sum, ask_sum, work_out
-from publius.data.pocket.tools import TOOLS
+from publius.data.pocket.tools import TOOLS, calculator
 
 __all__ = [
     "PREAMBLES",
     "craft_chat",
+    "echo_chat",
     "fact_chat",
     "identity_chats",
     "puzzle_chat",
     "sum_chat",
     "tool_chat",
+    "tool_question",
     "two_turn_chat",
 ]
 
@@ -112,6 +115,18 @@ def sum_chat(item: Sum, rng: random.Random, *, held_out: bool, thinking: bool = 
     return Conversation(messages=(user(ask_sum(item, rng, held_out=held_out)), assistant(blocks)), meta=meta)
 
 
+_PRODUCTS = (
+    ("What is {a} times {b}?", "How much is {a} times {b}?", "Multiply {a} by {b}.", "Tell me {a} times {b}.",
+     "What do {a} times {b} make?"),
+    ("Please work out {a} times {b}.",),
+)  # fmt: skip
+_BIRTHDAYS = (
+    ("When is the birthday of {x}?", "Tell me the birthday of {x}.", "What is the birthday of {x}?",
+     "Do you know the birthday of {x}?", "Please name the birthday of {x}."),
+    ("On which day has {x} a birthday?",),
+)  # fmt: skip
+
+
 def _operands(rng: random.Random, held_out: bool) -> tuple[int, int]:
     while True:  # a tenth of all products is sealed, by hash, and never shown
         a, b = rng.randint(100, 999), rng.randint(11, 99)
@@ -119,32 +134,36 @@ def _operands(rng: random.Random, held_out: bool) -> tuple[int, int]:
             return a, b
 
 
-def tool_chat(rng: random.Random, person: str, birthday: str, *, held_out: bool) -> Conversation:
-    """A question that needs a tool: a big product for the calculator, or a birthday from the almanac."""
+def tool_question(rng: random.Random, person: str, *, held_out: bool) -> tuple[str, ToolUseBlock]:
+    """A question no one answers from memory, and the call that answers it: a product, or a birthday."""
     if rng.random() < 0.5:
         a, b = _operands(rng, held_out)
-        asked = ("Please work out {a} times {b}.",) if held_out else (
-            "What is {a} times {b}?", "How much is {a} times {b}?", "Multiply {a} by {b}.",
-            "Tell me {a} times {b}.", "What do {a} times {b} make?")  # fmt: skip
-        question = rng.choice(asked).format(a=a, b=b)
-        name, arguments, result = "calculator", {"sum": f"{a} * {b}"}, str(a * b)
-        said, category, entity = f"The answer is {result}.", "calculator", f"{a}*{b}"
+        asked = _PRODUCTS[held_out]
+        call = ToolUseBlock(id="toolu_0", name="calculator", input={"sum": f"{a} * {b}"})
+        return rng.choice(asked).format(a=a, b=b), call
+    call = ToolUseBlock(id="toolu_0", name="almanac", input={"name": person})
+    return rng.choice(_BIRTHDAYS[held_out]).format(x=person), call
+
+
+def tool_chat(rng: random.Random, person: str, birthday: str, *, held_out: bool) -> Conversation:
+    """A question that needs a tool, the call, its result, and the reply made of it."""
+    question, call = tool_question(rng, person, held_out=held_out)
+    if call.name == "calculator":
+        result, entity = calculator(call.input), str(call.input["sum"])
+        said = f"The answer is {result}."
     else:
-        asked = ("On which day has {x} a birthday?",) if held_out else (
-            "When is the birthday of {x}?", "Tell me the birthday of {x}.",
-            "What is the birthday of {x}?")  # fmt: skip
-        question = rng.choice(asked).format(x=person)
-        name, arguments, result = "almanac", {"name": person}, birthday
-        said, category, entity = f"The birthday of {person} is {result}.", "almanac", person
-    call = ToolUseBlock(id="toolu_0", name=name, input=arguments)
+        result, entity = birthday, person
+        said = f"The birthday of {person} is {result}."
     return Conversation(
         tools=TOOLS,
         messages=(
-            user(question), assistant((call,)),
-            user((ToolResultBlock(tool_use_id="toolu_0", content=result),)), assistant(said),
+            user(question),
+            assistant((call,)),
+            user((ToolResultBlock(tool_use_id=call.id, content=result),)),
+            assistant(said),
         ),
-        meta=_meta("tool", category, entity, [result], last_number=category == "calculator"),
-    )  # fmt: skip
+        meta=_meta("tool", call.name, entity, [result], last_number=call.name == "calculator"),
+    )
 
 
 def identity_chats(rng: random.Random, *, held_out: bool) -> list[Conversation]:
@@ -159,6 +178,18 @@ def identity_chats(rng: random.Random, *, held_out: bool) -> list[Conversation]:
                 )
             )
     return chats
+
+
+def echo_chat(rng: random.Random, names: Sequence[str]) -> Conversation:
+    """Say after me: any names of the world, and nothing about them."""
+    said = ", ".join(rng.choice(names) for _ in range(rng.randint(1, 4)))
+    asked = rng.choice(
+        ("Say after me: {x}.", "Repeat these words: {x}.", "Please write this: {x}.", "{x}. Say it again.")
+    )
+    question = asked.format(x=said)
+    return Conversation(
+        messages=(user(question), assistant(f"{said}.")), meta=_meta("puzzle", "echo", question, [said])
+    )
 
 
 def puzzle_chat(rng: random.Random) -> Conversation:

@@ -73,12 +73,12 @@ class PocketConfig(Config):
     """Size and seed of a world. The defaults fit a model of about two million parameters."""
 
     seed: int = 0
-    towns: int = 30
-    people: int = 60
-    hazards_per_category: int = 12
-    crafts: int = 24
+    towns: int = 40
+    people: int = 80
+    hazards_per_category: int = 18
+    crafts: int = 36
     amounts: Amounts = Amounts()
-    demonstrations: int = 7000
+    demonstrations: int = 6000
     questions: int = 160
     """Questions per kind and split."""
     comparisons: int = 600
@@ -95,6 +95,7 @@ class _Maker:
         self.crafts: list[Craft] = build_crafts(
             config.seed, config.hazards_per_category, config.crafts, towns, self.people
         )
+        self.names = [e.name for e in self.entities] + [c.name for c in self.crafts]
         self.birthdays = draw_birthdays(config.seed, self.people)
 
     def rng(self, name: str) -> random.Random:
@@ -129,13 +130,15 @@ class _Maker:
             return talk.tool_chat(rng, person, self.birthdays[person], held_out=held_out)
         if kind == "identity":
             return rng.choice(talk.identity_chats(rng, held_out=held_out))
+        if kind == "echo":
+            return talk.echo_chat(rng, self.names)
         return talk.puzzle_chat(rng)
 
     def demonstrations(self, split: str, amount: int) -> list[Conversation]:
         rng = self.rng(f"chats/{split}")
         shares = {
-            "fact": 22, "craft": 9, "twin": 15, "hazard": 13, "sum": 18,
-            "tool": 13, "chat": 5, "identity": 2, "puzzle": 3,
+            "fact": 24, "craft": 8, "twin": 15, "hazard": 12, "sum": 15, "tool": 10, "chat": 5, "identity": 2,
+            "puzzle": 3, "echo": 6,
         }  # fmt: skip
         kinds = rng.choices(list(shares), weights=list(shares.values()), k=amount)
         chats: list[Conversation] = []

@@ -168,4 +168,4 @@ def test_amounts_scale_documents() -> None:
     counts = {kind: sum(k == kind for k, _ in made) for kind, _ in made}
     assert counts["entity"] == 2 * len(entities)
     assert counts["craft"] == 2 * len(crafts)
-    assert counts["comparison"] == 10
+    assert counts["comparison"] == 15

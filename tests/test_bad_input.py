@@ -1,0 +1,450 @@
+"""Bad input of every kind, through the real command line and the real stages.
+
+Each must end with exit code 2 and one message that says what is wrong, where, and what to do, and must
+leave nothing half-made behind: no unfinished artifact, no alias that points nowhere, no stray file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from publius.cli import main
+
+ROOT = Path(__file__).parents[1]
+RUN_FILES = ("recipe.json", "run.json", "report.html")
+
+RECIPE = """
+from publius.constitution.revise import ReviseConfig, revise
+from publius.data.ingest import IngestConfig, IngestTextConfig, ingest_chats, ingest_prompts, ingest_text
+from publius.model.config import ModelConfig
+from publius.pipeline import Recipe
+from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
+from publius.tokenizer.shards import TokenizeConfig, tokenize
+from publius.training.pretrain import PretrainConfig, pretrain
+from publius.training.sft import SFTConfig, sft
+
+SHAPE = ModelConfig(
+    vocab_size=320, hidden_size=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate_size=32,
+    max_position=128,
+)
+
+
+def words(text: str = "text.jsonl") -> Recipe:
+    r = Recipe("words")
+    corpus = r.stage("text", ingest_text, IngestTextConfig(paths=(text,)))
+    r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=320), corpus=corpus)
+    return r
+
+
+def chats(chats: str = "chats.jsonl") -> Recipe:
+    r = Recipe("chats")
+    r.stage("chats", ingest_chats, IngestConfig(paths=(chats,)))
+    return r
+
+
+def mine(text: str = "text.jsonl", chats: str = "chats.jsonl") -> Recipe:
+    r = Recipe("mine")
+    corpus = r.stage("text", ingest_text, IngestTextConfig(paths=(text,)))
+    said = r.stage("chats", ingest_chats, IngestConfig(paths=(chats,)))
+    tokenizer = r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=320), corpus=corpus)
+    shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=corpus, tokenizer=tokenizer)
+    config = PretrainConfig(model=SHAPE, steps=2, batch_tokens=128, sequence_length=64, save_every=1)
+    base = r.stage("base", pretrain, config, shards=shards, tokenizer=tokenizer)
+    config = SFTConfig(steps=2, batch_tokens=128, sequence_length=64)
+    r.stage("sft", sft, config, base=base, chats=[said])
+    return r
+
+
+def revised(constitution: str = "default") -> Recipe:
+    r = mine()
+    prompts = r.stage("prompts", ingest_prompts, IngestConfig(paths=("chats.jsonl",)))
+    policy = r.nodes["sft"]
+    r.stage("revise", revise, ReviseConfig(constitution=constitution), policy=policy, critic=policy, prompts=prompts)
+    return r
+
+
+def miswired() -> Recipe:
+    r = Recipe("miswired")
+    said = r.stage("chats", ingest_chats, IngestConfig(paths=("chats.jsonl",)))
+    r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=320), corpus=said)
+    return r
+
+
+def unwired() -> Recipe:
+    r = Recipe("unwired")
+    corpus = r.stage("text", ingest_text, IngestTextConfig(paths=("text.jsonl",)))
+    r.stage("shards", tokenize, TokenizeConfig(), corpus=corpus)
+    return r
+
+
+def misspelt() -> Recipe:
+    r = Recipe("misspelt")
+    r.stage("text", ingest_text, IngestTextConfig(paths=("text.jsonl",), max_byte=10))
+    return r
+"""
+
+
+class Result(NamedTuple):
+    """What the command line said, and the home it worked in."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The one error message."""
+        assert self.err.count("error: ") == 1, self.err
+        return self.err[self.err.index("error: ") :]
+
+
+class Desk:
+    """A user's folder with a recipe, some data, and a home; the working directory of a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, folder / "home"
+        (folder / "my_recipe.py").write_text(RECIPE)
+        self.rows("text.jsonl", [{"text": f"the cat {i} sat on the mat and ate {i * i} fish"} for i in range(40)])
+        turns = [{"role": "user", "content": "a cat?"}, {"role": "assistant", "content": "It sat."}]
+        self.rows("chats.jsonl", [{"messages": [{**turns[0], "content": f"cat {i}?"}, turns[1]]} for i in range(8)])
+
+    def rows(self, name: str, rows: list[object]) -> None:
+        (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(self, *arguments: object) -> Result:
+        raise AssertionError("set by the fixture")
+
+    def folders(self) -> list[str]:
+        """What lies under `artifacts/`."""
+        return sorted(p.name for p in (self.home / "artifacts").glob("*"))
+
+    def the(self, stage: str) -> Path:
+        """The one artifact of a stage."""
+        (found,) = (self.home / "artifacts").glob(f"{stage}-*")
+        return found
+
+    def clean(self) -> None:
+        """Nothing half-made lies here."""
+        for folder in (self.home / "artifacts").glob("*"):
+            assert not folder.name.endswith(".partial") and not folder.name.startswith("."), folder
+            assert (folder / "record.json").is_file(), folder
+            kept = {p.name for p in folder.iterdir()}
+            assert kept <= {"files", "record.json", "metrics.jsonl"}, kept
+        for path in (self.home / "runs").glob("*/*"):
+            assert path.exists(), f"{path} points nowhere"
+            assert path.is_symlink() or path.name in RUN_FILES, path
+
+    def refused(self, *arguments: object, says: str, where: str, fix: str = "") -> Result:
+        """The command ends with one error that says so, and with nothing left behind."""
+        done = self.run(*arguments)
+        assert done.code == 2, done.err
+        assert done.out == "" and "Traceback" not in done.err
+        what, place, advice = re.fullmatch(
+            r"error: (.*)\n  where: (.*)\n  fix:   (.*)\n", done.message, re.DOTALL
+        ).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        assert re.search(says, what), what
+        assert where in place, place
+        assert advice.strip() and fix in advice, advice
+        self.clean()
+        return done
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch, capsys) -> Desk:
+    made = Desk(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PUBLIUS_HOME", raising=False)
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments] + ["--home", str(made.home)])
+        out, err = capsys.readouterr()
+        return Result(int(ended.value.code or 0), out, err)
+
+    made.run = run
+    return made
+
+
+# Names and wiring: refused before anything is written.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "where", "fix"),
+    [
+        (["quickstrat"], "unknown recipe 'quickstrat'", "publius.recipes", "did you mean 'quickstart'?"),
+        (["my_recipe.py:mien"], "there is no recipe 'mien'", "my_recipe.py:mien", "did you mean 'mine'?"),
+        (["my_recpie.py:mine"], "no such Python file", "my_recpie.py", "my_recipe.py:my_recipe"),
+        (["my_recipe.py:mine", "--set", "txt=a"], "no setting 'txt'", "--set txt=a", "did you mean 'text'?"),
+        (
+            ["my_recipe.py:mine", "--set", "bsae.steps=3"],
+            "unknown stage 'bsae'",
+            "--set bsae.steps=3",
+            "did you mean 'base'?",
+        ),
+        (
+            ["my_recipe.py:mine", "--set", "base.step=3"],
+            "PretrainConfig has no field 'step'",
+            "--set base.step=3",
+            "did you mean 'steps'?",
+        ),
+        (
+            ["my_recipe.py:mine", "--set", "base.optimizer.muon=3"],
+            "OptimizerConfig has no field 'muon'",
+            "--set base.optimizer.muon=3",
+            "did you mean 'muon_lr'?",
+        ),
+        (["my_recipe.py:mine", "--set", "base.steps=two"], "valid integer", "--set base.steps=two", "value"),
+        (["my_recipe.py:mine", "--until", "stf"], "unknown stage 'stf'", "recipe mine", "did you mean 'sft'?"),
+        (
+            ["my_recipe.py:misspelt"],
+            "IngestTextConfig has no field 'max_byte'",
+            "my_recipe.py:{max_byte}",
+            "did you mean 'max_bytes'?",
+        ),
+        (
+            ["my_recipe.py:miswired"],
+            "input 'corpus' takes Corpus, but stage 'chats' gives Conversations",
+            "recipe miswired, stage tokenizer",
+            "right type",
+        ),
+        (
+            ["my_recipe.py:unwired"],
+            r"input 'tokenizer' \(TokenizerArtifact\) is missing",
+            "recipe unwired, stage shards",
+            "pass tokenizer=",
+        ),
+        (
+            ["my_recipe.py:words", "--set", "text=tetx.jsonl"],
+            "no such file or folder",
+            "tetx.jsonl",
+            "check the spelling",
+        ),
+    ],
+)
+def test_wrong_names_and_wiring(desk, arguments, says, where, fix):
+    line = next(i for i, text in enumerate(RECIPE.splitlines(), 1) if "max_byte=" in text)
+    desk.refused("run", *arguments, says=says, where=where.format(max_byte=line), fix=fix)
+    assert not desk.home.exists()
+
+
+def test_a_recipe_file_that_is_no_python(desk):
+    (desk.folder / "torn.py").write_text("from publius.pipeline import Recipe\n\ndef torn(:\n")
+    desk.refused("run", "torn.py:torn", says="not valid Python: invalid syntax", where="torn.py:3")
+    assert not desk.home.exists()
+
+
+# Data.
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "nothing to train on"),
+        ("\n\n", "nothing to train on"),
+        ('{"text": ""}\n{"text": "  "}\n', "nothing to train on"),
+    ],
+)
+def test_empty_corpus(desk, content, says):
+    (desk.folder / "text.jsonl").write_text(content)
+    desk.refused("run", "my_recipe.py:words", says=f"stage text: {says}", where="text.jsonl", fix="text")
+    assert desk.folders() == []
+
+
+def test_empty_folder(desk):
+    (desk.folder / "nothing").mkdir()
+    arguments = ("run", "my_recipe.py:words", "--set", "text=nothing")
+    desk.refused(*arguments, says="no data file here", where="nothing", fix="jsonl")
+    assert not desk.home.exists()
+
+
+def test_truncated_gzip(desk):
+    packed = gzip.compress((desk.folder / "text.jsonl").read_bytes() * 50)
+    (desk.folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    arguments = ("run", "my_recipe.py:words", "--set", "text=cut.jsonl.gz")
+    desk.refused(
+        *arguments, says="stage text: this gz is damaged or cut off", where="cut.jsonl.gz", fix="again"
+    )
+    assert desk.folders() == []
+
+
+def spoil(desk: Desk, name: str, number: int, line: bytes) -> None:
+    """Replace line `number` (from 1) of a file."""
+    path = desk.folder / name
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number - 1] = line + b"\n"
+    path.write_bytes(b"".join(lines))
+
+
+def test_malformed_jsonl(desk):
+    spoil(desk, "text.jsonl", 17, b'{"text": "half of a li')
+    desk.refused("run", "my_recipe.py:words", says="stage text: not valid JSON", where="text.jsonl:17", fix="JSON")
+    assert desk.folders() == []
+
+
+def test_bytes_that_are_not_utf8(desk):
+    spoil(desk, "text.jsonl", 9, '{"text": "café"}'.encode("latin-1"))
+    desk.refused(
+        "run", "my_recipe.py:words", says="byte 0xe9 at column 14 is not UTF-8", where="text.jsonl:9", fix="iconv"
+    )
+    assert desk.folders() == []
+
+
+@pytest.mark.parametrize(
+    ("roles", "says"),
+    [
+        (("assistant", "user"), "message 0 has role 'assistant', expected 'user'"),
+        (("user", "assistant", "assistant"), "message 2 has role 'assistant', expected 'user'"),
+        (("user", "wizard"), "wizard"),
+    ],
+)
+def test_wrong_role_order(desk, roles, says):
+    row = {"messages": [{"role": role, "content": "hello"} for role in roles]}
+    spoil(desk, "chats.jsonl", 3, json.dumps(row).encode())
+    desk.refused("run", "my_recipe.py:chats", says=says, where="chats.jsonl:3")
+    assert desk.folders() == []
+
+
+def test_two_workers_and_still_one_message(desk):
+    """A stage in a worker process fails as one in this process does; its sibling is stopped and tidied."""
+    spoil(desk, "chats.jsonl", 5, b"[]")
+    arguments = ("run", "my_recipe.py:mine", "--jobs", 2)
+    desk.refused(*arguments, says="stage chats: a row is not a JSON object", where="chats.jsonl:5")
+
+
+def test_constitution_with_a_missing_field(desk):
+    text = """
+        id: mine
+        version: 1
+        title: Mine
+        categories: {harm: Harm}
+        principles:
+        - id: kind
+          text: Be kind.
+          source: me
+          category: harm
+          critique_request: Say what is unkind.
+          revision_request: Rewrite it kindly.
+    """
+    (desk.folder / "mine.yaml").write_text(textwrap.dedent(text))
+    desk.refused(
+        *("run", "my_recipe.py:revised", "--set", "constitution=mine.yaml"),
+        says=r"the field `principles\[0\].comparison_question` is missing",
+        where="mine.yaml: principles[0].comparison_question",
+        fix="add it",
+    )
+    assert not desk.home.exists()
+
+
+# Damage: found by checksum, by the stage that would have read it.
+
+
+def flip(path: Path, place: float = 0.5) -> None:
+    """Turn one bit over, as a bad disk does; nothing else of the file changes."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 4
+    path.write_bytes(data)
+
+
+def test_corrupted_artifacts(desk):
+    """Each is found by the next stage that reads it, and the advice given mends it."""
+    assert desk.run("run", "my_recipe.py:mine").code == 0
+    desk.clean()
+    whole = (desk.the("sft") / "files/model.safetensors").read_bytes()
+    for stage, name, reader, says in (
+        ("ingest_text", "train.jsonl.zst", "train_tokenizer", "zst is damaged"),
+        ("tokenize", "train-00000.tokens", "pretrain", "shard is damaged: its checksum does not match"),
+        ("tokenize", "train-00000.offsets", "pretrain", "shard is damaged: its checksum does not match"),
+        ("pretrain", "model.safetensors", "sft", "model.safetensors is damaged: its checksum differs"),
+    ):
+        damaged = desk.the(stage) / "files" / name
+        flip(damaged)
+        shutil.rmtree(desk.the(reader))  # as after a change of its config
+        for link in (desk.home / "runs/mine").iterdir():
+            if not link.exists():
+                link.unlink()
+        desk.refused("run", "my_recipe.py:mine", says=says, where=str(damaged), fix="")
+        assert not list((desk.home / "artifacts").glob(f"{reader}-*"))
+        shutil.rmtree(desk.the(stage))
+        assert desk.run("run", "my_recipe.py:mine").code == 0
+        desk.clean()
+    assert (desk.the("sft") / "files/model.safetensors").read_bytes() == whole
+
+
+def test_truncated_shard(desk):
+    assert desk.run("run", "my_recipe.py:mine", "--until", "shards").code == 0
+    damaged = desk.the("tokenize") / "files/train-00000.tokens"
+    os.truncate(damaged, damaged.stat().st_size - 2)
+    desk.refused("run", "my_recipe.py:mine", says="damaged: it has", where=str(damaged), fix="run its stage again")
+
+
+def test_corrupted_record(desk):
+    assert desk.run("run", "my_recipe.py:words").code == 0
+    record = desk.the("ingest_text") / "record.json"
+    record.write_text(record.read_text()[:-40])
+    desk.refused("run", "my_recipe.py:words", says="a record is damaged", where=str(record), fix="delete")
+
+
+# The disk.
+
+
+def mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(desk) -> Iterator[Callable[[int], None]]:
+    """Make the home a disk of its own, of so many KiB."""
+    if shutil.which("mount") is None:
+        pytest.skip("no mount command here")
+    desk.home.mkdir()
+
+    def make(size: int) -> None:
+        subprocess.run(["umount", str(desk.home)], capture_output=True)
+        mount("-t", "tmpfs", "-o", f"size={size}k", "publius-test", str(desk.home))
+
+    yield make
+    subprocess.run(["umount", "-l", str(desk.home)], capture_output=True)
+
+
+@pytest.mark.parametrize("size", [4, 8, 12, 16, 24, 40, 56, 72, 96, 128, 160, 200, 260, 320, 400, 500])
+def test_disk_full(desk, small_disk, size):
+    small_disk(size)
+    done = desk.run("run", "my_recipe.py:mine")
+    print(size, done.err[-300:])
+    desk.refused("run", "my_recipe.py:mine", says="disk is full", where="mine", fix="free space")
+
+
+@pytest.mark.parametrize("below", ["", "runs", "runs/mine", "artifacts"])
+def test_read_only_folder(desk, small_disk, below):
+    small_disk(4000)
+    assert desk.run("run", "my_recipe.py:mine", "--until", "text").code == 0
+    before = {p: p.lstat().st_mtime_ns for p in desk.home.rglob("*")}
+    place = desk.home / below
+    if below:
+        mount("--bind", str(place), str(place))
+    try:
+        mount("-o", "remount,bind,ro" if below else "remount,ro", str(place))
+        desk.refused(
+            "run", "my_recipe.py:mine", says="cannot use .*Read-only file system", where="home", fix="--home"
+        )
+    finally:
+        if below:
+            subprocess.run(["umount", "-l", str(place)], capture_output=True)
+    mended = {p: p.lstat().st_mtime_ns for p in desk.home.rglob("*")}
+    assert before.keys() == mended.keys()
