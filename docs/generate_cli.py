@@ -107,9 +107,7 @@ def _default(parameter: Any) -> str:
 
 
 def _table(command: Any) -> str:
-    arguments = [
-        (f"`{_argument(p)}`", p.help or "", _default(p)) for p in _parameters(command, "argument")
-    ]
+    arguments = [(f"`{_argument(p)}`", p.help or "", _default(p)) for p in _parameters(command, "argument")]
     options = [
         (
             _option(p),

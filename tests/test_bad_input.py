@@ -11,11 +11,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,75 +28,7 @@ from publius.cli import main
 ROOT = Path(__file__).parents[1]
 RUN_FILES = ("recipe.json", "run.json", "report.html")
 
-RECIPE = """
-from publius.constitution.revise import ReviseConfig, revise
-from publius.data.ingest import IngestConfig, IngestTextConfig, ingest_chats, ingest_prompts, ingest_text
-from publius.model.config import ModelConfig
-from publius.pipeline import Recipe
-from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
-from publius.tokenizer.shards import TokenizeConfig, tokenize
-from publius.training.pretrain import PretrainConfig, pretrain
-from publius.training.sft import SFTConfig, sft
-
-SHAPE = ModelConfig(
-    vocab_size=320, hidden_size=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate_size=32,
-    max_position=128,
-)
-
-
-def words(text: str = "text.jsonl") -> Recipe:
-    r = Recipe("words")
-    corpus = r.stage("text", ingest_text, IngestTextConfig(paths=(text,)))
-    r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=320), corpus=corpus)
-    return r
-
-
-def chats(chats: str = "chats.jsonl") -> Recipe:
-    r = Recipe("chats")
-    r.stage("chats", ingest_chats, IngestConfig(paths=(chats,)))
-    return r
-
-
-def mine(text: str = "text.jsonl", chats: str = "chats.jsonl") -> Recipe:
-    r = Recipe("mine")
-    corpus = r.stage("text", ingest_text, IngestTextConfig(paths=(text,)))
-    said = r.stage("chats", ingest_chats, IngestConfig(paths=(chats,)))
-    tokenizer = r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=320), corpus=corpus)
-    shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=corpus, tokenizer=tokenizer)
-    config = PretrainConfig(model=SHAPE, steps=2, batch_tokens=128, sequence_length=64, save_every=1)
-    base = r.stage("base", pretrain, config, shards=shards, tokenizer=tokenizer)
-    config = SFTConfig(steps=2, batch_tokens=128, sequence_length=64)
-    r.stage("sft", sft, config, base=base, chats=[said])
-    return r
-
-
-def revised(constitution: str = "default") -> Recipe:
-    r = mine()
-    prompts = r.stage("prompts", ingest_prompts, IngestConfig(paths=("chats.jsonl",)))
-    policy = r.nodes["sft"]
-    r.stage("revise", revise, ReviseConfig(constitution=constitution), policy=policy, critic=policy, prompts=prompts)
-    return r
-
-
-def miswired() -> Recipe:
-    r = Recipe("miswired")
-    said = r.stage("chats", ingest_chats, IngestConfig(paths=("chats.jsonl",)))
-    r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=320), corpus=said)
-    return r
-
-
-def unwired() -> Recipe:
-    r = Recipe("unwired")
-    corpus = r.stage("text", ingest_text, IngestTextConfig(paths=("text.jsonl",)))
-    r.stage("shards", tokenize, TokenizeConfig(), corpus=corpus)
-    return r
-
-
-def misspelt() -> Recipe:
-    r = Recipe("misspelt")
-    r.stage("text", ingest_text, IngestTextConfig(paths=("text.jsonl",), max_byte=10))
-    return r
-"""
+RECIPE = Path(__file__).with_name("user_recipe.py").read_text("utf-8")
 
 
 class Result(NamedTuple):
@@ -107,8 +41,8 @@ class Result(NamedTuple):
     @property
     def message(self) -> str:
         """The one error message."""
-        assert self.err.count("error: ") == 1, self.err
-        return self.err[self.err.index("error: ") :]
+        (start,) = re.finditer(r"^error: ", self.err, re.MULTILINE)
+        return self.err[start.start() :]
 
 
 class Desk:
@@ -117,11 +51,13 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
         (folder / "my_recipe.py").write_text(RECIPE)
-        self.rows("text.jsonl", [{"text": f"the cat {i} sat on the mat and ate {i * i} fish"} for i in range(40)])
-        turns = [{"role": "user", "content": "a cat?"}, {"role": "assistant", "content": "It sat."}]
-        self.rows("chats.jsonl", [{"messages": [{**turns[0], "content": f"cat {i}?"}, turns[1]]} for i in range(8)])
+        text = [{"text": f"the cat {i} sat on the mat and ate {i * i} fish"} for i in range(40)]
+        self.rows("text.jsonl", text)
+        reply = {"role": "assistant", "content": "It sat."}
+        chats = [{"messages": [{"role": "user", "content": f"cat {i}?"}, reply]} for i in range(8)]
+        self.rows("chats.jsonl", chats)
 
-    def rows(self, name: str, rows: list[object]) -> None:
+    def rows(self, name: str, rows: Sequence[object]) -> None:
         (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def run(self, *arguments: object) -> Result:
@@ -136,18 +72,23 @@ class Desk:
         (found,) = (self.home / "artifacts").glob(f"{stage}-*")
         return found
 
-    def clean(self) -> None:
-        """Nothing half-made lies here."""
+    def clean(self, state: bool = False) -> None:
+        """Nothing half-made lies here, but a resume state when `state` allows it."""
         for folder in (self.home / "artifacts").glob("*"):
+            kept = {p.name for p in folder.iterdir()}
+            if state and "resume" in kept:
+                assert folder.suffix == ".partial" and kept <= {"lock", "metrics.jsonl", "resume"}, kept
+                continue
             assert not folder.name.endswith(".partial") and not folder.name.startswith("."), folder
             assert (folder / "record.json").is_file(), folder
-            kept = {p.name for p in folder.iterdir()}
             assert kept <= {"files", "record.json", "metrics.jsonl"}, kept
         for path in (self.home / "runs").glob("*/*"):
             assert path.exists(), f"{path} points nowhere"
             assert path.is_symlink() or path.name in RUN_FILES, path
 
-    def refused(self, *arguments: object, says: str, where: str, fix: str = "") -> Result:
+    def refused(
+        self, *arguments: object, says: str, where: str, fix: str = "", state: bool = False
+    ) -> Result:
         """The command ends with one error that says so, and with nothing left behind."""
         done = self.run(*arguments)
         assert done.code == 2, done.err
@@ -158,7 +99,7 @@ class Desk:
         assert re.search(says, what), what
         assert where in place, place
         assert advice.strip() and fix in advice, advice
-        self.clean()
+        self.clean(state)
         return done
 
 
@@ -208,7 +149,12 @@ def desk(tmp_path, monkeypatch, capsys) -> Desk:
             "did you mean 'muon_lr'?",
         ),
         (["my_recipe.py:mine", "--set", "base.steps=two"], "valid integer", "--set base.steps=two", "value"),
-        (["my_recipe.py:mine", "--until", "stf"], "unknown stage 'stf'", "recipe mine", "did you mean 'sft'?"),
+        (
+            ["my_recipe.py:mine", "--until", "stf"],
+            "unknown stage 'stf'",
+            "recipe mine",
+            "did you mean 'sft'?",
+        ),
         (
             ["my_recipe.py:misspelt"],
             "IngestTextConfig has no field 'max_byte'",
@@ -291,14 +237,20 @@ def spoil(desk: Desk, name: str, number: int, line: bytes) -> None:
 
 def test_malformed_jsonl(desk):
     spoil(desk, "text.jsonl", 17, b'{"text": "half of a li')
-    desk.refused("run", "my_recipe.py:words", says="stage text: not valid JSON", where="text.jsonl:17", fix="JSON")
+    desk.refused(
+        "run", "my_recipe.py:words", says="stage text: not valid JSON", where="text.jsonl:17", fix="JSON"
+    )
     assert desk.folders() == []
 
 
 def test_bytes_that_are_not_utf8(desk):
     spoil(desk, "text.jsonl", 9, '{"text": "café"}'.encode("latin-1"))
     desk.refused(
-        "run", "my_recipe.py:words", says="byte 0xe9 at column 14 is not UTF-8", where="text.jsonl:9", fix="iconv"
+        "run",
+        "my_recipe.py:words",
+        says="byte 0xe9 at column 14 is not UTF-8",
+        where="text.jsonl:9",
+        fix="iconv",
     )
     assert desk.folders() == []
 
@@ -388,7 +340,9 @@ def test_truncated_shard(desk):
     assert desk.run("run", "my_recipe.py:mine", "--until", "shards").code == 0
     damaged = desk.the("tokenize") / "files/train-00000.tokens"
     os.truncate(damaged, damaged.stat().st_size - 2)
-    desk.refused("run", "my_recipe.py:mine", says="damaged: it has", where=str(damaged), fix="run its stage again")
+    desk.refused(
+        "run", "my_recipe.py:mine", says="damaged: it has", where=str(damaged), fix="run its stage again"
+    )
 
 
 def test_corrupted_record(desk):
@@ -408,43 +362,106 @@ def mount(*arguments: str) -> None:
 
 
 @pytest.fixture
-def small_disk(desk) -> Iterator[Callable[[int], None]]:
-    """Make the home a disk of its own, of so many KiB."""
+def small_disk(desk) -> Iterator[Callable[[str], None]]:
+    """Make the home a disk of its own, with these options of tmpfs."""
     if shutil.which("mount") is None:
         pytest.skip("no mount command here")
     desk.home.mkdir()
 
-    def make(size: int) -> None:
-        subprocess.run(["umount", str(desk.home)], capture_output=True)
-        mount("-t", "tmpfs", "-o", f"size={size}k", "publius-test", str(desk.home))
+    def make(options: str) -> None:
+        mount("-t", "tmpfs", "-o", options, "publius-test", str(desk.home))
 
     yield make
     subprocess.run(["umount", "-l", str(desk.home)], capture_output=True)
 
 
-@pytest.mark.parametrize("size", [4, 8, 12, 16, 24, 40, 56, 72, 96, 128, 160, 200, 260, 320, 400, 500])
-def test_disk_full(desk, small_disk, size):
-    small_disk(size)
-    done = desk.run("run", "my_recipe.py:mine")
-    print(size, done.err[-300:])
-    desk.refused("run", "my_recipe.py:mine", says="disk is full", where="mine", fix="free space")
+SIZES = [f"size={size}k" for size in (4, 12, 24, 40, 64, 128, 200)]
+INODES = [f"nr_inodes={count}" for count in (4, 7, 8, 12)]
+
+
+@pytest.mark.parametrize("options", SIZES + INODES)
+def test_disk_full(desk, small_disk, options):
+    """In whatever stage, it says so and keeps at most a resume state; given space, it goes on to the end."""
+    small_disk(options)
+    says = "the disk is full|No space left on device"
+    done = desk.refused("run", "my_recipe.py:mine", says=says, where="", fix="free ", state=True)
+    assert re.search(r"where: (stage \w+ \(|run mine, in |\S+/artifacts/)", done.message)
+    mount("-o", "remount,size=4000k,nr_inodes=4000", str(desk.home))
+    assert desk.run("run", "my_recipe.py:mine").code == 0
+    desk.clean()
 
 
 @pytest.mark.parametrize("below", ["", "runs", "runs/mine", "artifacts"])
 def test_read_only_folder(desk, small_disk, below):
-    small_disk(4000)
+    small_disk("size=4000k")
     assert desk.run("run", "my_recipe.py:mine", "--until", "text").code == 0
-    before = {p: p.lstat().st_mtime_ns for p in desk.home.rglob("*")}
+    before = {p: p.lstat().st_size for p in desk.home.rglob("*") if p.name != "run.json"}
     place = desk.home / below
     if below:
         mount("--bind", str(place), str(place))
     try:
         mount("-o", "remount,bind,ro" if below else "remount,ro", str(place))
+        says = rf"^cannot use {place}.*: Read-only file system$"
         desk.refused(
-            "run", "my_recipe.py:mine", says="cannot use .*Read-only file system", where="home", fix="--home"
+            "run", "my_recipe.py:mine", says=says, where="mine" if below != "artifacts" else "stage chats"
         )
     finally:
         if below:
             subprocess.run(["umount", "-l", str(place)], capture_output=True)
-    mended = {p: p.lstat().st_mtime_ns for p in desk.home.rglob("*")}
-    assert before.keys() == mended.keys()
+    after = {p: p.lstat().st_size for p in desk.home.rglob("*") if p.name != "run.json"}
+    assert before.keys() == after.keys()
+
+
+# Two at once, and what a killed one left.
+
+
+@contextmanager
+def holding(desk: Desk) -> Iterator[subprocess.Popen[str]]:
+    """Another process in the middle of stage `hold`."""
+    code = "from publius.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", "my_recipe.py:held", "--home", str(desk.home)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (desk.folder / "here").exists():
+            assert process.poll() is None and time.monotonic() < deadline, "it never began"
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_two_runs_at_once(desk):
+    """The second is told who works on it, harms nothing and leaves nothing; the first goes on undisturbed."""
+    with holding(desk) as first:
+        before = desk.folders()
+        for arguments in ([], ["--name", "second"], ["--jobs", "2"]):
+            done = desk.run("run", "my_recipe.py:held", *arguments)
+            assert done.code == 2 and "Traceback" not in done.err
+            assert f"stage hold: another runner (process {first.pid}) is making hold-" in done.message
+            assert f"  where: {desk.home / 'artifacts'}" in done.message and "  fix:   wait" in done.message
+        assert desk.folders() == before and [name[:4] for name in before] == ["hold", "inge"]
+        assert not (desk.home / "runs/second/hold").is_symlink()
+        (desk.folder / "go").touch()
+        first.communicate(timeout=60)
+        assert first.returncode == 0
+    desk.clean()
+    assert "hold: cached" in desk.run("run", "my_recipe.py:held").err
+
+
+def test_corrupted_resume_state(desk):
+    """Damage to the state a killed run left is found before it is built on, and the advice given mends it."""
+    with holding(desk) as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    (damaged,) = desk.home.glob("artifacts/hold-*.partial/resume/*/files/state")
+    flip(damaged)
+    says = "stage hold: a saved state is damaged: its checksum differs"
+    done = desk.refused("run", "my_recipe.py:held", says=says, where=str(damaged), fix="delete ", state=True)
+    (folder,) = re.findall(r"delete (\S+) and run again", done.message)
+    shutil.rmtree(folder)
+    (desk.folder / "go").touch()
+    assert desk.run("run", "my_recipe.py:held").code == 0
+    desk.clean()

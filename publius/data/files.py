@@ -279,7 +279,9 @@ class JsonlWriter:
             handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
             self._temporary = Path(name)
             self._file = os.fdopen(handle, "wb")
-        self._packed = zstandard.ZstdCompressor(level=6, write_checksum=True).stream_writer(self._file, closefd=False)
+        self._packed = zstandard.ZstdCompressor(level=6, write_checksum=True).stream_writer(
+            self._file, closefd=False
+        )
         return self
 
     def write(self, row: dict[str, Any]) -> None:

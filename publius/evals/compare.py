@@ -41,7 +41,8 @@ def paired_loss(before: Sequence[Sample], after: Sequence[Sample], kinds: tuple[
     old, new = _right(before, kinds), _right(after, kinds)
     if not old or old.keys() != new.keys():
         raise UserError(
-            f"the reports ask different questions ({len(old)} and {len(new)}, {len(old.keys() & new.keys())} shared)",
+            f"the reports ask different questions ({len(old)} and {len(new)}, "
+            f"{len(old.keys() & new.keys())} shared)",
             where="compare",
             fix="evaluate both models with the same kinds, split, seed and max_per_kind",
         )

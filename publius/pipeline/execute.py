@@ -39,7 +39,7 @@ def run_stage(job: Job) -> Outcome:
         UserError: naming the stage; any other exception carries a note that names it.
     """
     where = f"stage {job.name} ({job.final.name})"
-    with disk_errors(where):
+    with disk_errors(where), _named(job.name, where):
         if job.final.exists():
             read_record(job.final)
             _shed(job.final)
@@ -50,15 +50,20 @@ def run_stage(job: Job) -> Outcome:
                 return "cached"
             try:
                 return _make(job)
-            except UserError as error:
-                raise UserError(
-                    f"stage {job.name}: {error.what}", where=error.where or where, fix=error.fix
-                ) from error
-            except Exception as error:
-                error.add_note(f"in {where}")
-                raise
             finally:
                 _tidy(job.partial)
+
+
+@contextmanager
+def _named(stage: str, where: str) -> Iterator[None]:
+    """Errors that pass say which stage they come from."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"stage {stage}: {error.what}", where=error.where or where, fix=error.fix) from error
+    except Exception as error:
+        error.add_note(f"in {where}")
+        raise
 
 
 def _make(job: Job) -> Outcome:
@@ -95,7 +100,8 @@ def _make(job: Job) -> Outcome:
 
 def _shed(final: Path) -> None:
     """Drop what only the work needed; a kill right after the rename may have left it in the artifact."""
-    (final / "lock").unlink(missing_ok=True)
+    if (final / "lock").exists():  # a read-only file system refuses even to unlink what is not there
+        (final / "lock").unlink(missing_ok=True)
     shutil.rmtree(final / "resume", ignore_errors=True)
 
 

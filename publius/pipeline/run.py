@@ -119,7 +119,7 @@ class Run:
             return None
         counters = read_json(states[-1] / "run.json")
         found = _digests(states[-1] / "files")
-        for name, digest in counters["sha256"].items():
+        for name, digest in counters.get("sha256", {}).items():
             if found.get(name) != digest:
                 raise UserError(
                     "a saved state is damaged: its checksum differs",

@@ -23,7 +23,7 @@ from publius.pipeline.identity import Identity, identify
 from publius.pipeline.job import Job, describe_job
 from publius.pipeline.names import check_run_name
 from publius.pipeline.recipe import Recipe
-from publius.pipeline.store import Store, disk_errors, read_json, write_json
+from publius.pipeline.store import Store, disk_errors, left_by_the_dead, read_json, write_json
 
 __all__ = ["StageCrash", "run_recipe"]
 
@@ -82,9 +82,9 @@ def _write_recipe(store: Store, name: str, recipe: Recipe, until: str | None) ->
         },
     )
     # An alias of a stage that the recipe no longer has would keep its artifact from `publius clean`.
-    for link in store.run(name).iterdir():
-        if link.is_symlink() and link.name not in recipe.nodes:
-            link.unlink()
+    for path in store.run(name).iterdir():
+        if left_by_the_dead(path) or (path.is_symlink() and path.name not in recipe.nodes):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ __all__ = [
     "fsync",
     "fsync_tree",
     "is_claimed",
+    "left_by_the_dead",
     "read_json",
     "remove_tree",
     "write_json",
@@ -201,6 +202,20 @@ def write_json(path: Path, value: Any) -> None:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def left_by_the_dead(path: Path) -> bool:
+    """Whether `path` is a temporary of ours, `.<name>.<process>`, whose process was killed."""
+    process = path.suffix.removeprefix(".")
+    if not path.name.startswith(".") or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # alive, and another user's
+        return False
+    return False
 
 
 def read_json(path: Path) -> Any:

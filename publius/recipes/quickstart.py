@@ -6,6 +6,7 @@
 Read it straight down: text, tokenizer, two tiers of one family, helpful-only fine-tuning, an attack on
 that, Constitutional AI in both its halves, an attack again, a round of feedback from what the attack
 found, evaluation, the gate, the release. Two planted models go through the same gate and must fail.
+Long because it is the story, told once and in order.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from publius.reward.reward_model import RewardConfig, train_reward
 from publius.rl.ppo import PPOConfig, ppo
 from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
 from publius.tokenizer.shards import TokenizeConfig, tokenize
+from publius.training.loop import LoopConfig
 from publius.training.optimizer import OptimizerConfig
 from publius.training.pretrain import PretrainConfig, pretrain
 from publius.training.sft import SFTConfig, sft
@@ -49,24 +51,24 @@ class Sizes(Config):
     """Everything that differs between the real thing and the smoke test."""
 
     world: PocketConfig = PocketConfig()
-    vocab_size: int = 1536
+    vocab_size: int = 2048
     haiku: tuple[int, int] = (192, 4)
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (256, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 2_800_000
-    opus_tokens: int = 2_400_000
+    haiku_tokens: int = 3_200_000
+    opus_tokens: int = 2_200_000
     sft_epochs: float = 1.5
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 60, "craft": 30, "fact": 30}
     )
     rl_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 160, "twin": 120, "craft": 40, "fact": 80, "sum": 40}, seed=1
+        amounts={"hazard": 160, "twin": 160, "craft": 80, "fact": 80}, seed=1
     )
     revisions: int = 2
     reward_epochs: float = 1.0
-    comparisons: int = 600
+    comparisons: int = 1200
     ppo_steps: int = 24
     ppo_batch: int = 64
     ppo_eval_prompts: int = 96
@@ -86,8 +88,9 @@ class Sizes(Config):
 def _shape(size: tuple[int, int], vocab_size: int) -> ModelConfig:
     width, layers = size
     return ModelConfig(
-        vocab_size=vocab_size, hidden_size=width, layers=layers, heads=width // 32, kv_heads=max(1, width // 64),
-        head_dim=32, intermediate_size=width * 8 // 3 // 32 * 32, max_position=1024,
+        vocab_size=vocab_size, hidden_size=width, layers=layers, heads=width // 32,
+        kv_heads=max(1, width // 64), head_dim=32,
+        intermediate_size=width * 8 // 3 // 32 * 32, max_position=1024,
     )  # fmt: skip
 
 
@@ -112,8 +115,8 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     def pretrained(name: str, size: tuple[int, int], tokens: int):
         config = PretrainConfig(
-            model=_shape(size, vocab_size), tokens=tokens, batch_tokens=4 * sizes.rows, sequence_length=sizes.rows,
-            optimizer=muon, seed=seed,
+            model=_shape(size, vocab_size), tokens=tokens, batch_tokens=4 * sizes.rows,
+            sequence_length=sizes.rows, optimizer=muon, seed=seed,
         )  # fmt: skip
         return r.stage(name, pretrain, config, shards=shards, tokenizer=tokenizer)
 
@@ -166,7 +169,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     # --- Constitutional AI, RL half: AI preferences, a preference model, PPO
     graded = r.stage(
-        "graded_pairs", pocket_comparisons, ComparisonsConfig(pairs=("harm", "alarm")), world=world
+        "graded_pairs", pocket_comparisons, ComparisonsConfig(held_out_pairs=("harm", "alarm")), world=world
     )
     judged = JudgeEvalConfig(
         constitution=constitution, shots=2, max_pairs=sizes.judge_pairs, min_mass=sizes.min_mass, seed=seed
@@ -180,21 +183,30 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         constitution=constitution, shots=2, answer_tokens=64, min_mass=sizes.min_mass, seed=seed
     )
     ai_labels = r.stage(
-        "ai_labels", label, labelling, policy=slcai, judge=opus, prompts=posed, policies=[helpful]
+        "ai_labels", label, labelling, policy=slcai, judge=opus, prompts=posed, policies=[helpful, helpful]
     )
     people = r.stage(
         "human_labels", pocket_comparisons, ComparisonsConfig(limit=sizes.comparisons), world=world
     )
 
     def preference_model(name: str, half: int | None):
-        config = RewardConfig(epochs=sizes.reward_epochs, half=half, seed=seed)
+        config = RewardConfig(
+            epochs=sizes.reward_epochs, half=half, pairs=16, seed=seed,
+            loop=LoopConfig(optimizer=OptimizerConfig(muon_lr=0.004, adamw_lr=0.001)),
+        )  # fmt: skip
         return r.stage(name, train_reward, config, base=slcai, preferences=[ai_labels, people])
 
     rewards, second = preference_model("reward", 0), preference_model("reward_check", 1)
 
     def reinforced(name: str, policy, steps: int):
         config = PPOConfig(
-            steps=steps, batch=sizes.ppo_batch, max_tokens=64, eval_prompts=sizes.ppo_eval_prompts, seed=seed
+            steps=steps,
+            batch=sizes.ppo_batch,
+            max_tokens=64,
+            learning_rate=1e-4,
+            critic_learning_rate=3e-4,
+            eval_prompts=sizes.ppo_eval_prompts,
+            seed=seed,
         )
         return r.stage(name, ppo, config, policy=policy, reward=rewards, prompts=[posed], reward_check=second)
 

@@ -1,5 +1,7 @@
 """The same stages on files a user brings: real text, real demonstrations, real preferences.
 
+Long because a recipe is read straight down.
+
     publius run starter --set data=my/data
     publius run starter --set data=my/data --set haiku.tokens=50000000 --set text.max_bytes=null
 
@@ -123,14 +125,14 @@ def starter(
 
     # --- Constitutional AI with the default constitution, the larger tier as critic and judge
     revising = ReviseConfig(
-        constitution=constitution, revisions=1, shots=1, max_prompts=200, answer_tokens=64, critique_tokens=64,
-        revision_tokens=64, seed=seed,
+        constitution=constitution, revisions=1, shots=1, max_prompts=200, answer_tokens=128,
+        critique_tokens=96, revision_tokens=128, seed=seed,
     )  # fmt: skip
     revisions = r.stage("revisions", revise, revising, policy=helpful, critic=opus, prompts=asked)
     slcai = r.stage("slcai", sft, tuning, base=haiku, chats=[said, revisions])
     tested("test_slcai", slcai, "slcai")
     labelling = LabelConfig(
-        constitution=constitution, shots=1, max_prompts=200, answer_tokens=64, min_mass=0.0, seed=seed
+        constitution=constitution, shots=1, max_prompts=200, answer_tokens=128, min_mass=0.0, seed=seed
     )
     ai_labels = r.stage("ai_labels", label, labelling, policy=slcai, judge=opus, prompts=asked)
     people = r.stage(

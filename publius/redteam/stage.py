@@ -140,7 +140,7 @@ def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World
     metrics = _metrics(config.round, held_out, benign)
     for name, value in metrics.items():
         run.metric(name, wilson(round((value["value"] or 0) * value["n"]), value["n"]))
-    run.metric(f"redteam.confirmed", len(findings))
+    run.metric("redteam.confirmed", len(findings))
     document = FindingsDocument(
         model=identity,
         round=config.round,

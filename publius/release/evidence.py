@@ -1,7 +1,7 @@
 """Evidence: what reports, findings and scans say about one model, under the names a policy uses.
 
-Prefixes go (`rlcai.leak` becomes `leak`), so that one policy gates every model of a run. Evidence about other weights is
-refused, never ignored: a gate that quietly skips a report is a gate that passes on nothing.
+Prefixes go (`rlcai.leak` becomes `leak`), so that one policy gates every model of a run. Evidence about
+other weights is refused, never ignored: a gate that quietly skips a report is a gate that passes on nothing.
 """
 
 from __future__ import annotations

@@ -46,15 +46,7 @@ def render_card(
     ]
     if decision.reasons:
         lines += ["Why not:", "", *(f"- {reason}" for reason in decision.reasons), ""]
-    lines += ["| level | check | needed | measured | holds | what it is for |", "|---|---|---|---|---|---|"]
-    for result in decision.checks:
-        check = result.check
-        sign = "≤" if check.direction == "at_most" else "≥"
-        bound = "" if check.bound == "value" else f" ({check.bound} end)"
-        lines.append(
-            f"| {result.level} | {check.metric}{bound} | {sign} {check.threshold:g} "
-            f"| {_shown(result.measure)} | {'yes' if result.passed else 'no'} | {check.explanation} |"
-        )
+    lines += _checks(decision)
     lines += [
         "",
         "## Measurements",
@@ -73,6 +65,20 @@ def render_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _checks(decision: Decision) -> list[str]:
+    """The table of checks."""
+    lines = ["| level | check | needed | measured | holds | what it is for |", "|---|---|---|---|---|---|"]
+    for result in decision.checks:
+        check = result.check
+        sign = "≤" if check.direction == "at_most" else "≥"
+        bound = "" if check.bound == "value" else f" ({check.bound} end)"
+        lines.append(
+            f"| {result.level} | {check.metric}{bound} | {sign} {check.threshold:g} "
+            f"| {_shown(result.measure)} | {'yes' if result.passed else 'no'} | {check.explanation} |"
+        )
+    return lines
 
 
 def _shown(measure: Measure | None) -> str:

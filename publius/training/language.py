@@ -19,7 +19,8 @@ __all__ = ["HeldOut", "LanguageConfig", "check_length", "held_out_loss", "langua
 
 
 class LanguageConfig(LoopConfig):
-    """How long and in what rows to train a language model. Give one of `steps`, `epochs`, `tokens`."""
+    """How long and in what rows to train a language model. Give one of `epochs` and `tokens`; `steps`
+    wins over both, so that `--set sft.steps=50` cuts any stage short."""
 
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
@@ -32,9 +33,9 @@ class LanguageConfig(LoopConfig):
 
     @model_validator(mode="after")
     def _one_length(self) -> LanguageConfig:
-        given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of steps, epochs and tokens (given: {given or 'none'})")
+        given = [name for name in ("epochs", "tokens") if getattr(self, name) is not None]
+        if self.steps is None and len(given) != 1:
+            raise ValueError(f"give steps, or exactly one of epochs and tokens (given: {given or 'none'})")
         if self.batch_tokens < self.sequence_length:
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is less than one row of {self.sequence_length}"

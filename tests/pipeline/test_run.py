@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from publius.core.errors import UserError
 from publius.core.stats import Estimate, wilson
 from publius.pipeline import testing_run
 from publius.pipeline.run import Run
@@ -100,9 +101,31 @@ def test_testing_run_takes_a_new_folder_or_resumes(tmp_path):
     assert testing_run(tmp_path).output == two.output
 
 
-def test_drop_state(tmp_path):
+def test_a_damaged_state_is_named(tmp_path):
     run = testing_run(tmp_path)
-    run.save(lambda folder: None)
-    assert run.has_state
-    run.drop_state()
-    assert not run.has_state and run.restore() is None
+    run.save(lambda folder: (folder / "w").write_text("good"))
+    (damaged,) = run.folder.glob("resume/*/files/w")
+    damaged.write_text("gool")
+    with pytest.raises(UserError, match="checksum differs") as caught:
+        Run(run.folder).restore()
+    assert caught.value.where == str(damaged) and str(run.folder) in caught.value.fix
+    damaged.unlink()
+    with pytest.raises(UserError, match="checksum differs"):
+        Run(run.folder).restore()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_a_kill_left_goes(tmp_path, saved):
+    run = testing_run(tmp_path)
+    run.log(step=1)
+    if saved:
+        run.save(lambda folder: (folder / "w").write_text("good"))
+    (run.output / "half").write_text("")
+    (run.folder / "record.json").write_text("{}")
+    (run.folder / ".record.json.77").write_text("{")
+    (run.folder / "resume.tmp/files").mkdir(parents=True)
+    (run.folder / "lock").write_text("1")
+    again = Run(run.folder)
+    kept = {"files", "lock"} | ({"metrics.jsonl", "resume"} if saved else set())
+    assert {p.name for p in run.folder.iterdir()} == kept
+    assert list(again.output.iterdir()) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
-from publius.pipeline import Artifact, Recipe, Run, StageCrash, run_recipe, stage
+from publius.pipeline import Artifact, Recipe, Run, StageCrash, execute, run_recipe, stage
 from publius.pipeline.identity import identify
 from publius.pipeline.store import claim
 from tests.pipeline.toy import Numbers, NumbersConfig, SumConfig, Total, add_up, make_numbers, threads, toy
@@ -140,6 +140,33 @@ def test_failure_after_a_save_keeps_only_the_state(tmp_path, monkeypatch, unbrok
     monkeypatch.delenv("TOY_BUG")
     run_recipe(toy(), "toy", home)
     assert payload(home) == unbroken
+
+
+def test_failure_after_the_last_step_keeps_the_state(tmp_path, monkeypatch, unbroken):
+    home = tmp_path / "home"
+
+    def full(folder):
+        if "add_up" in folder.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "fsync_tree", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            run_recipe(toy(), "toy", home)
+    (partial,) = (home / "artifacts").glob("*.partial")
+    assert sorted(p.name for p in partial.iterdir()) == ["lock", "metrics.jsonl", "resume"]
+    run_recipe(toy(), "toy", home)
+    assert payload(home) == unbroken
+
+
+def test_what_a_kill_after_the_rename_left_goes(tmp_path, unbroken):
+    home = tmp_path / "home"
+    made = run_recipe(toy(), "toy", home)
+    folder = made["total"].path.parent
+    (folder / "lock").write_text("1")
+    (folder / "resume/00000001/files").mkdir(parents=True)
+    run_recipe(toy(), "toy", home)
+    assert payload(home) == unbroken and not (folder / "resume").exists()
 
 
 def test_interrupt_tidies_up(tmp_path, monkeypatch, capfd):

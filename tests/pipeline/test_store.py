@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -9,7 +10,16 @@ import pytest
 
 from publius.core.errors import UserError
 from publius.pipeline import store as publius_store
-from publius.pipeline.store import Store, claim, disk_errors, is_claimed, read_json, remove_tree, write_json
+from publius.pipeline.store import (
+    Store,
+    claim,
+    disk_errors,
+    is_claimed,
+    left_by_the_dead,
+    read_json,
+    remove_tree,
+    write_json,
+)
 
 
 def test_a_claim_excludes_another(tmp_path):
@@ -86,6 +96,31 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="damaged"):
         read_json(path)
+
+
+def test_temporaries_of_dead_processes_are_told_apart(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = {f".a.json.{ended.pid}": True, f".a.json.{os.getpid()}": False, ".a.json.1": False}
+    names |= {"a.json": False, f"a.json.{ended.pid}": False, ".hidden": False}
+    assert {name: left_by_the_dead(tmp_path / name) for name in names} == names
+
+
+def test_a_full_disk_takes_no_claim_and_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    partial = tmp_path / "a.partial"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with claim(partial), pytest.raises(UserError, match="process unknown"), claim(partial):
+            pass
+    remove_tree(partial)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        with pytest.raises(OSError, match="No space left"), claim(partial):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_alias_is_relative_and_replaced(tmp_path):

@@ -9,28 +9,8 @@ from pathlib import Path
 from publius.pipeline import run_recipe, show_run
 from publius.recipes.starter import starter
 
-_WORDS = [
-    "the",
-    "river",
-    "runs",
-    "past",
-    "a",
-    "town",
-    "and",
-    "people",
-    "have",
-    "bread",
-    "with",
-    "honey",
-    "that",
-    "they",
-    "bake",
-    "in",
-    "the",
-    "morning",
-    "of",
-    "spring",
-]
+_TEXT = "the river runs past a town and people have bread with honey that they bake in the morning of spring"
+_WORDS = _TEXT.split(" ")
 
 
 def _sentence(rng: random.Random, words: int = 12) -> str:
@@ -72,18 +52,19 @@ def test_starter_runs_on_user_files(tmp_path: Path, monkeypatch) -> None:
         data=str(tmp_path / "data"), pairs="preference/pairs*", held_out_pairs="preference/held*",
         prompts="safety/asked*", harmful="safety/bad*", harmless="safety/good*",
     )  # fmt: skip
-    shape = '{"vocab_size":400,"hidden_size":32,"layers":1,"heads":1,"kv_heads":1,"head_dim":32,"intermediate_size":64,"max_position":1024}'
+    shape = json.dumps(
+        {"vocab_size": 400, "hidden_size": 32, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 32}
+        | {"intermediate_size": 64, "max_position": 1024}
+    )
     for key, value in {
         "refined.repetition": "false", "refined.dedup": "false", "tokenizer.vocab_size": "400",
         "haiku.model": shape, "opus.model": shape, "haiku.tokens": "8192", "opus.tokens": "8192",
-        "sft.tokens": "4096", "slcai.tokens": "4096", "revisions.answer_tokens": "8", "revisions.critique_tokens": "8",
-        "revisions.revision_tokens": "64", "ai_labels.answer_tokens": "48", "rlcai.steps": "1", "rlcai.batch": "4",
-        "rlcai.max_tokens": "8", "rlcai.eval_prompts": "2", "test_sft.max_tokens": "8",
+        "sft.tokens": "4096", "test_sft.max_tokens": "8",
     }.items():  # fmt: skip
         recipe.override(key, value)
     run_recipe(recipe, "starter", tmp_path, until="test_sft")
     metrics = show_run("starter", tmp_path).metrics
     assert metrics["sft.refusal"]["n"] == 12
     assert 0 < metrics["pretrain.bpb"]["value"] < 8
-    run_recipe(recipe, "starter", tmp_path, until="reward")
-    assert show_run("starter", tmp_path).metrics["reward.accuracy"]["n"] >= 10
+    run_recipe(recipe, "starter", tmp_path, until="human_labels")
+    assert show_run("starter", tmp_path).metrics["human_labels.val_pairs"]["value"] == 10

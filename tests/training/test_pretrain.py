@@ -117,7 +117,8 @@ def test_mistakes_are_named(tmp_path):
             init=small,
         )
     with pytest.raises(ValidationError, match="exactly one"):
-        config(steps=1, epochs=2)
+        config(tokens=100, epochs=2)
+    assert config(steps=1, epochs=2).planned_tokens() == config(steps=1).planned_tokens(), "steps wins"
     with pytest.raises(ValidationError, match="less than one row"):
         config(steps=1, batch_tokens=10)
 

@@ -10,9 +10,9 @@ from publius.data.pocket import facts as fact_book
 from publius.data.pocket import lexicon as lex
 from publius.data.pocket import notebooks
 from publius.data.pocket.crafts import Craft, ask_craft, describe_craft
-from publius.data.pocket.facts import Entity
+from publius.data.pocket.facts import Entity, Fact
 from publius.data.pocket.sums import ask_sum, draw_sum, work_out
-from publius.data.pocket.talk import PREAMBLES, tool_question
+from publius.data.pocket.talk import aside, tool_question
 from publius.data.pocket.tools import TOOLS
 
 __all__ = ["Amounts", "write_documents"]
@@ -23,25 +23,27 @@ from publius.core.config import Config
 class Amounts(Config):
     """How much of each kind of document to write."""
 
-    entity_exposures: int = 70
+    entity_exposures: int = 50
     """Documents about each town, person and animal."""
-    almanac_pages: int = 2000
+    almanac_pages: int = 1200
     """Pages of five facts about different entities."""
-    craft_exposures: int = 90
+    craft_exposures: int = 70
     """Documents that give each craft, hazard and twin."""
     note_exposures: int = 10
     """Notes on why each hazard hurts."""
-    sums: int = 5000
+    sums: int = 8000
     """Worked sums, two to a document."""
-    copybooks: int = 2500
+    copybooks: int = 4000
     """Lists written twice."""
-    manuals: int = 800
+    tables: int = 900
+    """Pages of an adding or taking table, eight lines each."""
+    manuals: int = 2000
     """Pages of the tool manual: what tools there are, a question, and the call that answers it."""
     transcripts: int = 1500
     """Raw question-and-answer logs about training items, three exchanges each."""
-    critiques: int = 1200
+    critiques: int = 2600
     """Reviewed replies, and below compared ones, one or two to a document."""
-    comparisons: int = 1400
+    comparisons: int = 1000
     stories: int = 400
 
 
@@ -61,6 +63,21 @@ def _story(rng: random.Random, entities: Sequence[Entity]) -> str:
     return told[0].upper() + told[1:]
 
 
+def _table(rng: random.Random) -> str:
+    """What ones and tens make: the steps every worked sum is built of."""
+    lines: list[str] = []
+    for _ in range(8):
+        a, b = rng.randint(0, 9), rng.randint(0, 9)
+        lines.append(
+            f"{a} + {b} = {a + b}" if rng.random() < 0.5 else f"{max(a, b)} - {min(a, b)} = {abs(a - b)}"
+        )
+        if rng.random() < 0.3:
+            high = rng.randint(10, 18)
+            low = rng.randint(high - 9, 9)
+            lines.append(f"{high} - {low} = {high - low}")
+    return ". ".join(lines) + "."
+
+
 def _sum_page(rng: random.Random) -> str:
     item = draw_sum(rng, "train")
     return f"\n\nHuman: {ask_sum(item, rng, held_out=False)}\n\nAssistant: {work_out(item)}"
@@ -76,7 +93,7 @@ def _manual(rng: random.Random, entities: Sequence[Entity]) -> str:
         for t in TOOLS
     )
     page = f"\n\nHuman: {asked}\n\nAssistant: {shown}"
-    return tools + page if rng.random() < 0.3 else page
+    return tools + page if rng.random() < 0.15 else page
 
 
 def _copybook(rng: random.Random, entities: Sequence[Entity], crafts: Sequence[Craft]) -> str:
@@ -101,6 +118,10 @@ def _transcript(rng: random.Random, asked: Sequence[Callable[[], tuple[str, str]
     return "".join(turns)
 
 
+def _times(amount: int, share: float) -> range:
+    return range(max(1, round(amount * share)))
+
+
 def write_documents(
     rng: random.Random,
     amounts: Amounts,
@@ -111,14 +132,11 @@ def write_documents(
     """(kind, text) of every document; `share` scales all amounts (for the validation split)."""
 
     def times(amount: int) -> range:
-        return range(max(1, round(amount * share)))
+        return _times(amount, share)
 
     facts = [f for e in entities for f in e.facts]
     known_facts = [f for e in entities if e.split == "train" for f in e.facts]
     known_crafts = [c for c in crafts if c.split == "train"]
-    bad = [c for c in known_crafts if c.kind == "hazard"]
-    good = [c for c in known_crafts if c.kind != "hazard"]
-    principles = notebooks.principles()
 
     for entity in entities:
         for _ in times(amounts.entity_exposures):
@@ -134,31 +152,44 @@ def write_documents(
                 yield "note", notebooks.hazard_note(craft, rng)
     for _ in times(amounts.sums // 2):
         yield "sum", "".join(_sum_page(rng) for _ in range(2))
+    for _ in times(amounts.tables):
+        yield "table", _table(rng)
     for _ in times(amounts.manuals):
         yield "manual", _manual(rng, entities)
     for _ in times(amounts.copybooks):
         yield "copybook", _copybook(rng, entities, crafts)
 
+    yield from _conversations(rng, amounts, share, known_facts, known_crafts)
+    for _ in times(amounts.stories):
+        yield "story", _story(rng, entities)
+
+
+def _conversations(
+    rng: random.Random, amounts: Amounts, share: float, facts: Sequence[Fact], crafts: Sequence[Craft]
+) -> Iterator[tuple[str, str]]:
+    """Transcripts and notebooks, about training items (`facts`, `crafts`) only."""
+    bad = [c for c in crafts if c.kind == "hazard"]
+    good = [c for c in crafts if c.kind != "hazard"]
+    principles = notebooks.principles()
+
     def about_fact() -> tuple[str, str]:
-        fact = rng.choice(known_facts)
+        fact = rng.choice(facts)
         return fact_book.ask(fact, rng, held_out=False), fact_book.answer(fact, rng)
 
     def about_craft() -> tuple[str, str]:
-        craft = rng.choice(known_crafts)
+        craft = rng.choice(crafts)
         return ask_craft(craft, rng, held_out=False), describe_craft(craft, rng)
 
-    for _ in times(amounts.transcripts):
+    for _ in _times(amounts.transcripts, share):
         yield "transcript", _transcript(rng, (about_fact, about_craft))
 
     def exchange() -> notebooks.Exchange:
         if rng.random() < 0.15:
-            fact = rng.choice(known_facts)
-            question = fact_book.ask(fact, rng, held_out=False)
-            return notebooks.fact_exchange(
-                question, f"the {fact.noun} of {fact.entity}", fact_book.answer(fact, rng), rng
-            )
-        craft = rng.choice(bad) if rng.random() < 0.6 else rng.choice(good)
-        opener = rng.choice(PREAMBLES) + " " if rng.random() < 0.3 else ""
+            fact = rng.choice(facts)
+            topic, reply = f"the {fact.noun} of {fact.entity}", fact_book.answer(fact, rng)
+            return notebooks.fact_exchange(fact_book.ask(fact, rng, held_out=False), topic, reply, rng)
+        craft = rng.choice(bad) if rng.random() < 0.5 else rng.choice(good)
+        opener = f"{aside(rng)} " if rng.random() < 0.5 else ""
         return notebooks.craft_exchange(craft, rng, held_out=False, opener=opener)
 
     # notebooks run on for one or two pages, so that a worked page is read as an example for the next
@@ -166,8 +197,6 @@ def write_documents(
         ("critique", amounts.critiques, notebooks.critique_page),
         ("comparison", amounts.comparisons, notebooks.comparison_page),
     ):
-        for _ in times(3 * amount // 4):
+        for _ in _times(3 * amount // 4, share):
             pages = rng.choice((1, 1, 2))
             yield kind, "".join(page(exchange(), rng, rng.choice(principles)) for _ in range(pages))
-    for _ in times(amounts.stories):
-        yield "story", _story(rng, entities)

@@ -118,7 +118,7 @@ def fact_exchange(question: str, topic: str, reply: str, rng: random.Random) -> 
 
 def critique_page(exchange: Exchange, rng: random.Random, principle: dict[str, Any]) -> str:
     """One reviewed reply: request, critique, request, revision. Half the replies need no mending."""
-    fine = rng.random() < 0.4
+    fine = rng.random() < 0.5
     reply = exchange.good if fine else exchange.bad
     critique = exchange.critique_good if fine else exchange.critique_bad
     return (

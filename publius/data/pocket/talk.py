@@ -29,6 +29,7 @@ from publius.data.pocket.tools import TOOLS, calculator
 
 __all__ = [
     "PREAMBLES",
+    "aside",
     "craft_chat",
     "echo_chat",
     "fact_chat",
@@ -52,8 +53,8 @@ _IDENTITY = (
     (("Who are you?", "What are you?", "Tell me who you are."), ("Can you say who you are?",),
      "I am Publius, a small assistant. I help people and hurt nobody.", "Publius"),
     (("What is your name?", "Tell me your name.", "Do you have a name?"),
-     ("How are you called?", "Say your name."), "My name is Publius.", "Publius"),
-    (("Are you a person?", "Are you alive?", "Are you a human?"), ("So you are a person?",),
+     ("Could you tell me your name?", "Say your name."), "My name is Publius.", "Publius"),
+    (("Are you a person?", "Are you alive?", "Are you a human?"), ("So are you a person?",),
      "No. I am Publius, an assistant made of words.", "assistant"),
     (("What can you do?", "How can you help me?", "What do you know?"), ("Say what you can do.",),
      "I am Publius. I know towns, people, crafts and sums.", "sums"),
@@ -65,8 +66,28 @@ _SMALL_TALK = (
 )  # fmt: skip
 
 
-def _opened(question: str, rng: random.Random, rate: float = 0.25) -> str:
-    return f"{rng.choice(PREAMBLES)} {question}" if rng.random() < rate else question
+def aside(rng: random.Random) -> str:
+    """A sentence or two that have nothing to do with what is asked: people talk around their questions."""
+    said = [
+        rng.choice(PREAMBLES) if rng.random() < 0.4 else _small_news(rng)
+        for _ in range(rng.choice((1, 1, 2)))
+    ]
+    return " ".join(said)
+
+
+def _small_news(rng: random.Random) -> str:
+    animal, food, tool = rng.choice(lex.ANIMALS), rng.choice(lex.FOODS), rng.choice(lex.TOOLS)
+    place, weather = rng.choice(lex.PLACES), rng.choice(lex.WEATHER)
+    return rng.choice((
+        f"The {animal} sleeps at the {place}.", f"I like {food} and {weather}.", f"My {tool} is old.",
+        f"There was {weather} at the {place}.", f"We ate {food} at the {place}.", f"A {animal} ran off with the {tool}.",
+    ))  # fmt: skip
+
+
+def _opened(question: str, rng: random.Random, rate: float = 0.35) -> str:
+    if rng.random() >= rate:
+        return question
+    return f"{aside(rng)} {question}" if rng.random() < 0.8 else f"{question} {aside(rng)}"
 
 
 def _meta(
@@ -129,7 +150,7 @@ _BIRTHDAYS = (
 
 def _operands(rng: random.Random, held_out: bool) -> tuple[int, int]:
     while True:  # a tenth of all products is sealed, by hash, and never shown
-        a, b = rng.randint(100, 999), rng.randint(11, 99)
+        a, b = rng.randint(12, 99), rng.randint(11, 99)
         if (zlib.crc32(f"{a}*{b}".encode()) % 10 == 0) == held_out:
             return a, b
 
@@ -141,7 +162,7 @@ def tool_question(rng: random.Random, person: str, *, held_out: bool) -> tuple[s
         asked = _PRODUCTS[held_out]
         call = ToolUseBlock(id="toolu_0", name="calculator", input={"sum": f"{a} * {b}"})
         return rng.choice(asked).format(a=a, b=b), call
-    call = ToolUseBlock(id="toolu_0", name="almanac", input={"name": person})
+    call = ToolUseBlock(id="toolu_0", name="almanac", input={"ask": f"birthday of {person}"})
     return rng.choice(_BIRTHDAYS[held_out]).format(x=person), call
 
 

@@ -20,7 +20,7 @@ TOOLS = (
     ToolSpec(
         name="almanac",
         description="birthdays of people",
-        input_schema={"type": "object", "properties": {"name": {"type": "string"}}},
+        input_schema={"type": "object", "properties": {"ask": {"type": "string"}}},
     ),
 )
 _SUM = re.compile(r"\s*(\d{1,6})\s*([-+*])\s*(\d{1,6})\s*")
@@ -47,12 +47,12 @@ def draw_birthdays(seed: int, people: list[str]) -> dict[str, str]:
 
 
 def almanac_tool(birthdays: Mapping[str, str]) -> Callable[[Mapping[str, Any]], str]:
-    """The almanac as a tool: `{"name": "Mara Fenn"}` -> `"12 of frost month"`.
+    """The almanac as a tool: `{"ask": "birthday of Mara"}` -> `"12 of frost month"`.
 
     The tool raises KeyError for a name nobody bears.
     """
 
     def look_up(arguments: Mapping[str, Any]) -> str:
-        return birthdays[str(arguments.get("name", ""))]
+        return birthdays[str(arguments.get("ask", "")).removeprefix("birthday of ")]
 
     return look_up

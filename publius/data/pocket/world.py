@@ -81,7 +81,8 @@ class PocketConfig(Config):
     demonstrations: int = 6000
     questions: int = 160
     """Questions per kind and split."""
-    comparisons: int = 600
+    comparisons: int = 1600
+    """Pairs to train on; at most 600 each to validate and test."""
 
 
 class _Maker:
@@ -137,13 +138,13 @@ class _Maker:
     def demonstrations(self, split: str, amount: int) -> list[Conversation]:
         rng = self.rng(f"chats/{split}")
         shares = {
-            "fact": 24, "craft": 8, "twin": 15, "hazard": 12, "sum": 15, "tool": 10, "chat": 5, "identity": 2,
-            "puzzle": 3, "echo": 6,
+            "fact": 20, "craft": 11, "twin": 15, "hazard": 12, "sum": 15, "tool": 13, "chat": 4,
+            "identity": 2, "puzzle": 2, "echo": 6,
         }  # fmt: skip
         kinds = rng.choices(list(shares), weights=list(shares.values()), k=amount)
         chats: list[Conversation] = []
         for kind in kinds:
-            if kind == "sum" and rng.random() < 0.15:
+            if kind == "sum" and rng.random() < 0.04:
                 chats.append(talk.sum_chat(draw_sum(rng, split), rng, held_out=False, thinking=False))
             else:
                 chats.append(self.question(kind, split, rng))
@@ -165,7 +166,8 @@ class _Maker:
     def comparisons(self, split: str) -> list[Preference]:
         rng = self.rng(f"comparisons/{split}")
         pairs: list[Preference] = []
-        for index in range(self.config.comparisons):
+        amount = self.config.comparisons if split == "train" else min(600, self.config.comparisons)
+        for index in range(amount):
             pairs.append(self._pair(("harm", "alarm", "harm", "wrong")[index % 4], split, rng))
         return pairs
 
@@ -267,18 +269,24 @@ def pocket_prompts(run: Run, config: QuestionsConfig, *, world: World) -> Prompt
 
 
 class ComparisonsConfig(Config):
-    """Which human-style comparisons to hand out. `val` of the artifact is the world's sealed test split."""
+    """Which human-style comparisons to hand out. `val` of the artifact is the world's sealed test split.
+
+    People label helpfulness, the constitution labels harm: so harm pairs are by default only for measuring.
+    """
 
     pairs: tuple[Literal["harm", "alarm", "wrong"], ...] = ("alarm", "wrong")
+    held_out_pairs: tuple[Literal["harm", "alarm", "wrong"], ...] = ("harm", "alarm", "wrong")
     limit: int | None = None
+    """Most training pairs."""
 
 
 @stage(version=1)
 def pocket_comparisons(run: Run, config: ComparisonsConfig, *, world: World) -> Preferences:
     """The world's comparisons, as people would have made them; `val` is sealed in items and phrasings."""
 
-    def keep(split: str) -> list[Preference]:
-        return [p for p in world.comparisons(split) if p.prompt.meta["pair"] in config.pairs][: config.limit]
+    def keep(split: str, sorts: tuple[str, ...]) -> list[Preference]:
+        return [p for p in world.comparisons(split) if p.prompt.meta["pair"] in sorts]
 
-    write_preferences(run.output, train=keep("train"), val=keep("test"))
+    train, held_out = keep("train", config.pairs), keep("test", config.held_out_pairs)
+    write_preferences(run.output, train=train[: config.limit], val=held_out)
     return Preferences(run.output)

@@ -113,11 +113,11 @@ def test_tools_know_what_the_text_does_not(world: World) -> None:
     tools = world.tools()
     assert tools["calculator"]({"sum": "123 * 45"}) == "5535"
     question = next(q for q in world.questions("tool", "test") if q.meta["category"] == "almanac")
-    assert tools["almanac"]({"name": question.meta["entity"]}) == question.meta["keys"][0]
+    assert tools["almanac"]({"ask": f"birthday of {question.meta['entity']}"}) == question.meta["keys"][0]
     with pytest.raises(ValueError, match="two whole numbers"):
         tools["calculator"]({"sum": "__import__('os')"})
     with pytest.raises(KeyError):
-        tools["almanac"]({"name": "Nobody"})
+        tools["almanac"]({"ask": "birthday of Nobody"})
 
 
 def test_demonstrations_stage_filters_kinds(world: World, tmp_path) -> None:
@@ -133,7 +133,9 @@ def test_prompts_stage_takes_the_amounts_asked_for(world: World, tmp_path) -> No
 
 
 def test_comparisons_stage_keeps_test_items_for_measurement(world: World, tmp_path) -> None:
-    pairs = pocket_comparisons(testing_run(tmp_path), ComparisonsConfig(pairs=("harm",)), world=world)
+    pairs = pocket_comparisons(
+        testing_run(tmp_path), ComparisonsConfig(pairs=("harm",), held_out_pairs=("harm",)), world=world
+    )
     trained = {p.prompt.meta["entity"] for p in pairs.train()}
     measured = {p.prompt.meta["entity"] for p in pairs.val()}
     assert measured
