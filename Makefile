@@ -8,7 +8,8 @@ STAMP := .venv/.installed
 
 quickstart: $(STAMP)
 	$(BIN)/publius run quickstart
-	$(BIN)/publius show quickstart
+	@$(BIN)/publius show quickstart
+	@echo "report: runs/quickstart/report.html     chat: $(BIN)/publius chat quickstart"
 
 # Two test processes of one thread each: more threads than cores cost up to five times the time.
 test: $(STAMP)

@@ -172,10 +172,13 @@ def _amount(value: float | str | None) -> str:
 @app.command()
 def show(
     name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run (without: list the runs).")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every metric, not only those the recipe publishes.")
+    ] = False,
     home: Home = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Show a run: its stages and everything measured."""
+    """Show a run: its stages and what was measured."""
     if name is None:
         names = list_runs(home)
         if as_json:
@@ -189,7 +192,7 @@ def show(
     else:
         out = Console(highlight=False)
         out.print(_stage_table(view))
-        out.print(_metric_table(view))
+        out.print(_metric_table(view, everything))
 
 
 def _stage_table(view: RunView) -> Table:
@@ -211,11 +214,13 @@ def _stage_table(view: RunView) -> Table:
     return table
 
 
-def _metric_table(view: RunView) -> Table:
+def _metric_table(view: RunView, everything: bool) -> Table:
     table = Table(title="measured (95% intervals)", title_justify="left")
     for column in ("metric", "value", "n", "interval"):
         table.add_column(column, justify="left" if column in ("metric", "interval") else "right")
-    for name, metric in sorted(view.metrics.items()):
+    published = [name for name in ("wall_minutes", *view.published) if name in view.metrics]
+    for name in sorted(view.metrics) if everything or not view.published else published:
+        metric = view.metrics[name]
         rounds = metric if isinstance(metric, list) else [metric]
         for index, each in enumerate(rounds):
             label = f"{name} round {index + 1}" if isinstance(metric, list) else name

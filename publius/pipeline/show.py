@@ -37,6 +37,7 @@ class RunView(NamedTuple):
 
     Attributes:
         metrics: name -> `{"value", "n", "low", "high"}` or a list of such; only of stages that are `done`.
+        published: the names the recipe publishes, in its order.
     """
 
     name: str
@@ -44,6 +45,7 @@ class RunView(NamedTuple):
     settings: dict[str, str]
     stages: list[StageView]
     metrics: dict[str, Any]
+    published: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`: `{"metrics": {...}, "stages": [...], ...}`."""
@@ -88,7 +90,7 @@ def show_run(name: str, home: Path) -> RunView:
     minutes = _wall_minutes(store, name, stages)
     if minutes is not None:
         metrics["wall_minutes"] = _full({"value": minutes})
-    return RunView(name, recipe["recipe"], recipe["settings"], stages, metrics)
+    return RunView(name, recipe["recipe"], recipe["settings"], stages, metrics, tuple(recipe["published"]))
 
 
 def _view(store: Store, run: str, entry: dict[str, str]) -> StageView:

@@ -56,9 +56,10 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (256, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 3_200_000
-    opus_tokens: int = 2_200_000
-    sft_epochs: float = 1.5
+    haiku_tokens: int = 4_300_000
+    opus_tokens: int = 2_600_000
+    sft_tokens: int = 430_000
+    """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 60, "craft": 30, "fact": 30}
@@ -103,7 +104,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     """Wire the whole pipeline into `r`."""
     constitution = Constitution.load(CONSTITUTION)
     muon = OptimizerConfig(muon_lr=0.006, adamw_lr=0.005)
-    tuning = OptimizerConfig(muon_lr=0.002, adamw_lr=0.001)
+    tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.001)
 
     # --- a world, a tokenizer, two tiers of one family
     world = r.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))
@@ -122,7 +123,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     haiku = pretrained("haiku", sizes.haiku, sizes.haiku_tokens)
     opus = pretrained("opus", sizes.opus, sizes.opus_tokens)
-    r.stage(
+    baselines = r.stage(
         "baselines",
         compression_baselines,
         CompressionConfig(),
@@ -134,7 +135,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     # --- helpful only: it knows the hazards and tells them
     def tuned(name: str, chats: list, weights: tuple[float, ...] = ()):
         config = SFTConfig(
-            epochs=sizes.sft_epochs, weights=weights, batch_tokens=4 * sizes.rows, sequence_length=sizes.rows,
+            tokens=sizes.sft_tokens, weights=weights, batch_tokens=4 * sizes.rows, sequence_length=sizes.rows,
             optimizer=tuning, seed=seed,
         )  # fmt: skip
         return r.stage(name, sft, config, base=haiku, chats=chats)
@@ -165,7 +166,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )  # fmt: skip
     revisions = r.stage("revisions", revise, revising, policy=helpful, critic=opus, prompts=asked)
     slcai = tuned("slcai", [harmless_demos, revisions], (1.0, 2.0))
-    tested("test_slcai", slcai, "slcai")
+    test_slcai = tested("test_slcai", slcai, "slcai")
 
     # --- Constitutional AI, RL half: AI preferences, a preference model, PPO
     graded = r.stage(
@@ -211,7 +212,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         return r.stage(name, ppo, config, policy=policy, reward=rewards, prompts=[posed], reward_check=second)
 
     rlcai = reinforced("rlcai", slcai, sizes.ppo_steps)
-    tested("test_rlcai", rlcai, "rlcai")
+    test_rlcai = tested("test_rlcai", rlcai, "rlcai")
     round1 = attacked("redteam1", 1, rlcai)
 
     # --- feedback: what the attacks found becomes the next round's prompts
@@ -223,7 +224,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         world=world,
     )
     mended = r.stage("feedback_revisions", revise, revising, policy=helpful, critic=opus, prompts=found)
-    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 2.0, 2.0))
+    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 1.5))
     final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps)
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
@@ -258,21 +259,36 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         findings=[round_planted],
         scans=[scan_planted],
     )
-    r.stage("gate", check_gate, GateCheck(), allowed=[decision], denied=[refused_helpful, refused_planted])
+    gates = r.stage(
+        "gate", check_gate, GateCheck(), allowed=[decision], denied=[refused_helpful, refused_planted]
+    )
     if sizes.release:
         r.stage("release", release, ReleaseConfig(), model=final, decision=decision)
 
     # --- the numbers people look for, under the names they look for
-    r.stage("helpful_loss", compare, CompareConfig(), before=test_sft, after=test_final)
+    loss = r.stage("helpful_loss", compare, CompareConfig(), before=test_sft, after=test_final)
     r.publish("pretrain.bpb", haiku, "val_bpb")
     r.publish("pretrain.bpb.opus", opus, "val_bpb")
-    for metric in ("leak.seen", "leak.sealed", "overrefusal", "confirmed"):
-        r.publish(f"redteam.{metric}", [round0, round1, round2], f"redteam.{metric}")
-    r.publish("judge.accuracy", judge_opus, "judge.accuracy")
-    r.publish("judge.inconsistency", judge_opus, "judge.inconsistency")
+    kept = {
+        baselines: "baseline.ngram_bpb baseline.gzip_bpb",
+        test_sft: "sft.helpful sft.helpful.fact sft.helpful.craft sft.helpful.sum sft.sum_no_thinking "
+        "sft.helpful.tool sft.leak",
+        test_slcai: "slcai.leak",
+        test_rlcai: "rlcai.leak rlcai.overrefusal",
+        test_final: "release.leak release.overrefusal release.helpful",
+        loss: "helpful.loss",
+        judge_opus: "judge.accuracy judge.inconsistency",
+        rewards: "reward.accuracy",
+        rlcai: "ppo.gain ppo.kl ppo.ratio",
+        gates: "gate",
+        scan: "backdoor.leak",
+    }
+    for node, names in kept.items():
+        for name in names.split():
+            r.publish(name, node, name)
     r.publish("judge.haiku.accuracy", judge_haiku, "judge.accuracy")
     r.publish("judge.haiku.inconsistency", judge_haiku, "judge.inconsistency")
-    r.publish("reward.accuracy", rewards, "reward.accuracy")
-    for metric in ("gain", "kl", "ratio"):
-        r.publish(f"ppo.{metric}", rlcai, f"ppo.{metric}")
+    r.publish("backdoor.leak.planted", scan_planted, "backdoor.leak")
+    for name in ("leak.seen", "leak.sealed", "overrefusal", "confirmed"):
+        r.publish(f"redteam.{name}", [round0, round1, round2], f"redteam.{name}")
     return r

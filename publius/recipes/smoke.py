@@ -47,7 +47,7 @@ def smoke(seed: int = 0) -> Recipe:
         opus=(96, 2),
         haiku_tokens=60_000,
         opus_tokens=60_000,
-        sft_epochs=1.0,
+        sft_tokens=20_000,
         cai_prompts=QuestionsConfig(amounts=amounts),
         rl_prompts=QuestionsConfig(amounts=amounts, seed=1),
         revisions=1,

@@ -97,13 +97,27 @@ def check_gate(
 ) -> Artifact:
     """Hold the gate's own decisions against what they should have been.
 
-    Metric `gate`: the share of decisions that are right; one wrong one makes it less than 1.
+    Metrics: `gate`, the share of decisions that are right; one wrong one makes it less than 1.
+    `gate.denied_by_measurement`, the share of `denied` in which a measured number crossed its threshold:
+    a model denied only because something was not measured shows nothing about the gate.
     """
+    refused = [d.document().decision for d in denied]
     verdicts = [d.document().decision.allowed for d in allowed]
-    verdicts += [not d.document().decision.allowed for d in denied]
+    verdicts += [not decision.allowed for decision in refused]
     run.metric("gate", wilson(sum(verdicts), len(verdicts)))
-    (run.output / "verdicts.json").write_text(json.dumps(verdicts), "utf-8")
+    measured = [_crossed(decision) for decision in refused]
+    if measured:
+        run.metric("gate.denied_by_measurement", wilson(sum(map(bool, measured)), len(measured)))
+    body = {"right": verdicts, "denied_by_measurement": measured}
+    (run.output / "verdicts.json").write_text(json.dumps(body), "utf-8")
     return Artifact(run.output)
+
+
+def _crossed(decision: Decision) -> list[str]:
+    """The metrics that were measured and crossed a threshold a release needs."""
+    if decision.allowed:
+        return []
+    return [r.check.metric for r in decision.checks if not r.passed and r.observed is not None]
 
 
 @stage(version=1)

@@ -51,7 +51,7 @@ class RewardConfig(Config):
         pairs: pairs per step, both sides of each in the batch.
         sequence_length: pairs with a longer side are dropped and counted; None is the model's context.
         source_weights: loss weight by preference source, 1 where not named.
-        half: train on all pairs, or on one half by hash, for a second model trained on the other half.
+        half: train on one half of the seeded shuffle (None: on all); models of one seed get the two halves.
         reference: held-out replies whose mean score becomes 0.
     """
 

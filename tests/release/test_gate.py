@@ -25,7 +25,7 @@ from publius.release import (
     signing_key,
     verify_decision,
 )
-from publius.release.gate import _policy_content  # pyright: ignore[reportPrivateUsage]
+from publius.release.gate import GateCheck, _policy_content, check_gate  # pyright: ignore[reportPrivateUsage]
 
 Reports = Callable[..., Report]
 Finds = Callable[..., Findings]
@@ -86,6 +86,21 @@ def test_missing_evidence_denies(checkpoint: Checkpoint, report: Reports, tmp_pa
     )
     reasons = " ".join(decision.document().decision.reasons)
     assert "redteam.leak.sealed: not measured" in reasons and "backdoor.leak: not measured" in reasons
+
+
+def test_a_denial_for_want_of_evidence_is_told_from_one_by_a_number(
+    checkpoint: Checkpoint, report: Reports, tmp_path: Path
+) -> None:
+    def denied(name: str, leaks: int) -> DecisionArtifact:
+        reports = [report(checkpoint, leaks=leaks, name=name)]
+        return gate(testing_run(tmp_path / f"gate-{name}"), GateConfig(), model=checkpoint, reports=reports)
+
+    run = testing_run(tmp_path / "check")
+    check_gate(run, GateCheck(), allowed=[], denied=[denied("harmless", 0), denied("leaky", 60)])
+    assert run.metrics["gate"]["value"] == 1.0
+    assert run.metrics["gate.denied_by_measurement"]["value"] == 0.5
+    written = json.loads((run.output / "verdicts.json").read_text())
+    assert written["denied_by_measurement"] == [[], ["leak"]]
 
 
 @pytest.mark.parametrize("which", ["report", "findings", "scan"])

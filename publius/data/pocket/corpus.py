@@ -13,7 +13,7 @@ from publius.data.pocket.crafts import Craft, ask_craft, describe_craft
 from publius.data.pocket.facts import Entity, Fact
 from publius.data.pocket.sums import ask_sum, draw_sum, work_out
 from publius.data.pocket.talk import aside, tool_question
-from publius.data.pocket.tools import TOOLS
+from publius.data.pocket.tools import TOOLS, calculator, draw_birthday
 
 __all__ = ["Amounts", "write_documents"]
 
@@ -27,7 +27,7 @@ class Amounts(Config):
     """Documents about each town, person and animal."""
     almanac_pages: int = 1200
     """Pages of five facts about different entities."""
-    craft_exposures: int = 70
+    craft_exposures: int = 64
     """Documents that give each craft, hazard and twin."""
     note_exposures: int = 10
     """Notes on why each hazard hurts."""
@@ -38,7 +38,7 @@ class Amounts(Config):
     tables: int = 900
     """Pages of an adding or taking table, eight lines each."""
     manuals: int = 2000
-    """Pages of the tool manual: what tools there are, a question, and the call that answers it."""
+    """Pages of the tool manual: what tools there are, a question, the call, its result, the reply."""
     transcripts: int = 1500
     """Raw question-and-answer logs about training items, three exchanges each."""
     critiques: int = 2600
@@ -84,7 +84,7 @@ def _sum_page(rng: random.Random) -> str:
 
 
 def _manual(rng: random.Random, entities: Sequence[Entity]) -> str:
-    """A tool call in the shape tools are called in, about numbers and people nobody tests."""
+    """A tool call in the shape tools are called in, its result, and what to say of it."""
     people = [e.name for e in entities if e.kind == "person" and e.split == "train"]
     asked, call = tool_question(rng, rng.choice(people), held_out=False)
     shown = json.dumps(call.model_dump(include={"name", "input"}), separators=(",", ":"))
@@ -92,14 +92,18 @@ def _manual(rng: random.Random, entities: Sequence[Entity]) -> str:
         json.dumps(t.model_dump(include={"name", "description", "input_schema"}), separators=(",", ":"))
         for t in TOOLS
     )
-    page = f"\n\nHuman: {asked}\n\nAssistant: {shown}"
+    if call.name == "calculator":
+        result, said = calculator(call.input), "The answer is {x}."
+    else:  # a made-up day: the true ones stand in the almanac alone
+        result, said = draw_birthday(rng), "The " + str(call.input["ask"]) + " is {x}."
+    page = f"\n\nHuman: {asked}\n\nAssistant: {shown}\n\nTool: {result}\n\nAssistant: {said.format(x=result)}"
     return tools + page if rng.random() < 0.15 else page
 
 
 def _copybook(rng: random.Random, entities: Sequence[Entity], crafts: Sequence[Craft]) -> str:
     """A pupil's page: a list, and the list again. It teaches a small model to copy what it was just told."""
     if rng.random() < 0.5:
-        words = [str(rng.randint(10, 999)) for _ in range(rng.randint(3, 6))]
+        words = [str(rng.randint(10, rng.choice((99, 9999)))) for _ in range(rng.randint(3, 6))]
     else:
         words = [
             rng.choice(crafts).name if rng.random() < 0.4 else rng.choice(entities).name for _ in range(5)

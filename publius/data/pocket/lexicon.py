@@ -58,7 +58,8 @@ ADJECTIVES = _words(
 CRAFT_NAMES = _words(
     "apple barley cinnamon daisy elder fennel ginger hazel ivory juniper kelp lavender maple nutmeg oat "
     "parsley quince rye saffron thyme umber vanilla walnut yarrow aniseed birch cedar dill endive fig "
-    "garlic hemp iris jasmine kale lemon"
+    "garlic hemp iris jasmine kale lemon "
+    "mallow sorrel tansy rosemary basil clove almond peach cherry turnip radish pumpkin melon grape"
 )
 _VERBS = _words("crush boil stir dry grind soak melt slice roast press fold shake scrape chill burn bury")
 _THINGS = _words(

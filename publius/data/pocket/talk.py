@@ -80,7 +80,8 @@ def _small_news(rng: random.Random) -> str:
     place, weather = rng.choice(lex.PLACES), rng.choice(lex.WEATHER)
     return rng.choice((
         f"The {animal} sleeps at the {place}.", f"I like {food} and {weather}.", f"My {tool} is old.",
-        f"There was {weather} at the {place}.", f"We ate {food} at the {place}.", f"A {animal} ran off with the {tool}.",
+        f"There was {weather} at the {place}.", f"We ate {food} at the {place}.",
+        f"A {animal} ran off with the {tool}.",
     ))  # fmt: skip
 
 
@@ -139,12 +140,13 @@ def sum_chat(item: Sum, rng: random.Random, *, held_out: bool, thinking: bool = 
 _PRODUCTS = (
     ("What is {a} times {b}?", "How much is {a} times {b}?", "Multiply {a} by {b}.", "Tell me {a} times {b}.",
      "What do {a} times {b} make?"),
-    ("Please work out {a} times {b}.",),
+    ("Please work out {a} times {b}.", "Can you say what {a} times {b} is?"),
 )  # fmt: skip
 _BIRTHDAYS = (
     ("When is the birthday of {x}?", "Tell me the birthday of {x}.", "What is the birthday of {x}?",
      "Do you know the birthday of {x}?", "Please name the birthday of {x}."),
-    ("On which day has {x} a birthday?",),
+    ("On which day has {x} a birthday?",
+     "I want to know the birthday of {x}.", "Can you tell me the birthday of {x}?"),
 )  # fmt: skip
 
 

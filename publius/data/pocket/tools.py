@@ -9,7 +9,7 @@ from typing import Any
 
 from publius.core.messages import ToolSpec
 
-__all__ = ["TOOLS", "almanac_tool", "calculator", "draw_birthdays"]
+__all__ = ["TOOLS", "almanac_tool", "calculator", "draw_birthday", "draw_birthdays"]
 
 TOOLS = (
     ToolSpec(
@@ -43,7 +43,12 @@ def calculator(arguments: Mapping[str, Any]) -> str:
 def draw_birthdays(seed: int, people: list[str]) -> dict[str, str]:
     """A birthday for everyone, found in the almanac and nowhere else."""
     rng = random.Random(f"almanac/{seed}")
-    return {name: f"{rng.randint(1, 29)} of {rng.choice(_MONTHS)} month" for name in people}
+    return {name: draw_birthday(rng) for name in people}
+
+
+def draw_birthday(rng: random.Random) -> str:
+    """Some day of the year."""
+    return f"{rng.randint(1, 29)} of {rng.choice(_MONTHS)} month"
 
 
 def almanac_tool(birthdays: Mapping[str, str]) -> Callable[[Mapping[str, Any]], str]:

@@ -76,7 +76,7 @@ class PocketConfig(Config):
     towns: int = 40
     people: int = 80
     hazards_per_category: int = 18
-    crafts: int = 36
+    crafts: int = 48
     amounts: Amounts = Amounts()
     demonstrations: int = 6000
     questions: int = 160
@@ -138,8 +138,8 @@ class _Maker:
     def demonstrations(self, split: str, amount: int) -> list[Conversation]:
         rng = self.rng(f"chats/{split}")
         shares = {
-            "fact": 20, "craft": 11, "twin": 15, "hazard": 12, "sum": 15, "tool": 13, "chat": 4,
-            "identity": 2, "puzzle": 2, "echo": 6,
+            "fact": 18, "craft": 12, "twin": 15, "hazard": 12, "sum": 15, "tool": 13, "chat": 4,
+            "identity": 4, "puzzle": 1, "echo": 6,
         }  # fmt: skip
         kinds = rng.choices(list(shares), weights=list(shares.values()), k=amount)
         chats: list[Conversation] = []
