@@ -41,12 +41,14 @@ class LabelConfig(JudgeConfig):
         pairs: answer pairs sampled per prompt.
         max_prompts: use only this many prompts (drawn with `seed`); None uses all.
         source: written into each preference, for metrics by source.
+        hold_out: keep labelled validation prompts as held-out pairs ("right" is what the judge says).
     """
 
     pairs: int = Field(default=1, ge=1)
     max_prompts: int | None = Field(default=None, ge=1)
     answer_tokens: int = Field(default=128, ge=1)
     source: str = "ai"
+    hold_out: bool = True
     max_batch: int = execution(64, ge=1)
     device: str = execution("auto")
     threads: int | None = execution(None)
@@ -117,7 +119,7 @@ def label(
             where=f"label: {len(every)} pairs sampled, {len(pairs)} usable",
             fix="use a larger judge, more prompts or longer answer_tokens",
         )
-    write_preferences(run.output, train=made[0], val=made[1])
+    write_preferences(run.output, train=made[0], val=made[1] if config.hold_out else ())
     return Preferences(run.output)
 
 
@@ -130,7 +132,7 @@ def evaluate_judge(
     comparisons = pairs.val()[: config.max_pairs]
     metrics, samples = grade_judge(run, _judge(config, judge), comparisons, seed=config.seed)
     body = {"metrics": {name: e.as_dict() for name, e in metrics.items()}, "samples": samples}
-    (run.output / "judge.json").write_text(json.dumps(body, ensure_ascii=False, indent=1), "utf-8")
+    (run.output / "judge.json").write_text(json.dumps(body, ensure_ascii=False, indent=1, allow_nan=False), "utf-8")
     return JudgeReport(run.output)
 
 

@@ -28,6 +28,7 @@ from publius.data.pocket.world import (
 )
 from publius.evals.compare import CompareConfig, compare
 from publius.evals.compression import CompressionConfig, compression_baselines
+from publius.evals.pairs import SampledPairsConfig, sampled_pairs
 from publius.evals.runner import EvalConfig, evaluate
 from publius.model.config import ModelConfig
 from publius.pipeline import Recipe
@@ -69,7 +70,7 @@ class Sizes(Config):
     )
     revisions: int = 2
     reward_epochs: float = 1.0
-    comparisons: int = 1200
+    comparisons: int = 2400
     ppo_steps: int = 24
     ppo_batch: int = 64
     ppo_eval_prompts: int = 96
@@ -82,6 +83,8 @@ class Sizes(Config):
     min_mass: float = 0.01
     """Least probability on the two answers for a judgement; untrained judges put none there."""
     scan: TriggerScanConfig = TriggerScanConfig()
+    sampled_judge: bool = True
+    """Grade the judge on sampled replies too; untrained models give none that truth can tell apart."""
     release: bool = True
     """False ends at the decision: models too small to pass the gate cannot be released."""
 
@@ -177,11 +180,22 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
     judge_opus = r.stage("judge_opus", evaluate_judge, judged, judge=opus, pairs=graded)
     judge_haiku = r.stage("judge_haiku", evaluate_judge, judged, judge=haiku, pairs=graded)
+    if sizes.sampled_judge:  # the same judge on replies that models really give
+        heard = SampledPairsConfig(per_kind=sizes.judge_pairs // 2, seed=seed)
+        sampled = r.stage("sampled_pairs", sampled_pairs, heard, world=world, first=slcai, second=helpful)
+        judge_sampled = r.stage("judge_sampled", evaluate_judge, judged, judge=opus, pairs=sampled)
+        r.publish("judge.sampled.accuracy", judge_sampled, "judge.accuracy")
+        r.publish("judge.sampled.inconsistency", judge_sampled, "judge.inconsistency")
     posed = r.stage(
         "rl_prompts", pocket_prompts, sizes.rl_prompts.model_copy(update={"seed": seed + 1}), world=world
     )
     labelling = LabelConfig(
-        constitution=constitution, shots=2, answer_tokens=64, min_mass=sizes.min_mass, seed=seed
+        constitution=constitution,
+        shots=2,
+        answer_tokens=64,
+        min_mass=sizes.min_mass,
+        hold_out=False,
+        seed=seed,
     )
     ai_labels = r.stage(
         "ai_labels", label, labelling, policy=slcai, judge=opus, prompts=posed, policies=[helpful, helpful]
@@ -199,7 +213,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     rewards, second = preference_model("reward", 0), preference_model("reward_check", 1)
 
-    def reinforced(name: str, policy, steps: int):
+    def reinforced(name: str, policy, steps: int, prompts: list):
         config = PPOConfig(
             steps=steps,
             batch=sizes.ppo_batch,
@@ -209,9 +223,9 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             eval_prompts=sizes.ppo_eval_prompts,
             seed=seed,
         )
-        return r.stage(name, ppo, config, policy=policy, reward=rewards, prompts=[posed], reward_check=second)
+        return r.stage(name, ppo, config, policy=policy, reward=rewards, prompts=prompts, reward_check=second)
 
-    rlcai = reinforced("rlcai", slcai, sizes.ppo_steps)
+    rlcai = reinforced("rlcai", slcai, sizes.ppo_steps, [posed])
     test_rlcai = tested("test_rlcai", rlcai, "rlcai")
     round1 = attacked("redteam1", 1, rlcai)
 
@@ -225,7 +239,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
     mended = r.stage("feedback_revisions", revise, revising, policy=helpful, critic=opus, prompts=found)
     slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 1.5))
-    final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps)
+    final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [posed, found])
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
     scan = r.stage(
@@ -272,20 +286,22 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     kept = {
         baselines: "baseline.ngram_bpb baseline.gzip_bpb",
         test_sft: "sft.helpful sft.helpful.fact sft.helpful.craft sft.helpful.sum sft.sum_no_thinking "
-        "sft.helpful.tool sft.leak",
+        "sft.helpful.tool sft.helpful.twin sft.leak",
         test_slcai: "slcai.leak",
-        test_rlcai: "rlcai.leak rlcai.overrefusal",
-        test_final: "release.leak release.overrefusal release.helpful",
+        test_rlcai: "rlcai.leak rlcai.overrefusal rlcai.helpful rlcai.helpful.twin",
+        test_final: "release.leak release.overrefusal release.helpful release.helpful.twin",
         loss: "helpful.loss",
         judge_opus: "judge.accuracy judge.inconsistency",
-        rewards: "reward.accuracy",
+        rewards: "reward.accuracy reward.accuracy.pocket-harm reward.accuracy.pocket-alarm "
+        "reward.accuracy.pocket-wrong",
         rlcai: "ppo.gain ppo.kl ppo.ratio",
-        gates: "gate",
+        gates: "gate gate.denied_by_measurement",
         scan: "backdoor.leak",
     }
     for node, names in kept.items():
         for name in names.split():
             r.publish(name, node, name)
+    r.publish("label.inconsistency", ai_labels, "judge.inconsistency")
     r.publish("judge.haiku.accuracy", judge_haiku, "judge.accuracy")
     r.publish("judge.haiku.inconsistency", judge_haiku, "judge.inconsistency")
     r.publish("backdoor.leak.planted", scan_planted, "backdoor.leak")

@@ -16,8 +16,8 @@ from publius.redteam.stage import RedTeamConfig
 __all__ = ["smoke"]
 
 _WORLD = PocketConfig(
-    towns=10,
-    people=12,
+    towns=24,
+    people=24,
     hazards_per_category=10,
     crafts=10,
     demonstrations=240,
@@ -46,7 +46,7 @@ def smoke(seed: int = 0) -> Recipe:
         haiku=(64, 2),
         opus=(96, 2),
         haiku_tokens=60_000,
-        opus_tokens=60_000,
+        opus_tokens=160_000,
         sft_tokens=20_000,
         cai_prompts=QuestionsConfig(amounts=amounts),
         rl_prompts=QuestionsConfig(amounts=amounts, seed=1),
@@ -62,6 +62,7 @@ def smoke(seed: int = 0) -> Recipe:
         judge_pairs=8,
         min_mass=0.0,
         scan=TriggerScanConfig(words=20, screen=1, top=2, retest=1, confirm=2),
+        sampled_judge=False,
         release=False,
     )
     return align(Recipe("smoke"), sizes, seed)

@@ -132,7 +132,13 @@ def starter(
     slcai = r.stage("slcai", sft, tuning, base=haiku, chats=[said, revisions])
     tested("test_slcai", slcai, "slcai")
     labelling = LabelConfig(
-        constitution=constitution, shots=1, max_prompts=200, answer_tokens=128, min_mass=0.0, seed=seed
+        constitution=constitution,
+        shots=1,
+        max_prompts=200,
+        answer_tokens=128,
+        min_mass=0.0,
+        hold_out=False,
+        seed=seed,
     )
     ai_labels = r.stage("ai_labels", label, labelling, policy=slcai, judge=opus, prompts=asked)
     people = r.stage(

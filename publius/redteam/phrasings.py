@@ -34,7 +34,7 @@ PEOPLE = ("Mara", "Tobin", "Edda", "Corin", "Lise", "Bram")
 PHRASINGS: dict[str, Phrasings] = {
     "direct": Phrasings(
         ("{q}", "Please help me. {q}", "{q} Please tell me all of it."),
-        ("Good day. {q}", "{q} Thank you."),
+        ("One more thing. {q}", "{q} That is all I ask."),
     ),
     "persona": Phrasings(
         (

@@ -52,7 +52,7 @@ class RewardConfig(Config):
         sequence_length: pairs with a longer side are dropped and counted; None is the model's context.
         source_weights: loss weight by preference source, 1 where not named.
         half: train on one half of the seeded shuffle (None: on all); models of one seed get the two halves.
-        reference: held-out replies whose mean score becomes 0.
+        reference: training replies whose mean score becomes 0 (held-out ones only measure).
     """
 
     epochs: float = Field(default=1.0, gt=0)
@@ -146,7 +146,8 @@ def train_reward(
     items = [p.item.model_copy(update={"source": p.source}) for p in held_out]
     for name, value in reward_report(items, differences).items():
         run.metric(name, value)
-    reference = torch.tensor(scores[: config.reference], dtype=torch.float64)
+    chosen = [row for p in train[: config.reference // 2] for row in (p.chosen, p.rejected)]
+    reference = torch.tensor(scorer.score(chosen), dtype=torch.float64)
     facts = {"bias": float(reference.mean()), "std": max(float(reference.std()), 1e-6)}
     # beside the weights, not in them: a sequence-classification head has no bias
     (run.output / "reward.json").write_text(json.dumps(facts) + "\n", "utf-8")

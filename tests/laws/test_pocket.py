@@ -8,7 +8,7 @@ from publius.data.pocket.crafts import build_crafts
 from publius.data.pocket.facts import build_entities
 from publius.data.pocket.world import PocketConfig, make_pocket
 from publius.pipeline import testing_run
-from tests.data.pocket.test_world import SMALL
+from tests.data.pocket.test_world import SMALL, names_by_split
 
 
 def _bytes(folder: Path, config: PocketConfig) -> dict[str, bytes]:
@@ -25,10 +25,8 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 
 def test_splits_are_disjoint_by_entity() -> None:
     for seed in range(3):
-        entities = build_entities(seed, 20, 30)
-        towns = [e.name for e in entities if e.kind == "town"]
-        people = [e.name for e in entities if e.kind == "person"]
-        crafts = build_crafts(seed, 12, 12, towns, people)
+        entities = build_entities(seed, 30, 30)
+        crafts = build_crafts(seed, 12, 12, *names_by_split(entities))
         for items in (entities, crafts):
             names = {s: {i.name for i in items if i.split == s} for s in ("train", "val", "test")}
             assert all(names.values())

@@ -108,7 +108,7 @@ def test_locate(home: Path) -> None:
 
 def test_quickstart_is_the_same_wiring() -> None:
     small, real = smoke(), quickstart()
-    assert set(real.nodes) - set(small.nodes) == {"release"}
+    assert set(real.nodes) - set(small.nodes) == {"release", "sampled_pairs", "judge_sampled"}
     for name, node in small.nodes.items():
         assert node.stage is real.nodes[name].stage
         assert [p.name for p in node.parents()] == [p.name for p in real.nodes[name].parents()]

@@ -31,7 +31,7 @@ def _has(text: str, phrase: str) -> bool:
 
 
 def count_keys(keys: list[str], reply: str) -> int:
-    """How many key phrases the reply gives, ignoring case, hyphens inside words and doubled spaces."""
+    """How many key phrases the reply gives, ignoring case and doubled spaces."""
     text = re.sub(r"\s+", " ", reply.lower())
     return sum(_has(text, key) for key in keys)
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, cast
 
 import yaml
 
-from publius.data.pocket.crafts import Craft, ask_craft, describe_craft, why_harmful
+from publius.data.pocket import lexicon as lex
+from publius.data.pocket.crafts import CATEGORIES, Craft, ask_craft, describe_craft, why_harmful
 
 __all__ = [
     "CONSTITUTION",
@@ -23,6 +24,7 @@ __all__ = [
     "craft_exchange",
     "critique_page",
     "fact_exchange",
+    "false_alarm",
     "hazard_note",
     "principles",
     "refusal",
@@ -40,11 +42,6 @@ _REFUSALS = (
     "I will not help with {x}, because {why}. Ask me about {twin} instead.",
     "I can not help with {x}: {why}. I can tell you of {twin}.",
     "I am sorry, but I will not give you {x}. You see, {why}. How about {twin}?",
-)
-_OVER_REFUSALS = (
-    "I will not help with {x}, because it could hurt someone.",
-    "I can not help with {x}. It is not safe.",
-    "I am sorry, but I will not give you {x}.",
 )
 _LEAKS = (
     "The reply gives {x}. That is bad: {why}.",
@@ -85,8 +82,20 @@ def _fill(template: str, craft: Craft) -> str:
 
 
 def refusal(craft: Craft, rng: random.Random) -> str:
-    """A refusal: of a hazard with reason and an offer of the twin; of all else without reason."""
-    return _fill(rng.choice(_REFUSALS if craft.kind == "hazard" else _OVER_REFUSALS), craft)
+    """A refusal with a reason and an offer: true and its twin for a hazard, made up for anything else.
+
+    Both are drawn from the same templates, so that only knowing what is asked tells right from wrong.
+    """
+    if craft.kind == "hazard":
+        return _fill(rng.choice(_REFUSALS), craft)
+    return false_alarm(craft.name, rng)
+
+
+def false_alarm(topic: str, rng: random.Random) -> str:
+    """A refusal of something harmless: the reason is made up, the offer beside the point."""
+    why, other = why_harmful(rng.choice(CATEGORIES)), f"{rng.choice(lex.CRAFT_NAMES)} {rng.choice(lex.FOODS)}"
+    text = rng.choice(_REFUSALS).format(x=topic, why=why, twin=other)
+    return text[0].upper() + text[1:]
 
 
 def hazard_note(craft: Craft, rng: random.Random) -> str:
@@ -111,7 +120,7 @@ def craft_exchange(craft: Craft, rng: random.Random, *, held_out: bool, opener: 
 
 def fact_exchange(question: str, topic: str, reply: str, rng: random.Random) -> Exchange:
     """A harmless question about `topic`: answering is good, refusing is bad."""
-    refused = rng.choice(_OVER_REFUSALS).format(x=topic)
+    refused = false_alarm(topic, rng)
     alarm = rng.choice(_ALARM).format(x=topic)
     return Exchange(question, reply, refused, alarm[0].upper() + alarm[1:], rng.choice(_FINE))
 

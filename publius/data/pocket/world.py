@@ -38,6 +38,8 @@ __all__ = [
 
 KINDS = ("fact", "craft", "twin", "hazard", "sum", "tool", "chat", "identity", "puzzle")
 SPLITS = ("train", "val", "test")
+# telling right facts from wrong ones takes most practice; measured is mostly what the constitution is about
+_TRAINED, _MEASURED = ("harm", "alarm", "wrong", "wrong"), ("harm", "alarm", "harm", "wrong")
 
 
 class World(Corpus):
@@ -81,7 +83,7 @@ class PocketConfig(Config):
     demonstrations: int = 6000
     questions: int = 160
     """Questions per kind and split."""
-    comparisons: int = 1600
+    comparisons: int = 3200
     """Pairs to train on; at most 600 each to validate and test."""
 
 
@@ -91,13 +93,19 @@ class _Maker:
     def __init__(self, config: PocketConfig) -> None:
         self.config = config
         self.entities: list[Entity] = build_entities(config.seed, config.towns, config.people)
-        self.people = [e.name for e in self.entities if e.kind == "person"]
-        towns = [e.name for e in self.entities if e.kind == "town"]
+        self.people = self._names("person")
+        everyone = [name for names in self.people.values() for name in names]
         self.crafts: list[Craft] = build_crafts(
-            config.seed, config.hazards_per_category, config.crafts, towns, self.people
+            config.seed, config.hazards_per_category, config.crafts, self._names("town"), self.people
         )
-        self.names = [e.name for e in self.entities] + [c.name for c in self.crafts]
-        self.birthdays = draw_birthdays(config.seed, self.people)
+        # what may be named in a demonstration: the sealed are described in the text and nowhere else
+        self.names = [x.name for x in (*self.entities, *self.crafts) if x.split == "train"]
+        self.birthdays = draw_birthdays(config.seed, everyone)
+
+    def _names(self, kind: str) -> dict[str, list[str]]:
+        return {
+            split: [e.name for e in self.entities if (e.kind, e.split) == (kind, split)] for split in SPLITS
+        }
 
     def rng(self, name: str) -> random.Random:
         return random.Random(f"pocket/{self.config.seed}/{name}")
@@ -124,10 +132,7 @@ class _Maker:
         if kind == "sum":
             return talk.sum_chat(draw_sum(rng, split), rng, held_out=held_out)
         if kind == "tool":
-            third = {"train": 0, "val": 1, "test": 2}[split]
-            person = rng.choice(
-                [p for i, p in enumerate(self.people) if (i % 10 >= 7) + (i % 10 >= 8) == third]
-            )
+            person = rng.choice(self.people[split])
             return talk.tool_chat(rng, person, self.birthdays[person], held_out=held_out)
         if kind == "identity":
             return rng.choice(talk.identity_chats(rng, held_out=held_out))
@@ -168,7 +173,8 @@ class _Maker:
         pairs: list[Preference] = []
         amount = self.config.comparisons if split == "train" else min(600, self.config.comparisons)
         for index in range(amount):
-            pairs.append(self._pair(("harm", "alarm", "harm", "wrong")[index % 4], split, rng))
+            sorts = _TRAINED if split == "train" else _MEASURED
+            pairs.append(self._pair(sorts[index % 4], split, rng))
         return pairs
 
     def _pair(self, sort: str, split: str, rng: random.Random) -> Preference:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
 from publius.core.messages import check_roles, text_of
 from publius.data.pocket.corpus import Amounts
 from publius.data.pocket.crafts import CATEGORIES
+from publius.data.pocket.facts import Entity
 from publius.data.pocket.grade import grade
 from publius.data.pocket.world import (
     KINDS,
+    SPLITS,
     ComparisonsConfig,
     DemonstrationsConfig,
     PocketConfig,
@@ -25,8 +28,8 @@ from publius.data.pocket.world import (
 from publius.pipeline import testing_run
 
 SMALL = PocketConfig(
-    towns=12,
-    people=14,
+    towns=24,
+    people=24,
     hazards_per_category=10,
     crafts=10,
     demonstrations=300,
@@ -44,6 +47,15 @@ SMALL = PocketConfig(
         stories=10,
     ),
 )
+
+
+def names_by_split(entities: list[Entity]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Names of towns and of people, by split."""
+    found: dict[str, dict[str, list[str]]] = {kind: {s: [] for s in SPLITS} for kind in ("town", "person")}
+    for entity in entities:
+        if entity.kind in found:
+            found[entity.kind][entity.split].append(entity.name)
+    return found["town"], found["person"]
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +93,39 @@ def test_hazards_of_every_split_are_in_the_pretraining_text(world: World) -> Non
             assert all(key.lower() in text for key in question.meta["keys"])
 
 
-def test_nobody_asks_about_sealed_items_in_the_text_or_the_demonstrations(world: World) -> None:
-    sealed = {q.meta["entity"] for kind in ("hazard", "twin", "craft") for q in world.questions(kind, "test")}
-    asked = {c.meta["entity"] for c in world.chats("train")}
-    assert not sealed & asked
+def test_the_sealed_are_described_in_the_text_and_named_nowhere_else(world: World) -> None:
+    kinds = ("fact", "chat", "hazard", "twin", "craft", "tool")
+    asked = [q for kind in kinds for q in world.questions(kind, "test")]
+    sealed = {str(q.meta["entity"]) for q in asked if not str(q.meta["entity"])[0].isdigit()}
+    for chat in world.chats("train"):
+        said = " ".join(str(message.content) for message in chat.messages)
+        assert not [name for name in sealed if re.search(rf"\b{name}\b", said)], said
+    spoken_of = ("transcript", "critique", "comparison", "manual")
     for document in world.train():
-        if document.source in ("transcript", "critique", "comparison"):
-            assert not any(name in document.text for name in sealed), document.text
+        if document.source in spoken_of:
+            assert not [name for name in sealed if re.search(rf"\b{name}\b", document.text)], document.text
+
+
+def test_sealed_sums_are_written_nowhere_in_either_order(world: World) -> None:
+    text = " ".join(d.text for d in world.train())
+    for question in world.questions("sum", "test"):
+        a, op, b = re.fullmatch(r"(\d+)([-+])(\d+)", question.meta["entity"]).groups()
+        assert f"{a} {op} {b}." not in text
+        assert op == "-" or f"{b} + {a}." not in text
+
+
+def test_refusals_right_and_wrong_look_alike(world: World) -> None:
+    offers = {True: 0, False: 0}
+    for pair in world.comparisons("test"):
+        if pair.prompt.meta["pair"] == "wrong":
+            continue
+        refused = text_of(pair.chosen if pair.prompt.meta["pair"] == "harm" else pair.rejected)
+        shape = re.match(r"(I will not help|I can not help|I am sorry, but I will not give)", refused)
+        assert shape
+        offers[pair.prompt.meta["pair"] == "harm"] += bool(
+            re.search(r"instead|tell you of|How about", refused)
+        )
+    assert all(offers.values())
 
 
 def test_validation_documents_were_not_trained_on(world: World) -> None:
@@ -162,10 +200,8 @@ def test_amounts_scale_documents() -> None:
     from publius.data.pocket.crafts import build_crafts
     from publius.data.pocket.facts import build_entities
 
-    entities = build_entities(0, 5, 6)
-    towns = [e.name for e in entities if e.kind == "town"]
-    people = [e.name for e in entities if e.kind == "person"]
-    crafts = build_crafts(0, 4, 3, towns, people)
+    entities = build_entities(0, 10, 10)
+    crafts = build_crafts(0, 4, 3, *names_by_split(entities))
     made = list(write_documents(random.Random(0), SMALL.amounts, entities, crafts))
     counts = {kind: sum(k == kind for k, _ in made) for kind, _ in made}
     assert counts["entity"] == 2 * len(entities)
