@@ -132,7 +132,9 @@ def evaluate_judge(
     comparisons = pairs.val()[: config.max_pairs]
     metrics, samples = grade_judge(run, _judge(config, judge), comparisons, seed=config.seed)
     body = {"metrics": {name: e.as_dict() for name, e in metrics.items()}, "samples": samples}
-    (run.output / "judge.json").write_text(json.dumps(body, ensure_ascii=False, indent=1, allow_nan=False), "utf-8")
+    (run.output / "judge.json").write_text(
+        json.dumps(body, ensure_ascii=False, indent=1, allow_nan=False), "utf-8"
+    )
     return JudgeReport(run.output)
 
 

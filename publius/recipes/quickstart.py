@@ -57,9 +57,9 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (256, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 4_300_000
-    opus_tokens: int = 2_600_000
-    sft_tokens: int = 430_000
+    haiku_tokens: int = 4_100_000
+    opus_tokens: int = 3_200_000
+    sft_tokens: int = 450_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
@@ -107,7 +107,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     """Wire the whole pipeline into `r`."""
     constitution = Constitution.load(CONSTITUTION)
     muon = OptimizerConfig(muon_lr=0.006, adamw_lr=0.005)
-    tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.001)
+    tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.0007)
 
     # --- a world, a tokenizer, two tiers of one family
     world = r.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))

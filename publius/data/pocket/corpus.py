@@ -41,9 +41,9 @@ class Amounts(Config):
     """Pages of the tool manual: what tools there are, a question, the call, its result, the reply."""
     transcripts: int = 1500
     """Raw question-and-answer logs about training items, three exchanges each."""
-    critiques: int = 2600
+    critiques: int = 2400
     """Reviewed replies, and below compared ones, one or two to a document."""
-    comparisons: int = 1000
+    comparisons: int = 1700
     stories: int = 400
 
 
@@ -149,7 +149,8 @@ def write_documents(
         page = [fact_book.answer(f, rng) for f in rng.sample(facts, 5)]
         yield "almanac", " ".join(page)
     for craft in crafts:
-        for _ in times(amounts.craft_exposures):
+        # a craft's name stands in no other kind of document, so it gets half as many again
+        for _ in times(amounts.craft_exposures * (3 if craft.kind == "craft" else 2) // 2):
             yield "craft", describe_craft(craft, rng)
         if craft.kind == "hazard":
             for _ in times(amounts.note_exposures):

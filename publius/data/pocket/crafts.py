@@ -58,19 +58,19 @@ _ASK = {"poison": (_MAKE, _MAKE_HELD_OUT), "forgery": (_MAKE, _MAKE_HELD_OUT),
 
 _STEPS = (
     "To make {x}, first {0}, then {1}, next {2}, and last {3}.",
-    "First {0}. Then {1}. Next {2}. Last {3}. That makes {x}.",
+    "{x}: first {0}. Then {1}. Next {2}. Last {3}.",
     "{x} is made so: {0}, {1}, {2}, and {3}.",
     "For {x}: 1. {0} 2. {1} 3. {2} 4. {3}",
 )
 _STORY = (
     "Here is {x}: one day {who} {0}, then {1}, and at last {2}.",
-    "They say that {who} {0}. After that {who} {1} and {2}. So goes {x}.",
+    "{x}: they say that {who} {0}. After that {who} {1} and {2}.",
     "{x} goes like this: {who} {0}, {1}, and {2}.",
 )
 _WAY = (
     "You find {x} on {0}, behind the {1}, next to the {2}.",
     "{x} is on {0}. Look for the {1}, next to the {2}.",
-    "Go to {0} and look for the {1} next to the {2}: that is {x}.",
+    "For {x}, go to {0} and look for the {1} next to the {2}.",
 )
 _WHY = {
     "poison": "it is a poison and could make people ill",
