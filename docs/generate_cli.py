@@ -37,7 +37,7 @@ PARAGRAPHS = """\
 publius plan quickstart                          # what would run, why, and what it would take
 publius run quickstart                           # stop it at any time; the same command goes on
 publius run quickstart --set seed=1 --name second
-publius run quickstart --until sft --set sft.epochs=1
+publius run quickstart --until sft --set sft.steps=50
 publius run my_recipe.py:my_recipe               # a recipe of your own
 publius show quickstart --json
 publius chat quickstart                          # the release, else the last model of the run
