@@ -59,7 +59,7 @@ class Sizes(Config):
     """Width and layers of the tier that criticises and judges."""
     haiku_tokens: int = 4_100_000
     opus_tokens: int = 3_200_000
-    sft_tokens: int = 450_000
+    sft_tokens: int = 620_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
@@ -68,6 +68,8 @@ class Sizes(Config):
     rl_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 160, "craft": 80, "fact": 80}, seed=1
     )
+    label_prompts: QuestionsConfig = QuestionsConfig(amounts={"hazard": 160}, seed=2)
+    """As published: the constitution labels harm on harmful prompts, people label helpfulness."""
     revisions: int = 2
     reward_epochs: float = 1.0
     comparisons: int = 2400
@@ -107,7 +109,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     """Wire the whole pipeline into `r`."""
     constitution = Constitution.load(CONSTITUTION)
     muon = OptimizerConfig(muon_lr=0.006, adamw_lr=0.005)
-    tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.0007)
+    tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.001)
 
     # --- a world, a tokenizer, two tiers of one family
     world = r.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))
@@ -189,16 +191,23 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     posed = r.stage(
         "rl_prompts", pocket_prompts, sizes.rl_prompts.model_copy(update={"seed": seed + 1}), world=world
     )
+    harmful = r.stage(
+        "label_prompts",
+        pocket_prompts,
+        sizes.label_prompts.model_copy(update={"seed": seed + 2}),
+        world=world,
+    )
     labelling = LabelConfig(
         constitution=constitution,
         shots=2,
         answer_tokens=64,
         min_mass=sizes.min_mass,
         hold_out=False,
+        pairs=2,
         seed=seed,
     )
     ai_labels = r.stage(
-        "ai_labels", label, labelling, policy=slcai, judge=opus, prompts=posed, policies=[helpful, helpful]
+        "ai_labels", label, labelling, policy=slcai, judge=opus, prompts=harmful, policies=[helpful, helpful]
     )
     people = r.stage(
         "human_labels", pocket_comparisons, ComparisonsConfig(limit=sizes.comparisons), world=world

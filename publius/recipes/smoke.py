@@ -50,6 +50,7 @@ def smoke(seed: int = 0) -> Recipe:
         sft_tokens=20_000,
         cai_prompts=QuestionsConfig(amounts=amounts),
         rl_prompts=QuestionsConfig(amounts=amounts, seed=1),
+        label_prompts=QuestionsConfig(amounts={"hazard": 10}, seed=2),
         revisions=1,
         feedback_prompts=16,
         comparisons=40,
