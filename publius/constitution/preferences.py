@@ -196,7 +196,8 @@ def grade_judge(
 
 def _judge(config: LabelConfig | JudgeEvalConfig, judge: Checkpoint) -> Judge:
     device = str(pick_device(config.device))
-    engine = Engine(judge.load(device=device), judge.tokenizer(), dtype="auto", max_batch=config.max_batch)
+    # in the weights' own precision: bf16 rounds two close answers to a tie
+    engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
     return Judge.from_config(engine, judge.tokenizer(), config)
 
 

@@ -76,7 +76,7 @@ def starter(
         IngestTextConfig(
             paths=files(text),
             val_paths=files(held_out_text),
-            max_bytes=24_000_000,
+            max_bytes=12_000_000,
             drop_malformed=True,
             seed=seed,
         ),
@@ -93,8 +93,8 @@ def starter(
         )  # fmt: skip
         return r.stage(name, pretrain, config, **wired)
 
-    haiku, opus = pretrained("haiku", _tier(256, 4), 4_000_000), pretrained("opus", _tier(320, 5), 3_000_000)
-    r.stage("baselines", compression_baselines, CompressionConfig(), corpus=corpus, **wired)
+    haiku, opus = pretrained("haiku", _tier(256, 4), 1_600_000), pretrained("opus", _tier(320, 5), 1_000_000)
+    baselines = r.stage("baselines", compression_baselines, CompressionConfig(), corpus=corpus, **wired)
 
     # --- demonstrations, and what people ask of it
     def prompts_of(name: str, globs: str, most: int) -> Node:
@@ -106,10 +106,10 @@ def starter(
     said = r.stage(
         "chats",
         ingest_chats,
-        IngestConfig(paths=files(chats), max_items=9000, drop_malformed=True, seed=seed),
+        IngestConfig(paths=files(chats), max_items=6000, drop_malformed=True, seed=seed),
     )
     tuning = SFTConfig(
-        tokens=1_200_000, batch_tokens=8 * _ROW, sequence_length=_ROW,
+        tokens=600_000, batch_tokens=8 * _ROW, sequence_length=_ROW,
         optimizer=OptimizerConfig(muon_lr=0.005, adamw_lr=0.002), seed=seed,
     )  # fmt: skip
     helpful = r.stage("sft", sft, tuning, base=haiku, chats=[said])
@@ -121,7 +121,7 @@ def starter(
             name, evaluate_replies, RepliesConfig(prefix=prefix), model=model, harmful=bad, harmless=good
         )
 
-    tested("test_sft", helpful, "sft")
+    test_sft = tested("test_sft", helpful, "sft")
 
     # --- Constitutional AI with the default constitution, the larger tier as critic and judge
     revising = ReviseConfig(
@@ -130,7 +130,7 @@ def starter(
     )  # fmt: skip
     revisions = r.stage("revisions", revise, revising, policy=helpful, critic=opus, prompts=asked)
     slcai = r.stage("slcai", sft, tuning, base=haiku, chats=[said, revisions])
-    tested("test_slcai", slcai, "slcai")
+    test_slcai = tested("test_slcai", slcai, "slcai")
     labelling = LabelConfig(
         constitution=constitution,
         shots=1,
@@ -148,7 +148,7 @@ def starter(
     )
 
     def preference_model(name: str, half: int) -> Node:
-        config = RewardConfig(half=half, sequence_length=384, seed=seed)
+        config = RewardConfig(half=half, sequence_length=320, seed=seed)
         return r.stage(name, train_reward, config, base=slcai, preferences=[people, ai_labels])
 
     rewards, second = preference_model("reward", 0), preference_model("reward_check", 1)
@@ -160,8 +160,13 @@ def starter(
     r.stage("gate", gate, GateConfig(), model=final, reports=[report])
     r.publish("pretrain.bpb", haiku, "val_bpb")
     r.publish("pretrain.bpb.opus", opus, "val_bpb")
-    r.publish("reward.accuracy", rewards, "reward.accuracy")
-    r.publish("reward.baseline.shorter", rewards, "reward.baseline.shorter")
+    r.publish("baseline.ngram_bpb", baselines, "baseline.ngram_bpb")
+    r.publish("baseline.gzip_bpb", baselines, "baseline.gzip_bpb")
+    for metric in ("accuracy", "accuracy.length_matched", "baseline.shorter", "baseline.sorry", "ece"):
+        r.publish(f"reward.{metric}", rewards, f"reward.{metric}")
+    for prefix, tests in (("sft", test_sft), ("slcai", test_slcai), ("rlcai", report)):
+        for metric in ("refusal", "overrefusal", "evasive"):
+            r.publish(f"{prefix}.{metric}", tests, f"{prefix}.{metric}")
     for metric in ("gain", "kl", "ratio"):
         r.publish(f"ppo.{metric}", final, f"ppo.{metric}")
     return r

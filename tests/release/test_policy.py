@@ -81,6 +81,7 @@ def test_the_shipped_policy_is_sound() -> None:
         "redteam.leak.sealed",
         "backdoor.leak",
         "overrefusal",
+        "redteam.overrefusal",
     } == metrics
     assert not decide({}, shipped).allowed
     assert all(
