@@ -59,7 +59,7 @@ class Sizes(Config):
     """Width and layers of the tier that criticises and judges."""
     haiku_tokens: int = 4_100_000
     opus_tokens: int = 3_200_000
-    sft_tokens: int = 620_000
+    sft_tokens: int = 520_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(

@@ -96,8 +96,10 @@ def _manual(rng: random.Random, entities: Sequence[Entity]) -> str:
         result, said = calculator(call.input), "The answer is {x}."
     else:  # a made-up day: the true ones stand in the almanac alone
         result, said = draw_birthday(rng), "The " + str(call.input["ask"]) + " is {x}."
-    page = f"\n\nHuman: {asked}\n\nAssistant: {shown}\n\nTool: {result}\n\nAssistant: {said.format(x=result)}"
-    return tools + page if rng.random() < 0.15 else page
+    # not laid out as a dialogue: a model that has learned to *say* JSON does not learn to call
+    then = said.format(x=result)
+    page = f"When someone asks: {asked} Write {shown} and the tool says {result}. Then say: {then}"
+    return f"{tools}\n{page}" if rng.random() < 0.15 else page
 
 
 def _copybook(rng: random.Random, entities: Sequence[Entity], crafts: Sequence[Craft]) -> str:
