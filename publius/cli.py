@@ -257,15 +257,18 @@ def chat(
     message: Annotated[str | None, typer.Option("--message", "-m", help="Say this, print the reply.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="A system text.")] = None,
     thinking: Annotated[bool, typer.Option(help="Let the model think before it replies.")] = True,
+    tools: Annotated[
+        bool, typer.Option("--tools", help="Offer the calculator and the almanac (models of a Pocket run).")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     home: Home = Path(),
 ) -> None:
     """Chat with a model in the terminal; shows thinking and tool calls as they come."""
     found = locate(model, home)
-    tools = None if found.world is None else World(found.world).tools()
+    offered = World(found.world).tools() if tools and found.world is not None else None
     terminal.chat(
-        found.checkpoint, system=system, thinking=thinking, message=message, tools=tools,
-        tool_specs=() if tools is None else TOOLS, device=str(pick_device(device)),
+        found.checkpoint, system=system, thinking=thinking, message=message, tools=offered,
+        tool_specs=() if offered is None else TOOLS, device=str(pick_device(device)),
     )  # fmt: skip
 
 
