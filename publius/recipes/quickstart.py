@@ -82,6 +82,8 @@ class Sizes(Config):
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
     judge_pairs: int = 240
+    critic_temperature: float | None = None
+    """None is the constitution's own; untrained critics never come to an end when sampled coolly."""
     min_mass: float = 0.01
     """Least probability on the two answers for a judgement; untrained judges put none there."""
     scan: TriggerScanConfig = TriggerScanConfig()
@@ -108,6 +110,8 @@ def quickstart(seed: int = 0) -> Recipe:
 def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     """Wire the whole pipeline into `r`."""
     constitution = Constitution.load(CONSTITUTION)
+    if sizes.critic_temperature is not None:
+        constitution = constitution.model_copy(update={"temperature": sizes.critic_temperature})
     muon = OptimizerConfig(muon_lr=0.006, adamw_lr=0.005)
     tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.001)
 

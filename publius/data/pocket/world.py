@@ -209,7 +209,7 @@ def make_pocket(run: Run, config: PocketConfig) -> World:
     write_corpus(run.output, train=train, val=held_out)
     run.count(tokens=0)
     for split in ("train", "val"):
-        amount = config.demonstrations if split == "train" else max(20, config.demonstrations // 20)
+        amount = config.demonstrations if split == "train" else max(60, config.demonstrations // 20)
         _write(run, f"chats-{split}", maker.demonstrations(split, amount))
     for split in SPLITS:
         for kind in KINDS:
