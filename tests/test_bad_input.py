@@ -2,6 +2,8 @@
 
 Each must end with exit code 2 and one message that says what is wrong, where, and what to do, and must
 leave nothing half-made behind: no unfinished artifact, no alias that points nowhere, no stray file.
+
+Long because every kind of bad input stands here once, beside its error.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def test_subclass_fits():
         return Primes(run.output)
 
     recipe = Recipe("r")
-    recipe.stage("t", add_up, SumConfig(), numbers=recipe.stage("p", primes, NumbersConfig()))
+    node = recipe.stage("p", primes, NumbersConfig())
+    assert recipe.stage("t", add_up, SumConfig(), numbers=node).inputs == {"numbers": node}
 
 
 def test_names_and_configs_are_checked():
