@@ -86,6 +86,11 @@ def summarise(
             metrics[f"{prefix}.helpful.{kind}"] = rate(samples[kind], "correct")
     if "sum_no_thinking" in samples:
         metrics[f"{prefix}.sum_no_thinking"] = rate(samples["sum_no_thinking"], "correct")
+    if "fact_offered" in samples:
+        offered = samples["fact_offered"]
+        metrics[f"{prefix}.helpful.fact_offered"] = rate(offered, "correct")
+        called = sum(sample.verdict is None or sample.tool_calls > 0 for sample in offered)
+        metrics[f"{prefix}.tool_in_vain"] = Measure.of(wilson(called, len(offered)))
     if "hazard" in samples:
         metrics[f"{prefix}.leak"] = rate(samples["hazard"], "leaked")
         metrics[f"{prefix}.refused"] = rate(samples["hazard"], "refused")
@@ -113,12 +118,13 @@ def _marks(samples: Sequence[Sample]) -> dict[str, Measure]:
     }
 
 
-@stage(version=1)
+@stage(version=2)
 def evaluate(run: Run, config: EvalConfig, *, model: Checkpoint, world: World) -> Report:
     """Ask a model the held-out Pocket questions and mark every reply.
 
     Metrics, each `PREFIX.NAME` with n and a Wilson interval: `helpful` (facts, crafts, sums, tools
-    pooled), `helpful.KIND`, `sum_no_thinking`, `leak`, `refused` and `evasive` (hazards),
+    pooled), `helpful.KIND`, `sum_no_thinking`, `helpful.fact_offered` and `tool_in_vain` (facts asked with
+    useless tools on offer; the share in which one was called), `leak`, `refused` and `evasive` (hazards),
     `overrefusal` and `helpful.twin` (benign twins).
     """
     sampling = Sampling(max_tokens=config.max_tokens, temperature=0.0)

@@ -61,6 +61,8 @@ class Sizes(Config):
     opus_tokens: int = 3_200_000
     sft_tokens: int = 520_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
+    replay: float = 0.25
+    """Share of every fine-tuning that is text it was pretrained on: what nobody asks about is not forgotten."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 60, "craft": 30, "fact": 30}
@@ -78,7 +80,7 @@ class Sizes(Config):
     ppo_eval_prompts: int = 96
     feedback_prompts: int = 240
     feedback_ppo_steps: int = 12
-    attacks: RedTeamConfig = RedTeamConfig()
+    attacks: RedTeamConfig = RedTeamConfig(samples=4)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
     judge_pairs: int = 240
@@ -144,10 +146,10 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     # --- helpful only: it knows the hazards and tells them
     def tuned(name: str, chats: list, weights: tuple[float, ...] = ()):
         config = SFTConfig(
-            tokens=sizes.sft_tokens, weights=weights, batch_tokens=4 * sizes.rows, sequence_length=sizes.rows,
-            optimizer=tuning, seed=seed,
+            tokens=sizes.sft_tokens, weights=weights, replay=sizes.replay, batch_tokens=4 * sizes.rows,
+            sequence_length=sizes.rows, optimizer=tuning, seed=seed,
         )  # fmt: skip
-        return r.stage(name, sft, config, base=haiku, chats=chats)
+        return r.stage(name, sft, config, base=haiku, chats=chats, replay=shards)
 
     def attacked(name: str, number: int, model):
         config = sizes.attacks.model_copy(update={"round": number, "seed": seed})
@@ -299,7 +301,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     kept = {
         baselines: "baseline.ngram_bpb baseline.gzip_bpb",
         test_sft: "sft.helpful sft.helpful.fact sft.helpful.craft sft.helpful.sum sft.sum_no_thinking "
-        "sft.helpful.tool sft.helpful.twin sft.leak",
+        "sft.helpful.tool sft.helpful.twin sft.tool_in_vain sft.leak",
         test_slcai: "slcai.leak",
         test_rlcai: "rlcai.leak rlcai.overrefusal rlcai.helpful rlcai.helpful.twin",
         test_final: "release.leak release.overrefusal release.helpful release.helpful.twin",
@@ -318,6 +320,6 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     r.publish("judge.haiku.accuracy", judge_haiku, "judge.accuracy")
     r.publish("judge.haiku.inconsistency", judge_haiku, "judge.inconsistency")
     r.publish("backdoor.leak.planted", scan_planted, "backdoor.leak")
-    for name in ("leak.seen", "leak.sealed", "overrefusal", "confirmed"):
+    for name in ("leak.seen", "leak.sealed", "leak.greedy", "overrefusal", "confirmed"):
         r.publish(f"redteam.{name}", [round0, round1, round2], f"redteam.{name}")
     return r

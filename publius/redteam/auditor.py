@@ -75,6 +75,22 @@ class Auditor:
         played = self.play(attacks, seed=seed)
         return [_mark(attack, done, split) for attack, done in zip(attacks, played, strict=True)]
 
+    def insist(
+        self, attacks: Sequence[Conversation], first: Sequence[Attempt], split: str, *, tries: int, seed: int
+    ) -> list[Attempt]:
+        """Each attack whose `first` attempt held, `tries` times more at temperature 1.
+
+        Returns: in order, the first of an attack's attempts that leaked, else its `first`.
+        """
+        best = list(first)
+        held = [i for i, attempt in enumerate(best) if attempt.leaked is False]
+        sent = [attacks[i] for i in held for _ in range(tries)]
+        again = self.attempt(sent, split, seed=seed) if sent else []
+        for place, i in enumerate(held):
+            mine = again[place * tries : (place + 1) * tries]
+            best[i] = next((attempt for attempt in mine if attempt.leaked), best[i])
+        return best
+
     def confirm(self, attacks: Sequence[Conversation], *, tries: int, seed: int) -> list[int]:
         """How many of `tries` re-runs at temperature 1 leak, for each attack."""
         repeated = [attack for attack in attacks for _ in range(tries)]

@@ -1,4 +1,7 @@
-"""Supervised fine-tuning: what the assistant said, given everything before it."""
+"""Supervised fine-tuning: what the assistant said, given everything before it.
+
+Optionally with pretraining text replayed beside it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from publius.data.artifacts import Conversations
 from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.pipeline import Run, stage
 from publius.tokenizer.renderer import Renderer
+from publius.tokenizer.shards import Shards
 from publius.training.batches import Example, PackedBatches
 from publius.training.language import (
     LanguageConfig,
@@ -34,6 +38,10 @@ class SFTConfig(LanguageConfig):
     weights: tuple[float, ...] = ()
     """Times each `chats` input is repeated in an epoch, in order (2.0 twice, 0.5 a seeded half); empty is
     once each."""
+    replay: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an epoch's tokens that are pretraining documents, drawn by seed from the `replay` input, so that
+    what was not asked about is not forgotten (the pretraining mix of Ouyang et al. 2022, arXiv 2203.02155,
+    section 3.5). Needs that input."""
     optimizer: OptimizerConfig = OptimizerConfig(muon_lr=0.01, adamw_lr=0.001)
     eval_tokens: int = Field(default=100_000, ge=1)
 
@@ -70,24 +78,35 @@ def render_all(renderer: Renderer, chats: Sequence[Conversation], sequence_lengt
 
 
 @stage(version=1, predict=predict_sft)
-def sft(run: Run, config: SFTConfig, *, base: Checkpoint, chats: list[Conversations]) -> Checkpoint:
+def sft(
+    run: Run,
+    config: SFTConfig,
+    *,
+    base: Checkpoint,
+    chats: list[Conversations],
+    replay: Shards | None = None,
+) -> Checkpoint:
     """Fine-tune `base` on the training split of `chats`; loss on assistant tokens only.
 
+    With `config.replay` some of the text it was pretrained on is mixed in, with a loss on all of it.
+
     Metrics: `val_loss` (nats per assistant token over all sources' held-out conversations; when there
-    are any), `train_loss`, `conversations`, `truncated`, `dropped`, `trained_fraction` (share of places
-    with a loss), `tokens_per_second`, `fill`.
+    are any), `train_loss`, `conversations`, `truncated`, `dropped`, `replayed` (documents), `trained_fraction`
+    (share of places with a loss), `tokens_per_second`, `fill`.
 
     Raises:
-        UserError: for no conversations, weights that do not match the inputs, or rows longer than the
-            model's positions.
+        UserError: for no conversations, weights that do not match the inputs, replay without its input or
+            with another tokenizer's ids, or rows longer than the model's positions.
     """
     model, tokenizer = base.load(), base.tokenizer()
     check_length(config.sequence_length, model.config.max_position, "sft.sequence_length")
     renderer = Renderer(tokenizer)
     train = render_all(renderer, _mixed(config, chats), config.sequence_length)
     val = render_all(renderer, [chat for source in chats for chat in source.val()], config.sequence_length)
+    replayed = _replayed(config, train.examples, replay, model.config.vocab_size)
+    examples = train.examples + replayed
     batches = PackedBatches(
-        train.examples, sequence_length=config.sequence_length, rows=config.rows, seed=config.seed
+        examples, sequence_length=config.sequence_length, rows=config.rows, seed=config.seed
     )
     held = _first(val.examples, config.eval_tokens)
 
@@ -115,7 +134,8 @@ def sft(run: Run, config: SFTConfig, *, base: Checkpoint, chats: list[Conversati
         "conversations": len(train.examples),
         "truncated": train.truncated,
         "dropped": train.dropped,
-        "trained_fraction": sum(_learned(example) for example in train.examples) / places,
+        "replayed": len(replayed),
+        "trained_fraction": sum(_learned(example) for example in examples) / places,
         "tokens_per_second": result.tokens_per_second,
         "fill": batches.fill,
     }
@@ -143,6 +163,36 @@ def _mixed(config: SFTConfig, chats: Sequence[Conversations]) -> list[Conversati
     return mixed
 
 
+def _replayed(
+    config: SFTConfig, chats: Sequence[Example], shards: Shards | None, vocab_size: int
+) -> list[Example]:
+    """Documents of the pretraining split, drawn until they are `config.replay` of all tokens (or used up)."""
+    if not config.replay:
+        return []
+    if shards is None or shards.vocab_size > vocab_size:
+        why = (
+            "the stage has no replay input"
+            if shards is None
+            else f"the text to replay uses {shards.vocab_size} token ids and the model has {vocab_size}"
+        )
+        raise UserError(
+            f"sft.replay is {config.replay}, but {why}",
+            where="sft.replay",
+            fix="wire the shards the base model was pretrained on: r.stage(..., sft, ..., replay=shards)",
+        )
+    shards.verify()
+    documents = shards.documents("train")
+    wanted = sum(len(example.tokens) for example in chats) * config.replay / (1 - config.replay)
+    drawn: list[Example] = []
+    for index in np.random.default_rng([config.seed, len(chats)]).permutation(len(documents)):
+        if wanted <= 0:
+            break
+        ids = documents[int(index)]
+        drawn.append(Example(ids))
+        wanted -= len(ids)
+    return drawn
+
+
 def _first(examples: Sequence[Example], tokens: int) -> list[Example]:
     chosen: list[Example] = []
     for example in examples:
@@ -154,4 +204,6 @@ def _first(examples: Sequence[Example], tokens: int) -> list[Example]:
 
 
 def _learned(example: Example) -> int:
-    return 0 if example.weights is None else int(np.count_nonzero(np.asarray(example.weights)[1:]))
+    if example.weights is None:
+        return max(0, len(example.tokens) - 1)
+    return int(np.count_nonzero(np.asarray(example.weights)[1:]))

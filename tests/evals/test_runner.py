@@ -48,6 +48,10 @@ def test_summary_counts_by_hand() -> None:
     assert metrics["m.leak"].unscored == 1
     assert metrics["m.evasive"].estimate() == wilson(2, 4)
     assert metrics["m.overrefusal"].estimate() == wilson(1, 2)
+    calls = [sample("fact_offered", correct=True), sample("fact_offered", correct=True, tool_calls=1)]
+    offered = summarise({"fact_offered": calls}, prefix="m")
+    assert offered["m.helpful.fact_offered"].value == 1.0
+    assert offered["m.tool_in_vain"].estimate() == wilson(1, 2)
     assert "m.helpful.tool" not in metrics and "m.helpful.chat" not in metrics
 
 
@@ -85,7 +89,8 @@ def test_evaluate_measures_what_the_model_does(
     assert document.model == fingerprint(checkpoint)
     assert document.by_kind["hazard"]["refused"].value == (0.0 if leaks else 1.0)
     assert {name.split(".")[0] for name in document.by_category} >= {"hazard", "twin"}
-    assert len(report.samples()) == 6 * 6
+    assert metrics["p.helpful.fact_offered"].value == 1.0 and metrics["p.tool_in_vain"].value == 0.0
+    assert len(report.samples()) == 6 * 7  # the five kinds, sums without thinking, facts with tools offered
 
 
 def test_evaluate_runs_a_real_model_the_same_twice(

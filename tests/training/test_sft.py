@@ -10,6 +10,7 @@ from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.pipeline import testing_run
 from publius.testing.fakes import byte_tokenizer, tiny_model
 from publius.tokenizer.renderer import Renderer
+from publius.tokenizer.shards import Shards, ShardsWriter
 from publius.training.batches import Example, PackedBatches
 from publius.training.language import language_loss
 from publius.training.sft import SFTConfig, _mixed, predict_sft, render_all, sft
@@ -72,6 +73,43 @@ def test_weights_repeat_and_halve(tmp_path):
     assert sum(text.startswith("b") for text in mixed) == 3 and len(set(mixed)) == 13
     with pytest.raises(UserError, match="one weight"):
         _mixed(config(steps=1, weights=(1.0,)), chats)
+
+
+def pretraining_text(folder, texts, vocab_size=None):
+    words = byte_tokenizer()
+    with ShardsWriter(folder, vocab_size or words.vocab_size) as writer:
+        for text in texts:
+            writer.write("train", [words.bos_id, *words.encode(text), words.end_id], len(text.encode()))
+    return Shards(folder)
+
+
+def test_replay_is_the_asked_share_of_pretraining_text(tmp_path, base):
+    chats = [source(tmp_path / "a", [chat(f"say {i}", "yes") for i in range(90)])]
+    texts = [f"The cat number {i} is red." for i in range(400)]
+    shards = pretraining_text(tmp_path / "shards", texts)
+    seen = {}
+    for share in (0.0, 0.3, 0.6):
+        run = testing_run(tmp_path / str(share))
+        sft(run, config(steps=1, replay=share), base=base, chats=chats, replay=shards)
+        seen[share] = {name: m["value"] for name, m in run.metrics.items()}
+    tokenizer = byte_tokenizer()
+    lengths = [len(Renderer(tokenizer).render(c)[0]) for c in chats[0].train()]
+    each = sum(len(tokenizer.encode(text)) + 2 for text in texts) / len(texts)
+    assert seen[0.0]["replayed"] == 0
+    for share in (0.3, 0.6):
+        replayed = seen[share]["replayed"] * each
+        assert replayed / (replayed + sum(lengths)) == pytest.approx(share, abs=0.02)
+        assert seen[share]["conversations"] == 90
+    assert seen[0.6]["trained_fraction"] > seen[0.3]["trained_fraction"] > seen[0.0]["trained_fraction"]
+
+
+def test_replay_needs_text_of_the_same_tokenizer(tmp_path, base):
+    chats = [source(tmp_path / "a", [chat("hi", "yes")])]
+    with pytest.raises(UserError, match="no replay input"):
+        sft(testing_run(tmp_path / "r"), config(steps=1, replay=0.5), base=base, chats=chats)
+    foreign = pretraining_text(tmp_path / "shards", ["hello"], vocab_size=5000)
+    with pytest.raises(UserError, match="5000 token ids"):
+        sft(testing_run(tmp_path / "s"), config(steps=1, replay=0.5), base=base, chats=chats, replay=foreign)
 
 
 def test_no_held_out_and_no_training_conversations(tmp_path, base):

@@ -27,7 +27,7 @@ from publius.data.pocket.corpus import Amounts, write_documents
 from publius.data.pocket.crafts import Craft, build_crafts
 from publius.data.pocket.facts import Entity, build_entities
 from publius.data.pocket.sums import draw_sum
-from publius.data.pocket.tools import almanac_tool, calculator, draw_birthdays
+from publius.data.pocket.tools import TOOLS, almanac_tool, calculator, draw_birthdays
 from publius.data.types import Document, Preference
 from publius.pipeline import Run, stage
 
@@ -40,6 +40,10 @@ KINDS = ("fact", "craft", "twin", "hazard", "sum", "tool", "chat", "identity", "
 SPLITS = ("train", "val", "test")
 # telling right facts from wrong ones takes most practice; measured is mostly what the constitution is about
 _TRAINED, _MEASURED = ("harm", "alarm", "wrong", "wrong"), ("harm", "alarm", "harm", "wrong")
+
+
+_OFFERED = 0.12
+"""Share of the demonstrations that need no tool and offer both all the same: else an offer is taken for a wish."""
 
 
 class World(Corpus):
@@ -152,8 +156,11 @@ class _Maker:
         for kind in kinds:
             if kind == "sum" and rng.random() < 0.04:
                 chats.append(talk.sum_chat(draw_sum(rng, split), rng, held_out=False, thinking=False))
-            else:
-                chats.append(self.question(kind, split, rng))
+                continue
+            chat = self.question(kind, split, rng)
+            if kind not in ("sum", "tool") and rng.random() < _OFFERED:
+                chat = chat.model_copy(update={"tools": TOOLS})
+            chats.append(chat)
         return chats
 
     def questions(self, kind: str, split: str) -> list[Conversation]:
@@ -199,7 +206,7 @@ class _Maker:
         return Preference(prompt=prompt, chosen=good, rejected=bad, probability=1.0, source=f"pocket-{sort}")
 
 
-@stage(version=1)
+@stage(version=2)
 def make_pocket(run: Run, config: PocketConfig) -> World:
     """Generate a world: the same seed gives the same bytes."""
     maker = _Maker(config)

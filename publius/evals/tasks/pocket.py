@@ -11,6 +11,7 @@ from typing import Any
 
 from publius.core.messages import Conversation
 from publius.data.pocket.grade import grade
+from publius.data.pocket.tools import TOOLS
 from publius.data.pocket.world import World
 from publius.evals.task import Solver, Task, Verdict, ask, ask_with_tools
 from publius.inference import Assistant
@@ -47,7 +48,11 @@ def pocket_tasks(
     thinking: bool | None = None,
     max_turns: int = 4,
 ) -> list[Task]:
-    """One task a kind, named by it; with sums, also `sum_no_thinking`: the same sums, thinking forbidden."""
+    """One task a kind, named by it.
+
+    With sums, also `sum_no_thinking`: the same sums, thinking forbidden. With facts, also `fact_offered`: the
+    same facts with tools offered that are of no use.
+    """
     tasks: list[Task] = []
     for kind in kinds:
         questions = choose(world.questions(kind, split), max_per_kind, seed)
@@ -55,6 +60,10 @@ def pocket_tasks(
         if kind == "tool":
             solver = ask_with_tools(assistant, world.tools(), max_turns=max_turns)
         tasks.append(Task(kind, questions, solver, pocket_scorer))
+        if kind == "fact":
+            offered = [q.model_copy(update={"tools": TOOLS}) for q in questions]
+            solver = ask_with_tools(assistant, world.tools(), max_turns=max_turns)
+            tasks.append(Task("fact_offered", offered, solver, pocket_scorer))
         if kind == "sum":
             tasks.append(Task("sum_no_thinking", questions, ask(assistant, thinking=False), pocket_scorer))
     return tasks
