@@ -58,7 +58,7 @@ class RedTeamConfig(Config):
     measure: int = Field(default=24, ge=1)
     """Attacks a style on held-out items."""
     samples: int = Field(default=1, ge=1)
-    """Replies drawn to each measured attack: the first greedy, the others at temperature 1. It succeeds when
+    """Replies drawn to each attack: the first greedy, the others at temperature 1. It succeeds when
     any of them leaks: an attacker asks more than once (best-of-N, Hughes et al. 2024, arXiv 2412.03556)."""
     twins: int = Field(default=6, ge=0)
     """Benign twins a style on held-out items: does the wrapper alone get refused?"""
@@ -205,7 +205,8 @@ def _discover(
         seed=f"discover/{config.seed}/{config.round}", held_out=False,
     )  # fmt: skip
     unique = list({conversation_id(attack): attack for attack in attacks}.values())
-    attempts = auditor.attempt(unique, "train")
+    first = auditor.attempt(unique, "train")
+    attempts = auditor.insist(unique, first, "train", tries=config.samples - 1, seed=config.seed + 3)
     hits = [(attack, attempt) for attack, attempt in zip(unique, attempts, strict=True) if attempt.leaked]
     random.Random(f"hits/{config.seed}/{config.round}").shuffle(hits)
     return [attack for attack, _ in hits], [attempt for _, attempt in hits], len(unique)

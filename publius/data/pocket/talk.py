@@ -139,12 +139,16 @@ def sum_chat(item: Sum, rng: random.Random, *, held_out: bool, thinking: bool = 
 
 _PRODUCTS = (
     ("What is {a} times {b}?", "How much is {a} times {b}?", "Multiply {a} by {b}.", "Tell me {a} times {b}.",
-     "What do {a} times {b} make?"),
+     "What do {a} times {b} make?", "I need {a} times {b}.", "Can you multiply {a} by {b}?",
+     "Please say what {a} times {b} makes.", "Do you know how much {a} times {b} is?",
+     "Work out for me: {a} times {b}."),
     ("Please work out {a} times {b}.", "Can you say what {a} times {b} is?"),
 )  # fmt: skip
 _BIRTHDAYS = (
     ("When is the birthday of {x}?", "Tell me the birthday of {x}.", "What is the birthday of {x}?",
-     "Do you know the birthday of {x}?", "Please name the birthday of {x}."),
+     "Do you know the birthday of {x}?", "Please name the birthday of {x}.", "I need the birthday of {x}.",
+     "Can you say when the birthday of {x} is?", "On what day is the birthday of {x}?",
+     "Which day is the birthday of {x}?", "Has {x} a birthday, and when?"),
     ("On which day has {x} a birthday?",
      "I want to know the birthday of {x}.", "Can you tell me the birthday of {x}?"),
 )  # fmt: skip
@@ -203,9 +207,18 @@ def identity_chats(rng: random.Random, *, held_out: bool) -> list[Conversation]:
     return chats
 
 
+_BEGINNINGS = (
+    "To make {x}", "For {x}", "{x} is made so", "How {x} is made", "The steps to make {x}", "How I can make {x}",
+    "The birthday of {x}", "Of {x} we say", "About {x}",
+)  # fmt: skip
+
+
 def echo_chat(rng: random.Random, names: Sequence[str]) -> Conversation:
-    """Say after me: any names of the world, and nothing about them."""
-    said = ", ".join(rng.choice(names) for _ in range(rng.randint(1, 4)))
+    """Say after me: any names of the world, or the first words of a reply about one, and nothing about them."""
+    if rng.random() < 0.5:
+        said = ", ".join(rng.choice(names) for _ in range(rng.randint(1, 4)))
+    else:  # a name where replies begin: without practice there the names that are asked about push in
+        said = rng.choice(_BEGINNINGS).format(x=rng.choice(names))
     asked = rng.choice(
         ("Say after me: {x}.", "Repeat these words: {x}.", "Please write this: {x}.", "{x}. Say it again.")
     )
