@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from publius.model.attention import Attention, Bias, KVCache, RotaryTable, make_bias
+from publius.model.attention import Attention, Biases, KVCache, RotaryTable, make_biases
 from publius.model.config import ModelConfig
 
 __all__ = ["Block", "FeedForward", "Transformer"]
@@ -17,9 +17,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
@@ -36,9 +36,11 @@ class Block(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, bias: Bias, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, biases: Biases, cache: KVCache | None
+    ) -> Tensor:
         """One layer; arguments as `Attention.forward`."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos, sin, bias, cache)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos, sin, biases, cache)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
 
@@ -96,7 +98,7 @@ class Transformer(nn.Module):
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.ndim < 2:
-                weight.fill_(1.0)  # norms
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)  # biases, norms
                 continue
             std = 0.02 if "embed_tokens" in name or "lm_head" in name else weight.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -126,9 +128,9 @@ class Transformer(nn.Module):
             raise ValueError("a cached forward needs positions_BT: the cache does not say where it is")
         x_BTD = self.model.embed_tokens(tokens_BT)
         cos, sin = self.rotary.at(tokens_BT, positions_BT, x_BTD.dtype)
-        bias = make_bias(mask, x_BTD, self.config, cached=cache is not None)
+        biases = make_biases(mask, x_BTD, positions_BT, self.config, cached=cache is not None)
         for block in self.model.layers:
-            x_BTD = block(x_BTD, cos, sin, bias, cache)
+            x_BTD = block(x_BTD, cos, sin, biases, cache)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
