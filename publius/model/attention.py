@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from publius.model.config import ModelConfig
+from publius.model.fused import Fused
 from publius.model.rope import DynamicRope, rotation
 
 __all__ = ["Attention", "Bias", "Biases", "KVCache", "RotaryTable", "document_mask", "make_biases"]
@@ -161,7 +162,7 @@ def _dense_attention(q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, bias: Tenso
     rows, length, heads, dim = q_BTHd.shape
     kv_heads = k_BTKd.shape[2]
     groups = heads // kv_heads
-    q = q_BTHd.view(rows, length, kv_heads, groups, dim).permute(0, 2, 3, 1, 4)
+    q = q_BTHd.unflatten(2, (kv_heads, groups)).permute(0, 2, 3, 1, 4)
     q = q.reshape(rows * kv_heads, groups * length, dim)
     k = k_BTKd.transpose(1, 2).reshape(rows * kv_heads, length, dim)
     v = v_BTKd.transpose(1, 2).reshape(rows * kv_heads, length, dim)
@@ -177,11 +178,11 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
         self.window, self.rotary = config.window(layer), layer not in config.no_rope_layers
-        wide, out, bias = config.hidden_size, config.heads * config.head_dim, config.qkv_bias
-        self.q_proj = nn.Linear(wide, out, bias=bias)
-        self.k_proj = nn.Linear(wide, config.kv_heads * config.head_dim, bias=bias)
-        self.v_proj = nn.Linear(wide, config.kv_heads * config.head_dim, bias=bias)
-        self.o_proj = nn.Linear(out, wide, bias=config.o_bias)
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        out, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        rows = {"q_proj": out, "k_proj": kv, "v_proj": kv}
+        self.qkv_proj = Fused(config.hidden_size, rows, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(out, config.hidden_size, bias=config.o_bias)
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
@@ -190,12 +191,14 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x_BTD (normed) -> [B, T, D]."""
         rows, length, _ = x_BTD.shape
-        split = (rows, length, -1, self.head_dim)
-        q, k, v = (proj(x_BTD).view(split) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        qkv = self.qkv_proj(x_BTD).view(rows, length, -1, self.head_dim)
+        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = qk.split((self.heads, self.kv_heads), dim=2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
         if self.rotary:
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            qk = rotate(qk, cos, sin)
+        q, k = qk.split((self.heads, self.kv_heads), dim=2)
         bias = biases.full if self.window is None else biases.windowed
         if bias.dense is not None:
             return self.o_proj(_dense_attention(q, k, v, bias.dense))

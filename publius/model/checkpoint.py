@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from publius.core.errors import UserError
 from publius.model.config import ModelConfig
+from publius.model.fused import fuse_weights, split_weights
 from publius.model.heads import RewardModel
 from publius.model.hf_config import class_name, config_from_hf, config_to_hf
 from publius.model.transformer import Transformer
@@ -89,7 +90,7 @@ def save_checkpoint(
         dtype: of the weights on disk.
         shard_bytes: more weights than this go into several files with an index.
     """
-    weights = dict(model.state_dict())
+    weights = split_weights(model)
     _save(folder, model.config, weights, tokenizer, "ForCausalLM", {}, dtype, shard_bytes)
 
 
@@ -105,7 +106,7 @@ def save_reward_checkpoint(
 
     transformers scores the last token that is not padding, which is `last_B` of a right-padded batch.
     """
-    trunk = dict(model.trunk.state_dict())
+    trunk = split_weights(model.trunk)
     weights = {name: value for name, value in trunk.items() if not name.startswith("lm_head")}
     weights["score.weight"] = model.score.weight
     extra = {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
@@ -206,7 +207,7 @@ def _save(
 
 
 def _fill(model: _M, weights: dict[str, Tensor], folder: Path) -> _M:
-    expected = model.state_dict()
+    expected = split_weights(model)
     wrong = sorted(set(expected) ^ set(weights)) or sorted(
         name for name, value in weights.items() if value.shape != expected[name].shape
     )
@@ -216,7 +217,7 @@ def _fill(model: _M, weights: dict[str, Tensor], folder: Path) -> _M:
             where=str(folder),
             fix="use a checkpoint whose weights and config.json belong together",
         )
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(fuse_weights(model, weights), assign=True)
     return model.eval()
 
 
