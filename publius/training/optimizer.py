@@ -90,7 +90,8 @@ class Muon:
         config: OptimizerConfig,
         parts: dict[str, tuple[Part, ...]] | None = None,
     ) -> None:
-        self.config, self.params = config, list(params.values())
+        self.config = config
+        self.params: list[Tensor] = list(params.values())
         self.groups: dict[tuple[int, int], list[_Rows]] = {}
         for name, param in params.items():
             for part in (parts or {}).get(name) or (Part(name, 0, param.shape[0]),):
