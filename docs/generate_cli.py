@@ -42,6 +42,8 @@ publius run my_recipe.py:my_recipe               # a recipe of your own
 publius show quickstart --json
 publius chat quickstart                          # the release, else the last model of the run
 publius chat quickstart/sft -m "What is the river of Elmford?"
+publius import ~/models/Qwen3-0.6B --to base      # a base to fine-tune, checked tensor by tensor
+publius export quickstart --to out --dtype bfloat16
 publius constitution check my.yaml
 publius clean --dry-run
 ```

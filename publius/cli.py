@@ -24,6 +24,7 @@ from publius.core.errors import UserError
 from publius.data.pocket.tools import TOOLS
 from publius.data.pocket.world import World
 from publius.inference import terminal
+from publius.model.transfer import ExportType, export_checkpoint, import_model, import_to, parse_size
 from publius.pipeline import (
     PlanRow,
     RunView,
@@ -270,6 +271,47 @@ def chat(
         found.checkpoint, system=system, thinking=thinking, message=message, tools=offered,
         tool_specs=() if offered is None else TOOLS, device=str(pick_device(device)),
     )  # fmt: skip
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder in Hugging Face layout.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Write it here as one of our checkpoints.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a Llama, Mistral, Qwen2, Qwen3 or SmolLM checkpoint, and make it one to start from."""
+    found = import_model(folder) if to is None else import_to(folder, to)
+    config = found.model.config
+    if as_json:
+        facts = {"family": config.written_family, "parameters": config.parameters(), "added": found.added}
+        _print_json(facts | {"rows_added": found.new_rows, "written": None if to is None else str(to)})
+        return
+    print(f"{config.written_family}: {config.parameters():,} weights, every tensor read and finite")
+    if found.added:
+        print(f"special tokens added ({found.new_rows} new rows): {' '.join(found.added)}")
+        print("the model has never seen these tokens: fine-tune it before chatting with it")
+    print(f"written to {to}" if to is not None else "nothing was written: give --to FOLDER to convert it")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, run/stage, or a checkpoint folder.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder that does not exist yet.")],
+    dtype: Annotated[ExportType, typer.Option("--dtype", help="float32 or bfloat16.")] = "float32",
+    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest file of weights.")] = "5GB",
+    home: Home = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write a model for transformers, vLLM and llama.cpp's converter: safetensors, tokenizer, template."""
+    shard_bytes = parse_size(max_shard_size)
+    source = Path(model) if (Path(model) / "config.json").is_file() else locate(model, home).checkpoint
+    done = export_checkpoint(source, to, dtype=dtype, shard_bytes=shard_bytes)
+    if as_json:
+        _print_json({**done._asdict(), "written": str(to)})
+    else:
+        print(f"{done.architecture}: {done.parameters:,} weights in {len(done.files)} files, {dtype}: {to}")
 
 
 @app.command()

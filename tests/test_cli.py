@@ -8,7 +8,9 @@ import pytest
 from publius import __version__, cli
 from publius.cli import main
 from publius.core.errors import UserError
+from publius.model.checkpoint import load_model, save_checkpoint
 from publius.pipeline import StageCrash
+from publius.testing.fakes import byte_tokenizer, tiny_model
 
 TOY = f"{Path(__file__).parent / 'pipeline/toy.py'}:toy"
 
@@ -134,3 +136,25 @@ def test_version_and_help(call):
 )
 def test_amounts(value, text):
     assert cli._amount(value) == text
+
+
+def test_import_and_export(call, tmp_path, capsys):
+    made = tmp_path / "made"
+    save_checkpoint(made, tiny_model(qk_norm=True), byte_tokenizer())
+    small = ["--max-shard-size", "20KB", "--dtype", "bfloat16"]
+    code, out, _ = call("export", str(made), "--to", str(tmp_path / "out"), *small)
+    assert code == 0 and "Qwen3ForCausalLM" in out and len(list((tmp_path / "out").glob("model-*"))) > 1
+    assert call("export", str(made), "--to", str(tmp_path / "out"))[0] == 2
+
+    def bring(*arguments: str) -> tuple[int | str | None, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["import", *arguments])
+        return ended.value.code, capsys.readouterr().out
+
+    code, out = bring(str(tmp_path / "out"))
+    assert not code and "qwen3" in out and "nothing was written" in out
+    code, out = bring(str(tmp_path / "out"), "--to", str(tmp_path / "in"), "--json")
+    facts = json.loads(out)
+    assert not code and facts["family"] == "qwen3" and facts["added"] == [] and facts["rows_added"] == 0
+    assert load_model(tmp_path / "in").config.qk_norm
+    assert bring(str(tmp_path / "nowhere"))[0] == 2

@@ -12,10 +12,12 @@ from publius.model.config import ModelConfig, Scale, Tier, preset
 from publius.model.heads import RewardModel, ValueModel
 from publius.model.likelihood import logprobs, token_nll
 from publius.model.parallel import plan_model
+from publius.model.transfer import ImportConfig, export_checkpoint, import_checkpoint, import_model
 from publius.model.transformer import Transformer
 
 __all__ = [
     "Checkpoint",
+    "ImportConfig",
     "ModelConfig",
     "RewardCheckpoint",
     "RewardModel",
@@ -23,6 +25,9 @@ __all__ = [
     "Tier",
     "Transformer",
     "ValueModel",
+    "export_checkpoint",
+    "import_checkpoint",
+    "import_model",
     "load_model",
     "load_reward_model",
     "logprobs",

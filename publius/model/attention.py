@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from publius.model.config import ModelConfig
+from publius.model.fused import Fused
+from publius.model.rope import DynamicRope, rotation
 
-__all__ = ["Attention", "Bias", "KVCache", "RotaryTable", "document_mask", "make_bias"]
+__all__ = ["Attention", "Bias", "Biases", "KVCache", "RotaryTable", "document_mask", "make_biases"]
 
 
 class KVCache(Protocol):
@@ -28,33 +30,45 @@ class RotaryTable:
     """cos and sin of every position, in fp32, made once per device (Su et al. 2021, arXiv 2104.09864).
 
     Not a buffer: `model.to(bfloat16)` must not round the angles, and a resized table is no weight.
+
+    The dynamic variant turns every position by the length of the longest row of the call, once that is over
+    `max_position`, as transformers does: such a table is made for the call and not kept.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def _table(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        key = (device, dtype)
-        if key not in self._tables:
-            half = torch.arange(0, self._config.head_dim, 2, dtype=torch.float32, device=device)
-            rates = 1.0 / (self._config.rope_theta ** (half / self._config.head_dim))
-            steps = torch.arange(self._config.max_position, dtype=torch.float32, device=device)
-            angles = torch.outer(steps, rates)
-            self._tables[key] = torch.stack((angles.cos(), angles.sin())).to(dtype)
-        return self._tables[key]
+    def _table(self, device: torch.device, dtype: torch.dtype, length: int) -> Tensor:
+        """[2, positions, d/2] for rows of `length`."""
+        c, key = self._config, (device, dtype)
+        stretched = length > c.max_position
+        if not stretched and key in self._tables:
+            return self._tables[key]
+        turn = rotation(
+            c.rope, c.rope_theta, c.head_dim, max_position=c.max_position, length=length, device=device
+        )
+        steps = torch.arange(max(length, c.max_position), dtype=torch.float32, device=device)
+        angles = torch.outer(steps, turn.rates)
+        table = (torch.stack((angles.cos(), angles.sin())) * turn.scale).to(dtype)
+        if not stretched:
+            self._tables[key] = table
+        return table
 
     def at(self, tokens_BT: Tensor, positions_BT: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin [B or 1, T, 1, d/2] for these positions (None: 0..T-1 in every row).
 
         Raises:
-            ValueError: when a row without explicit positions is longer than `max_position`.
+            ValueError: when a row without explicit positions is longer than `rotary_limit`.
         """
-        length = tokens_BT.shape[-1]
-        if positions_BT is None and length > self._config.max_position:
-            raise ValueError(f"{length} positions, but max_position is {self._config.max_position}")
-        table = self._table(tokens_BT.device, dtype)
-        picked = table[:, None, :length] if positions_BT is None else table[:, positions_BT]
+        width, limit = tokens_BT.shape[-1], self._config.rotary_limit
+        if positions_BT is None and width > limit:
+            raise ValueError(f"{width} positions, but max_position is {limit}")
+        length = width if positions_BT is None else 0
+        if isinstance(self._config.rope, DynamicRope) and positions_BT is not None:
+            length = int(positions_BT.max()) + 1
+        table = self._table(tokens_BT.device, dtype, length)
+        picked = table[:, None, :width] if positions_BT is None else table[:, positions_BT]
         return picked[0].unsqueeze(2), picked[1].unsqueeze(2)
 
 
@@ -71,37 +85,71 @@ def document_mask(documents_BT: Tensor) -> Tensor:
 
 
 class Bias(NamedTuple):
-    """What is added to attention scores; made once per forward and shared by every layer."""
+    """What is added to attention scores; made once per forward and shared by layers."""
 
     scores: Tensor | None
-    """[B, 1, Tq, Tk] in the compute dtype; None is causal."""
+    """[B, 1, Tq, Tk] in the compute dtype; None is causal (within the layer's window, if it has one)."""
     dense: Tensor | None
-    """[B*K, H/K*T, T]: when set, scores are computed whole, by two matrix products (see `make_bias`)."""
+    """[B*K, H/K*T, T]: when set, scores are computed whole, by two matrix products (see `make_biases`)."""
+
+
+class Biases(NamedTuple):
+    """One for layers that see everything before a token, one for layers with a sliding window."""
+
+    full: Bias
+    windowed: Bias
 
 
 _DENSE_LIMIT = 384
 
 
-def make_bias(mask: Tensor | None, x_BTD: Tensor, config: ModelConfig, *, cached: bool) -> Bias:
+def make_biases(
+    mask: Tensor | None, x_BTD: Tensor, positions_BT: Tensor | None, config: ModelConfig, *, cached: bool
+) -> Biases:
     """The additive form of a bool mask, and the choice of how attention is computed.
 
-    Masked places get the lowest finite number, so that a row with nothing to see gives no NaN.
+    Masked places get the lowest finite number, so that a row with nothing to see gives no NaN. A window
+    counts places in the row; over a cache, where the row's end alone is given, it counts positions.
 
     Training in bf16 on CPU takes the dense way for rows up to 384: SDPA's fused CPU kernel has a slow
     bf16 backward (measured on 2,048 tokens, 6 heads of 32, one core, forward and backward: rows of 128
     25 ms against 5; of 256, 23 against 11; of 512, equal). Everything else takes SDPA.
     """
-    rows, length = x_BTD.shape[:2]
+    length, window = x_BTD.shape[1], config.sliding_window
     training = torch.is_grad_enabled() and x_BTD.requires_grad and not cached
     slow = x_BTD.device.type == "cpu" and x_BTD.dtype == torch.bfloat16
-    if not (training and slow and length <= _DENSE_LIMIT):
+    dense = training and slow and length <= _DENSE_LIMIT
+    full = _bias(mask, x_BTD, config, dense)
+    if window is None or (not cached and length <= window):
+        return Biases(full, full)
+    if mask is not None:
+        if cached and positions_BT is not None:
+            keys = torch.arange(mask.shape[-1], device=mask.device)
+            near = keys > positions_BT[:, None, :, None] - window
+        else:
+            near = _band(length, mask.shape[-1], window, mask.device)
+        mask = mask & near
+    elif not cached:
+        mask = _band(length, length, window, x_BTD.device)
+    return Biases(full, _bias(mask, x_BTD, config, dense))
+
+
+def _bias(mask: Tensor | None, x_BTD: Tensor, config: ModelConfig, dense: bool) -> Bias:
+    if not dense:
         return Bias(None if mask is None else _additive(mask, x_BTD.dtype), None)
+    rows, length = x_BTD.shape[:2]
     if mask is None:
-        mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device=x_BTD.device).tril()
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=x_BTD.device).tril()
     scores = _additive(mask, x_BTD.dtype)
     groups = config.heads // config.kv_heads
-    dense = scores[:, :, None].expand(rows, config.kv_heads, groups, length, length)
-    return Bias(scores, dense.reshape(rows * config.kv_heads, groups * length, length))
+    wide = scores[:, :, None].expand(rows, config.kv_heads, groups, length, length)
+    return Bias(scores, wide.reshape(rows * config.kv_heads, groups * length, length))
+
+
+def _band(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """bool [1, 1, queries, keys]: causal, the last query at the last key, at most `window` keys each."""
+    seen = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return seen if window is None else seen.triu(keys - queries - window + 1)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,7 +162,7 @@ def _dense_attention(q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, bias: Tenso
     rows, length, heads, dim = q_BTHd.shape
     kv_heads = k_BTKd.shape[2]
     groups = heads // kv_heads
-    q = q_BTHd.view(rows, length, kv_heads, groups, dim).permute(0, 2, 3, 1, 4)
+    q = q_BTHd.unflatten(2, (kv_heads, groups)).permute(0, 2, 3, 1, 4)
     q = q.reshape(rows * kv_heads, groups * length, dim)
     k = k_BTKd.transpose(1, 2).reshape(rows * kv_heads, length, dim)
     v = v_BTKd.transpose(1, 2).reshape(rows * kv_heads, length, dim)
@@ -129,31 +177,41 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, config.kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.heads * config.head_dim, config.hidden_size, bias=False)
+        self.window, self.rotary = config.window(layer), layer not in config.no_rope_layers
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        out, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        rows = {"q_proj": out, "k_proj": kv, "v_proj": kv}
+        self.qkv_proj = Fused(config.hidden_size, rows, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(out, config.hidden_size, bias=config.o_bias)
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, bias: Bias, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, biases: Biases, cache: KVCache | None
+    ) -> Tensor:
         """x_BTD (normed) -> [B, T, D]."""
         rows, length, _ = x_BTD.shape
-        split = (rows, length, -1, self.head_dim)
-        q = rotate(self.q_proj(x_BTD).view(split), cos, sin)
-        k = rotate(self.k_proj(x_BTD).view(split), cos, sin)
-        v = self.v_proj(x_BTD).view(split)
+        qkv = self.qkv_proj(x_BTD).view(rows, length, -1, self.head_dim)
+        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split((self.heads, self.kv_heads), dim=2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
+        if self.rotary:
+            qk = rotate(qk, cos, sin)
+        q, k = qk.split((self.heads, self.kv_heads), dim=2)
+        bias = biases.full if self.window is None else biases.windowed
         if bias.dense is not None:
             return self.o_proj(_dense_attention(q, k, v, bias.dense))
         q, k, v, mask = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias.scores
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         keys = k.shape[2]
-        if mask is None and 1 < length < keys:  # causal over a cache: the last query sees the last key
-            seen = torch.ones(length, keys, dtype=torch.bool, device=q.device)
-            mask = _additive(seen.tril(keys - length), q.dtype)
+        outside = self.window is not None and keys > self.window
+        if mask is None and (1 < length < keys or (cache is not None and outside)):
+            mask = _additive(_band(length, keys, self.window, q.device), q.dtype)
         if length == 1:  # decoding: query heads that share a key head become the rows of one product
-            out = F.scaled_dot_product_attention(
-                q.view(rows, k.shape[1], -1, self.head_dim), k, v, attn_mask=mask
-            )
+            grouped = q.reshape(rows, k.shape[1], -1, self.head_dim)
+            out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask)
             return self.o_proj(out.reshape(rows, 1, -1))
         causal = mask is None and length == keys
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)

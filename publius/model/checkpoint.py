@@ -1,25 +1,24 @@
 """Checkpoints: a folder in Hugging Face layout, checksummed, never pickled.
 
-`transformers`, vLLM and llama.cpp's converter load what is written here; plain Llama and Mistral
-checkpoints written by others load here (those carry no checksums, so none are checked).
+`transformers`, vLLM and llama.cpp's converter load what is written here; checkpoints of the Llama family
+written by others load here (those carry no checksums, so none are checked).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from publius.core.errors import UserError
 from publius.model.config import ModelConfig
+from publius.model.fused import fuse_weights, split_weights
 from publius.model.heads import RewardModel
+from publius.model.hf_config import class_name, config_from_hf, config_to_hf
 from publius.model.transformer import Transformer
+from publius.model.weights import SHARD_BYTES, read_json, read_weights, sha256, write_json, write_weights
 from publius.pipeline.artifact import Artifact
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.tokenizer import Tokenizer
@@ -27,15 +26,16 @@ from publius.tokenizer.tokenizer import Tokenizer
 __all__ = [
     "Checkpoint",
     "RewardCheckpoint",
+    "is_reward",
     "load_model",
     "load_reward_model",
+    "read_config",
     "save_checkpoint",
     "save_reward_checkpoint",
     "verify",
 ]
 
 _CHECKSUMS = "checksums.json"
-_WEIGHTS = "model.safetensors"
 _M = TypeVar("_M", bound=nn.Module)
 
 
@@ -52,7 +52,7 @@ class Checkpoint(Artifact):
 
     def config(self) -> ModelConfig:
         """The model's shape."""
-        return _read_config(self.path)
+        return read_config(self.path)
 
 
 class RewardCheckpoint(Artifact):
@@ -68,28 +68,50 @@ class RewardCheckpoint(Artifact):
 
     def config(self) -> ModelConfig:
         """The trunk's shape."""
-        return _read_config(self.path)
+        return read_config(self.path)
 
 
-def save_checkpoint(folder: Path, model: Transformer, tokenizer: Tokenizer) -> None:
-    """Write `model` to `folder` as `LlamaForCausalLM`, fp32, with its tokenizer and checksums.
+def save_checkpoint(
+    folder: Path,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    *,
+    dtype: torch.dtype = torch.float32,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write `model` to `folder` as its family's `...ForCausalLM`, with its tokenizer and checksums.
 
     A tied head is not written twice: transformers ties it again on load.
+
+    Args:
+        folder: made when missing.
+        model: of any family of `ModelConfig`.
+        tokenizer: of the same vocabulary.
+        dtype: of the weights on disk.
+        shard_bytes: more weights than this go into several files with an index.
     """
-    _save(folder, model.config, dict(model.state_dict()), tokenizer, "LlamaForCausalLM", {})
+    weights = split_weights(model)
+    _save(folder, model.config, weights, tokenizer, "ForCausalLM", {}, dtype, shard_bytes)
 
 
-def save_reward_checkpoint(folder: Path, model: RewardModel, tokenizer: Tokenizer) -> None:
-    """Write `model` to `folder` as `LlamaForSequenceClassification` with one label.
+def save_reward_checkpoint(
+    folder: Path,
+    model: RewardModel,
+    tokenizer: Tokenizer,
+    *,
+    dtype: torch.dtype = torch.float32,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write `model` to `folder` as its family's `...ForSequenceClassification` with one label.
 
     transformers scores the last token that is not padding, which is `last_B` of a right-padded batch.
     """
-    weights = {
-        name: value for name, value in model.trunk.state_dict().items() if not name.startswith("lm_head")
-    }
+    trunk = split_weights(model.trunk)
+    weights = {name: value for name, value in trunk.items() if not name.startswith("lm_head")}
     weights["score.weight"] = model.score.weight
     extra = {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
-    _save(folder, model.trunk.config, weights, tokenizer, "LlamaForSequenceClassification", extra)
+    config = model.trunk.config
+    _save(folder, config, weights, tokenizer, "ForSequenceClassification", extra, dtype, shard_bytes)
 
 
 def load_model(
@@ -102,8 +124,8 @@ def load_model(
     """
     verify(folder)
     with torch.device("meta"):
-        model = Transformer(_read_config(folder))
-    weights = _read_weights(folder, device, dtype)
+        model = Transformer(read_config(folder))
+    weights = read_weights(folder, device, dtype)
     if model.config.tie_embeddings:
         weights.pop("lm_head.weight", None)
     return _fill(model, weights, folder)
@@ -121,8 +143,8 @@ def load_reward_model(
     """
     verify(folder)
     with torch.device("meta"):
-        model = RewardModel(Transformer(_read_config(folder)))
-    weights = _read_weights(folder, device, dtype)
+        model = RewardModel(Transformer(read_config(folder)))
+    weights = read_weights(folder, device, dtype)
     named = {("" if name.startswith("score") else "trunk.") + name: value for name, value in weights.items()}
     if model.trunk.lm_head is not None:
         shape = model.trunk.lm_head.weight.shape
@@ -139,13 +161,13 @@ def verify(folder: Path) -> None:
     listing = folder / _CHECKSUMS
     if not listing.exists():
         return
-    for name, expected in _read_json(listing).items():
+    for name, expected in read_json(listing).items():
         path = folder / name
         if not path.is_file():
             raise UserError(
                 f"checkpoint file {name} is missing", where=str(path), fix="rebuild the checkpoint"
             )
-        if _sha256(path) != expected:
+        if sha256(path) != expected:
             raise UserError(
                 f"checkpoint file {name} is damaged: its checksum differs",
                 where=str(path),
@@ -158,8 +180,10 @@ def _save(
     config: ModelConfig,
     weights: dict[str, Tensor],
     tokenizer: Tokenizer,
-    architecture: str,
+    task: str,
     extra: dict[str, Any],
+    dtype: torch.dtype,
+    shard_bytes: int,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ids = {
@@ -167,20 +191,23 @@ def _save(
         "eos_token_id": tokenizer.end_id,
         "pad_token_id": tokenizer.pad_id,
     }
-    plain = {
-        name: value.detach().to("cpu", torch.float32).contiguous() for name, value in sorted(weights.items())
+    extra = {
+        "architectures": [class_name(config.written_family, task)],
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        **ids,
+        **extra,
     }
-    save_file(plain, folder / _WEIGHTS, metadata={"format": "pt"})
+    write_weights(folder, weights, dtype, shard_bytes)
     tokenizer.save(folder)
     (folder / "chat_template.jinja").write_text(Renderer(tokenizer).chat_template(), encoding="utf-8")
-    _write_json(folder / "config.json", {**config.to_hf(**ids), "architectures": [architecture], **extra})
-    _write_json(folder / "generation_config.json", {**ids, "do_sample": True, "temperature": 1.0})
+    write_json(folder / "config.json", config_to_hf(config, **extra))
+    write_json(folder / "generation_config.json", {**ids, "do_sample": True, "temperature": 1.0})
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _CHECKSUMS)
-    _write_json(folder / _CHECKSUMS, {path.name: _sha256(path) for path in files})
+    write_json(folder / _CHECKSUMS, {path.name: sha256(path) for path in files})
 
 
 def _fill(model: _M, weights: dict[str, Tensor], folder: Path) -> _M:
-    expected = model.state_dict()
+    expected = split_weights(model)
     wrong = sorted(set(expected) ^ set(weights)) or sorted(
         name for name, value in weights.items() if value.shape != expected[name].shape
     )
@@ -190,46 +217,21 @@ def _fill(model: _M, weights: dict[str, Tensor], folder: Path) -> _M:
             where=str(folder),
             fix="use a checkpoint whose weights and config.json belong together",
         )
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(fuse_weights(model, weights), assign=True)
     return model.eval()
 
 
-def _read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
+    """The model's shape, from `config.json`.
+
+    Raises:
+        UserError: when it is missing or asks for what this model does not have.
+    """
     path = folder / "config.json"
-    return ModelConfig.from_hf(_read_json(path), where=str(path))
+    return config_from_hf(read_json(path), where=str(path))
 
 
-def _read_weights(folder: Path, device: str | torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of `model.safetensors`, or of the shards its index lists."""
-    index = folder / f"{_WEIGHTS}.index.json"
-    names = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else [_WEIGHTS]
-    weights: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            with safe_open(folder / name, framework="pt", device=str(device)) as shard:
-                weights |= {key: shard.get_tensor(key).to(dtype) for key in shard.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"cannot read weights: {error}",
-                where=str(folder / name),
-                fix="restore or rebuild the checkpoint",
-            ) from error
-    return weights
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path.name}: {error}", where=str(path), fix="point at a Hugging Face model folder"
-        ) from error
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def is_reward(folder: Path) -> bool:
+    """Does the folder hold a reward model (sequence classification)?"""
+    names = read_json(folder / "config.json").get("architectures") or []
+    return any(str(name).endswith("ForSequenceClassification") for name in names)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from publius.core.config import Config
 from publius.core.errors import UserError
+from publius.model.rope import DynamicRope, PlainRope, RopeScaling
 
-__all__ = ["ModelConfig", "Scale", "Tier", "preset"]
+__all__ = ["Family", "ModelConfig", "Scale", "Tier", "preset"]
 
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "smollm3"]
 Tier = Literal["haiku", "sonnet", "opus"]
 Scale = Literal["pocket", "laptop", "one_gpu", "cluster"]
 
 
 class ModelConfig(Config):
-    """A decoder-only transformer of the Llama family (Touvron et al. 2023, arXiv 2302.13971)."""
+    """A decoder-only transformer of the Llama family (Touvron et al. 2023, arXiv 2302.13971).
+
+    The plain one is Llama. The fields after `tie_embeddings` are what its relatives do otherwise; a
+    combination that none of them has is refused, because nobody else could load it.
+    """
 
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
@@ -29,6 +35,44 @@ class ModelConfig(Config):
     rope_theta: float = Field(default=10_000.0, gt=0)
     norm_eps: float = Field(default=1e-5, gt=0)
     tie_embeddings: bool = True
+    rope: RopeScaling = PlainRope()
+    """How rotary positions are stretched past the length the model was first trained on."""
+    no_rope_layers: tuple[int, ...] = ()
+    """Layers (from 0) without rotary positions (SmolLM3)."""
+    sliding_window: int | None = Field(default=None, gt=0)
+    """In windowed layers a token sees itself and the `sliding_window` - 1 before it."""
+    window_layers: tuple[int, ...] | None = None
+    """Layers (from 0) that have the window; None is all."""
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """RMSNorm on every query and key head before rotation (Qwen3)."""
+    family: Family | None = None
+    """Written into `config.json`, kept from import; None is the first of the list that has all it needs."""
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> ModelConfig:
+        for name in ("no_rope_layers", "window_layers"):
+            chosen = getattr(self, name) or ()
+            if list(chosen) != sorted(set(chosen)) or any(not 0 <= i < self.layers for i in chosen):
+                raise ValueError(
+                    f"{name} {chosen} must be rising numbers of layers, from 0 to {self.layers - 1}"
+                )
+        if self.window_layers is not None and self.sliding_window is None:
+            raise ValueError("window_layers needs a sliding_window")
+        if self.window_layers in ((), tuple(range(self.layers))):
+            raise ValueError("window_layers: leave it out when all layers have the window, or none has")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_family(self) -> ModelConfig:
+        if self.family is not None and (missing := _lacks(self, self.family)):
+            raise ValueError(f"family {self.family} has no {missing}")
+        if self.family is None and all(_lacks(self, family) for family in _FAMILIES):
+            reasons = "; ".join(f"{family}: {_lacks(self, family)}" for family in _FAMILIES)
+            raise ValueError(f"no model family has all of this (missing, {reasons})")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> ModelConfig:
@@ -38,6 +82,21 @@ class ModelConfig(Config):
             raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary positions turn pairs")
         return self
 
+    @property
+    def written_family(self) -> Family:
+        """The family whose `config.json` and class names describe this model."""
+        return self.family or next(family for family in _FAMILIES if not _lacks(self, family))
+
+    def window(self, layer: int) -> int | None:
+        """The sliding window of `layer`, None where it sees everything before it."""
+        return self.sliding_window if self.window_layers is None or layer in self.window_layers else None
+
+    @property
+    def rotary_limit(self) -> int:
+        """Positions the rotary table reaches. Only the dynamic variant goes beyond `max_position`."""
+        stretch = self.rope.factor if isinstance(self.rope, DynamicRope) else 1.0
+        return int(self.max_position * stretch)
+
     def layer_matrices(self) -> int:
         """Weights in one block's seven matrices."""
         attention = 2 * self.hidden_size * self.head_dim * (self.heads + self.kv_heads)
@@ -46,91 +105,48 @@ class ModelConfig(Config):
     def parameters(self) -> int:
         """All weights; a tied head is counted once."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        norms = (2 * self.layers + 1) * self.hidden_size
-        return embeddings + self.layers * self.layer_matrices() + norms
+        norms = (2 * self.layers + 1) * self.hidden_size + self.layers * 2 * self.head_dim * self.qk_norm
+        biases = (
+            self.qkv_bias * (self.heads + 2 * self.kv_heads) * self.head_dim
+            + self.o_bias * self.hidden_size
+            + self.mlp_bias * (2 * self.intermediate_size + self.hidden_size)
+        )
+        return embeddings + self.layers * (self.layer_matrices() + biases) + norms
 
     def flops_per_token(self, seq_len: int) -> float:
         """Forward and backward FLOPs of training on one token in a row of `seq_len`.
 
         6 per weight of every matrix product (head included, the embedding look-up not; Kaplan et al.
-        2020, arXiv 2001.08361, section 2.1), and 6 x layers x heads x head_dim x seq_len for attention,
-        counting only the causal half. Divide by 3 for the forward pass alone.
+        2020, arXiv 2001.08361, section 2.1), and 12 x heads x head_dim for every pair of tokens that
+        attention looks at: seq_len / 2 a token, fewer in a layer with a window. Divide by 3 for the forward
+        pass alone.
         """
         matrices = self.layers * self.layer_matrices() + self.vocab_size * self.hidden_size
-        return 6.0 * matrices + 6.0 * self.layers * self.heads * self.head_dim * seq_len
-
-    def to_hf(self, **ids: int) -> dict[str, Any]:
-        """The `config.json` that transformers, vLLM and llama.cpp's converter read; `ids` are token ids."""
-        return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "max_position_embeddings": self.max_position,
-            "rms_norm_eps": self.norm_eps,
-            "rope_theta": self.rope_theta,
-            "tie_word_embeddings": self.tie_embeddings,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
-            "attention_dropout": 0.0,
-            "torch_dtype": "float32",
-            **ids,
-        }
-
-    @classmethod
-    def from_hf(cls, config: dict[str, Any], where: str = "config.json") -> ModelConfig:
-        """Read a `config.json` of the plain Llama family.
-
-        Raises:
-            UserError: naming the first feature this architecture does not have.
-        """
-        _check_supported(config, where)
-        rope = config.get("rope_parameters") or {}
-        heads = int(config["num_attention_heads"])
-        return cls(
-            vocab_size=config["vocab_size"],
-            hidden_size=config["hidden_size"],
-            layers=config["num_hidden_layers"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            intermediate_size=config["intermediate_size"],
-            max_position=config.get("max_position_embeddings", 2048),
-            rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
-            norm_eps=config.get("rms_norm_eps", 1e-6),
-            tie_embeddings=config.get("tie_word_embeddings", False),
-        )
+        windows = [min(self.window(layer) or seq_len, seq_len) for layer in range(self.layers)]
+        seen = sum(window - window * window / (2 * seq_len) for window in windows)
+        return 6.0 * matrices + 12.0 * self.heads * self.head_dim * seen
 
 
-def _check_supported(config: dict[str, Any], where: str) -> None:
-    fix = "use a Llama-family checkpoint: SwiGLU, RMSNorm, plain rotary positions, no biases"
-    needed = (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-    )
-    for name in needed:
-        if name not in config:
-            raise UserError(f"the model's config has no {name!r}", where=where, fix=fix)
-    kind = config.get("model_type")
-    if kind not in ("llama", "mistral"):
-        raise UserError(f"model_type {kind!r} is not supported", where=where, fix=fix)
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
-        raise UserError(f"rotary scaling {scaling} is not supported", where=where, fix=fix)
-    for name in ("attention_bias", "mlp_bias", "sliding_window"):
-        if config.get(name):
-            raise UserError(f"{name}={config[name]!r} is not supported", where=where, fix=fix)
-    if config.get("hidden_act", "silu") != "silu":
-        raise UserError(f"hidden_act {config['hidden_act']!r} is not supported", where=where, fix=fix)
+_FAMILIES: tuple[Family, ...] = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+
+
+def _lacks(config: ModelConfig, family: Family) -> str:
+    """What `config` has and `family` has not, or the other way about, in words; empty when it fits."""
+    pair, partial = config.qkv_bias == config.o_bias, config.window_layers is not None
+    windowed = config.sliding_window is not None
+    rules: dict[str, bool] = {
+        "a bias on q, k and v without one on o (or the reverse)": not pair and family != "qwen2",
+        "attention biases": config.qkv_bias and family == "mistral",
+        "attention without biases on q, k and v": not config.qkv_bias and family == "qwen2",
+        "a bias on o": config.o_bias and family == "qwen2",
+        "mlp_bias": config.mlp_bias and family not in ("llama", "smollm3"),
+        "qk_norm": config.qk_norm and family != "qwen3",
+        "attention without qk_norm": not config.qk_norm and family == "qwen3",
+        "sliding_window": windowed and family == "llama",
+        "windows on some layers only": partial and family in ("llama", "mistral"),
+        "layers without rotary positions": bool(config.no_rope_layers) and family != "smollm3",
+    }
+    return ", ".join(name for name, holds in rules.items() if holds)
 
 
 # hidden, layers, heads, kv_heads, head_dim, intermediate

@@ -1,4 +1,4 @@
-"""The one model definition that trains, rolls out and serves: plain tensors, Hugging Face names."""
+"""The one model definition that trains, rolls out and serves: plain tensors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from publius.model.attention import Attention, Bias, KVCache, RotaryTable, make_bias
+from publius.model.attention import Attention, Biases, KVCache, RotaryTable, make_biases
 from publius.model.config import ModelConfig
+from publius.model.fused import Fused, fused_parts
 
 __all__ = ["Block", "FeedForward", "Transformer"]
 
@@ -17,13 +18,14 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        rows = {"gate_proj": config.intermediate_size, "up_proj": config.intermediate_size}
+        self.gate_up_proj = Fused(config.hidden_size, rows, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        gate, up = self.gate_up_proj(x_BTD).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -36,14 +38,16 @@ class Block(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, bias: Bias, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, biases: Biases, cache: KVCache | None
+    ) -> Tensor:
         """One layer; arguments as `Attention.forward`."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos, sin, bias, cache)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos, sin, biases, cache)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
 
 class _Body(nn.Module):
-    """Holds the weights under the names `model.*` that HF checkpoints use."""
+    """Holds the weights under the names `model.*` that HF checkpoints use (fused ones apart: see `fused`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -94,14 +98,16 @@ class Transformer(nn.Module):
         """Normal weights: embeddings 0.02, matrices 1/sqrt(fan in), and those that write to the residual
         stream shrunk by sqrt(2 x layers) (GPT-2, Radford et al. 2019, section 2.3)."""
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        fused = fused_parts(self)
         for name, weight in self.named_parameters():
             if weight.ndim < 2:
-                weight.fill_(1.0)  # norms
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)  # biases, norms
                 continue
             std = 0.02 if "embed_tokens" in name or "lm_head" in name else weight.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= (2 * self.config.layers) ** 0.5
-            weight.normal_(0.0, std, generator=generator)
+            for rows in [weight[p.start : p.stop] for p in fused[name]] if name in fused else [weight]:
+                rows.normal_(0.0, std, generator=generator)
 
     def hidden(
         self,
@@ -126,9 +132,9 @@ class Transformer(nn.Module):
             raise ValueError("a cached forward needs positions_BT: the cache does not say where it is")
         x_BTD = self.model.embed_tokens(tokens_BT)
         cos, sin = self.rotary.at(tokens_BT, positions_BT, x_BTD.dtype)
-        bias = make_bias(mask, x_BTD, self.config, cached=cache is not None)
+        biases = make_biases(mask, x_BTD, positions_BT, self.config, cached=cache is not None)
         for block in self.model.layers:
-            x_BTD = block(x_BTD, cos, sin, bias, cache)
+            x_BTD = block(x_BTD, cos, sin, biases, cache)
         return self.model.norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:

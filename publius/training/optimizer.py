@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from publius.core.config import Config
+from publius.model.fused import Part, fused_parts
 
 __all__ = ["Muon", "OptimizerConfig", "Optimizers", "build_optimizers", "orthogonalise", "schedule"]
 
@@ -56,6 +57,21 @@ def orthogonalise(matrices_NRC: Tensor, steps: int) -> Tensor:
     return x
 
 
+class _Rows(NamedTuple):
+    """One matrix: some rows of a parameter."""
+
+    param: nn.Parameter
+    start: int
+    stop: int
+
+    def weight(self) -> Tensor:
+        return self.param[self.start : self.stop]
+
+    def grad(self) -> Tensor:
+        whole = self.param.grad
+        return torch.zeros_like(self.weight()) if whole is None else whole[self.start : self.stop]
+
+
 class Muon:
     """Momentum, orthogonalised (Jordan et al. 2024): Nesterov momentum, then `orthogonalise`.
 
@@ -65,16 +81,24 @@ class Muon:
     Args:
         params: 2-D parameters by name.
         config: `momentum`, `weight_decay`, `newton_schulz_steps`.
+        parts: of those that hold several matrices (`fused_parts`); each is orthogonalised by itself.
     """
 
-    def __init__(self, params: dict[str, nn.Parameter], config: OptimizerConfig) -> None:
+    def __init__(
+        self,
+        params: dict[str, nn.Parameter],
+        config: OptimizerConfig,
+        parts: dict[str, tuple[Part, ...]] | None = None,
+    ) -> None:
         self.config = config
-        self.groups: dict[tuple[int, int], list[Tensor]] = {}
-        for param in params.values():
-            rows, columns = sorted(param.shape)
-            self.groups.setdefault((rows, columns), []).append(param)
+        self.params: list[Tensor] = list(params.values())
+        self.groups: dict[tuple[int, int], list[_Rows]] = {}
+        for name, param in params.items():
+            for part in (parts or {}).get(name) or (Part(name, 0, param.shape[0]),):
+                rows, columns = sorted((part.stop - part.start, param.shape[1]))
+                self.groups.setdefault((rows, columns), []).append(_Rows(param, part.start, part.stop))
         self.momenta = {
-            shape: torch.zeros(len(group), *shape, device=group[0].device)
+            shape: torch.zeros(len(group), *shape, device=group[0].param.device)
             for shape, group in self.groups.items()
         }
 
@@ -82,14 +106,15 @@ class Muon:
     def step(self, lr: float) -> None:
         """Update every parameter from its `.grad` (none counts as zero)."""
         keep, decay = self.config.momentum, 1 - lr * self.config.weight_decay
+        torch._foreach_mul_(self.params, decay)  # pyright: ignore[reportPrivateImportUsage]
         for shape, group in self.groups.items():
-            grads = torch.stack([_lying(torch.zeros_like(p) if p.grad is None else p.grad) for p in group])
+            grads = torch.stack([_lying(matrix.grad()) for matrix in group])
             momentum = self.momenta[shape].lerp_(grads, 1 - keep)
             updates = orthogonalise(grads.lerp_(momentum, keep), self.config.newton_schulz_steps).float()
-            torch._foreach_mul_(group, decay)  # pyright: ignore[reportPrivateImportUsage]
-            for param, update in zip(group, updates, strict=True):
-                scale = max(1.0, param.shape[0] / param.shape[1]) ** 0.5
-                _lying(param).add_(update, alpha=-lr * scale)
+            for matrix, update in zip(group, updates, strict=True):
+                weight = matrix.weight()
+                scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
+                _lying(weight).add_(update, alpha=-lr * scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state, by name."""
@@ -114,7 +139,7 @@ class Optimizers:
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         inside = {n: p for n, p in named.items() if config.matrices and p.ndim == 2 and ".layers." in f".{n}"}
         self.rest = {name: p for name, p in named.items() if name not in inside}
-        self.muon = Muon(inside, config) if inside else None
+        self.muon = Muon(inside, config, fused_parts(model)) if inside else None
         wide = [p for p in self.rest.values() if p.ndim >= 2]
         thin = [p for p in self.rest.values() if p.ndim < 2]
         groups = [(wide, config.weight_decay), (thin, 0.0)]

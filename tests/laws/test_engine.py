@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from publius.inference.engine import Engine
 from publius.inference.sampler import Sampling
 from publius.model.likelihood import logprobs
+from publius.model.rope import DynamicRope, LinearRope, Llama3Rope, YarnRope
 from publius.testing import byte_tokenizer, tiny_model
 
 TOKENIZER = byte_tokenizer()
@@ -41,6 +42,40 @@ def test_cached_decoding_is_the_full_forward(shared: int) -> None:
         assert reference.argmax(-1).tolist() == list(done.tokens)
         expected = [reference[j, token].item() for j, token in enumerate(done.tokens)]
         assert done.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "window": {"sliding_window": 9},
+    "window of one": {"sliding_window": 1},
+    "windows on some layers": {"sliding_window": 5, "window_layers": (1,), "no_rope_layers": (1,)},
+    "qwen2": {"qkv_bias": True, "sliding_window": 20, "window_layers": (0,)},
+    "qwen3": {"qk_norm": True, "head_dim": 16},
+    "biases": {"qkv_bias": True, "o_bias": True, "mlp_bias": True, "no_rope_layers": (0,)},
+    "linear": {"rope": LinearRope(factor=4)},
+    "dynamic": {"rope": DynamicRope(factor=4), "max_position": 128},
+    "yarn": {"rope": YarnRope(factor=4, original_max_position=32)},
+    "llama3": {"rope": Llama3Rope(factor=4, original_max_position=32)},
+}
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_decodes_and_scores_as_its_full_forward(variant: str, shared: int) -> None:
+    """A window, a rotation or a norm is the same over the cache (after a shared prefix or not) as without."""
+    model = tiny_model(3, **VARIANTS[variant])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    engine = Engine(model, TOKENIZER, max_batch=3)
+    prompts = prompts_of([5, 17, 1, 30, 2], shared=shared)
+    done = engine.generate(prompts, Sampling(max_tokens=12, seed=4))
+    scored = engine.score(prompts, [c.tokens for c in done])
+    for prompt, completion, again in zip(prompts, done, scored, strict=True):
+        reference = full_forward(prompt + list(completion.tokens), model)[len(prompt) - 1 : -1]
+        expected = [reference[j, token].item() for j, token in enumerate(completion.tokens)]
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+        assert again == pytest.approx(expected, abs=1e-4)
 
 
 @settings(max_examples=15, deadline=None)

@@ -11,12 +11,13 @@ from publius.training.batches import Example, PackedBatches
 from publius.training.language import language_loss
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 268), min_size=2, max_size=24), min_size=1, max_size=8)
+VARIANTS = [{}, {"sliding_window": 6, "window_layers": (0,)}, {"qk_norm": True}, {"no_rope_layers": (0,)}]
 
 
 @settings(max_examples=25, deadline=None)
-@given(DOCUMENTS, st.integers(0, 5))
-def test_packed_is_alone(documents, seed):
-    model = tiny_model()
+@given(DOCUMENTS, st.integers(0, 5), st.sampled_from(VARIANTS))
+def test_packed_is_alone(documents, seed, variant):
+    model = tiny_model(**variant)
     examples = [Example(ids, [i % 3 / 2 for i in range(len(ids))]) for ids in documents]
     source = PackedBatches(examples, sequence_length=32, rows=4, seed=seed)
     packed_loss, seen = 0.0, []

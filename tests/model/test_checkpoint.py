@@ -16,7 +16,8 @@ from publius.model.checkpoint import (
     save_reward_checkpoint,
 )
 from publius.model.heads import RewardModel
-from publius.testing.fakes import byte_tokenizer, tiny_model
+from publius.model.hf_config import config_to_hf
+from publius.testing.fakes import byte_tokenizer, tiny_config, tiny_model
 
 TOKENS = torch.randint(13, 269, (2, 40), generator=torch.Generator().manual_seed(0))
 
@@ -87,7 +88,7 @@ def test_damage_is_named(tmp_path, name):
 def test_folders_that_are_no_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"cannot read config\.json"):
         load_model(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(tiny_model().config.to_hf()))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(tiny_config())))
     with pytest.raises(UserError, match="cannot read weights"):
         load_model(tmp_path)
     save_file({"model.norm.weight": torch.ones(32)}, tmp_path / "model.safetensors")

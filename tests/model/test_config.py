@@ -47,39 +47,58 @@ def test_unknown_preset():
         preset("sonata", "pocket", 10)  # pyright: ignore
 
 
-def test_hf_round_trip():
-    config = tiny_config(tie_embeddings=False, rope_theta=5e5)
-    assert ModelConfig.from_hf(config.to_hf()) == config
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qk_norm": True},
+        {"qkv_bias": True},
+        {"qkv_bias": True, "o_bias": True, "mlp_bias": True},
+        {"qkv_bias": True, "o_bias": True, "qk_norm": True},
+    ],
+)
+def test_parameters_with_biases_and_norms(changes):
+    config = tiny_config(**changes)
+    assert config.parameters() == sum(p.numel() for p in meta_model(config).parameters())
 
 
-def test_from_hf_fills_what_older_files_leave_out():
-    raw = tiny_config().to_hf()
-    for name in ("num_key_value_heads", "head_dim", "rope_theta"):
-        del raw[name]
-    raw["rope_parameters"] = {"rope_type": "default", "rope_theta": 123.0}
-    config = ModelConfig.from_hf(raw)
-    assert (config.kv_heads, config.head_dim, config.rope_theta) == (4, 8, 123.0)
+def test_a_window_saves_attention():
+    full = tiny_config(sliding_window=None).flops_per_token(100)
+    one = tiny_config(sliding_window=25, window_layers=(1,)).flops_per_token(100)
+    seen = sum(min(i, 25) for i in range(1, 101)) / 100  # keys a token looks at, on average
+    assert full - one == pytest.approx(12 * 4 * 8 * (50.5 - seen), rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "family"),
     [
-        ({"model_type": "gpt2"}, "gpt2"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "yarn"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"hidden_act": "gelu"}, "gelu"),
+        ({}, "llama"),
+        ({"qkv_bias": True, "o_bias": True}, "llama"),
+        ({"sliding_window": 8}, "mistral"),
+        ({"qkv_bias": True}, "qwen2"),
+        ({"qkv_bias": True, "sliding_window": 8, "window_layers": (0,)}, "qwen2"),
+        ({"qk_norm": True}, "qwen3"),
+        ({"no_rope_layers": (1,)}, "smollm3"),
+        ({"sliding_window": 8, "window_layers": (0,)}, "smollm3"),
+        ({"family": "mistral"}, "mistral"),
     ],
 )
-def test_from_hf_refuses_what_it_does_not_have(change, message):
-    with pytest.raises(UserError, match=message):
-        ModelConfig.from_hf(tiny_config().to_hf() | change)
+def test_the_family_is_the_first_that_has_it_all(changes, family):
+    assert tiny_config(**changes).written_family == family
 
 
-def test_from_hf_names_a_missing_field():
-    raw = tiny_config().to_hf()
-    del raw["hidden_size"]
-    with pytest.raises(UserError, match="hidden_size"):
-        ModelConfig.from_hf(raw)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qk_norm": True, "no_rope_layers": (0,)}, "no model family has all of this"),
+        ({"qk_norm": True, "family": "llama"}, "family llama has no qk_norm"),
+        ({"window_layers": (0,)}, "needs a sliding_window"),
+        ({"sliding_window": 8, "window_layers": (0, 1)}, "leave it out"),
+        ({"no_rope_layers": (2,)}, "rising numbers of layers"),
+    ],
+)
+def test_what_no_family_has_is_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        tiny_config(**changes)
 
 
 def test_plan_counts_real_parameters_and_fits_the_devices_it_names():

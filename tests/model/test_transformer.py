@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from publius.model.attention import document_mask
+from publius.model.fused import split_weights
 from publius.model.transformer import Transformer
 from publius.testing.fakes import tiny_config, tiny_model
 
 
 def naive_logits(model, tokens):
     """Llama's forward for one row, written out with loops over heads and positions."""
-    c, w = model.config, dict(model.state_dict())
+    c, w = model.config, split_weights(model)
 
     def norm(x, weight):
         return x / torch.sqrt((x * x).mean(-1, keepdim=True) + c.norm_eps) * weight
@@ -138,7 +139,7 @@ def test_dense_gradients_are_the_fp32_ones_rounded():
     for dtype in (torch.float32, torch.bfloat16):
         model = tiny_model(2, scale=5.0).to(dtype)
         model(tokens).float().log_softmax(-1)[..., 3].sum().backward()
-        grads.append(model.model.layers[0].self_attn.k_proj.weight.grad.float().flatten())
+        grads.append(model.model.layers[0].self_attn.qkv_proj.weight.grad.float().flatten())
     assert torch.cosine_similarity(*grads, dim=0) > 0.999
 
 
