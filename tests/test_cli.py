@@ -8,7 +8,7 @@ import pytest
 from publius import __version__, cli
 from publius.cli import main
 from publius.core.errors import UserError
-from publius.pipeline import StageCrash
+from publius.pipeline import StageCrash, Stopped
 
 TOY = f"{Path(__file__).parent / 'pipeline/toy.py'}:toy"
 
@@ -102,7 +102,8 @@ def test_failing_stage_exits_2_naming_it(call, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(KeyboardInterrupt(), 130), (StageCrash("boom"), 1), (UserError("x"), 2)]
+    ("raised", "code"),
+    [(Stopped(), 0), (KeyboardInterrupt(), 130), (StageCrash("boom"), 1), (UserError("x"), 2)],
 )
 def test_exit_codes(monkeypatch, capsys, raised, code):
     def fail(arguments):
