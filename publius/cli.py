@@ -29,6 +29,7 @@ from publius.pipeline import (
     PlanRow,
     RunView,
     StageCrash,
+    Stopped,
     clean_home,
     hardware_named,
     list_runs,
@@ -69,7 +70,7 @@ RunName = Annotated[str | None, typer.Option("--name", help="The run's name (def
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 2 for a user's error, with 130 when interrupted."""
+    """Run the command line; exits with 0 (after SIGTERM too), 2 for a user's error, 130 when interrupted."""
     try:
         app(None if arguments is None else list(arguments))
     except UserError as error:
@@ -78,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except StageCrash as error:
         console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(1)
+    except Stopped:
+        console.print("stopped as asked; the same command goes on from here", markup=False)
+        sys.exit(0)
     except KeyboardInterrupt:
         console.print("stopped", markup=False)
         sys.exit(130)

@@ -9,7 +9,7 @@ from publius import __version__, cli
 from publius.cli import main
 from publius.core.errors import UserError
 from publius.model.checkpoint import load_model, save_checkpoint
-from publius.pipeline import StageCrash
+from publius.pipeline import StageCrash, Stopped
 from publius.testing.fakes import byte_tokenizer, tiny_model
 
 TOY = f"{Path(__file__).parent / 'pipeline/toy.py'}:toy"
@@ -104,7 +104,8 @@ def test_failing_stage_exits_2_naming_it(call, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(KeyboardInterrupt(), 130), (StageCrash("boom"), 1), (UserError("x"), 2)]
+    ("raised", "code"),
+    [(Stopped(), 0), (KeyboardInterrupt(), 130), (StageCrash("boom"), 1), (UserError("x"), 2)],
 )
 def test_exit_codes(monkeypatch, capsys, raised, code):
     def fail(arguments):

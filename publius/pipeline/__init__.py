@@ -10,6 +10,7 @@ from publius.pipeline.run import Run, testing_run
 from publius.pipeline.runner import StageCrash, run_recipe
 from publius.pipeline.show import RunView, StageView, list_runs, show_run
 from publius.pipeline.stage import Stage, stage
+from publius.pipeline.stop import Stopped
 
 __all__ = [
     "HARDWARE",
@@ -25,6 +26,7 @@ __all__ = [
     "Stage",
     "StageCrash",
     "StageView",
+    "Stopped",
     "builtin_recipes",
     "clean_home",
     "hardware_named",

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import functools
 import shutil
-import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 from publius.core.errors import UserError
@@ -24,7 +21,7 @@ from publius.pipeline.job import Job
 from publius.pipeline.run import Run
 from publius.pipeline.store import claim, disk_errors, fsync_tree, remove_tree, write_json
 
-__all__ = ["Outcome", "interrupts", "run_stage"]
+__all__ = ["Outcome", "run_stage"]
 
 Outcome = Literal["cached", "ran", "resumed"]
 
@@ -134,23 +131,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
-
-
-@contextmanager
-def interrupts(*signals: int) -> Iterator[None]:
-    """Let `signals` unwind like Ctrl-C, once, so that a stopped runner tidies up behind it undisturbed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before = {each: signal.signal(each, interrupt) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

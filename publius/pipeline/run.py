@@ -24,6 +24,7 @@ from typing import Any
 from publius.core.console import Ticker, progress
 from publius.core.errors import UserError
 from publius.core.stats import Estimate
+from publius.pipeline.stop import leave, patience, stop_asked
 from publius.pipeline.store import fsync, fsync_tree, read_json, write_json
 
 __all__ = ["Run", "testing_run"]
@@ -107,6 +108,21 @@ class Run:
             raise
         for old in states:
             shutil.rmtree(old)
+
+    def stoppable(self) -> AbstractContextManager[None]:
+        """Around a loop that calls `stop_here`: SIGTERM and Ctrl-C wait inside for its next call."""
+        return patience()
+
+    def stop_here(self, write: Callable[[Path], object]) -> None:
+        """Between two steps: if the process was asked to stop, `save` a state and end the process's work.
+
+        Raises:
+            Stopped: after SIGTERM.
+            KeyboardInterrupt: after Ctrl-C.
+        """
+        if stop_asked():
+            self.save(write)
+            leave()
 
     def restore(self) -> Path | None:
         """The folder `save` last filled, log and counters put back to that moment; None at a fresh start.

@@ -18,14 +18,19 @@ from typing import Any
 from publius.core.console import console
 from publius.core.errors import UserError
 from publius.pipeline.artifact import Artifact, read_record
-from publius.pipeline.execute import Outcome, interrupts, run_stage
+from publius.pipeline.execute import Outcome, run_stage
 from publius.pipeline.identity import Identity, identify
 from publius.pipeline.job import Job, describe_job
 from publius.pipeline.names import check_run_name
 from publius.pipeline.recipe import Recipe
+from publius.pipeline.stop import Stopped, interrupts
 from publius.pipeline.store import Store, disk_errors, left_by_the_dead, read_json, write_json
 
 __all__ = ["StageCrash", "run_recipe"]
+
+_STOPPED = "stopped; the same command goes on from here"
+_GRACE_SECONDS = 60.0
+"""What a worker has to end its step and save, once it is told to stop."""
 
 
 class StageCrash(RuntimeError):
@@ -48,6 +53,7 @@ def run_recipe(
     Raises:
         UserError: naming the stage, for all that a user can mend.
         StageCrash: when a worker process ended by a bug.
+        Stopped: after SIGTERM, when all that was at work has saved its state and tidied up.
     """
     check_run_name(name)
     jobs = recipe.jobs if jobs is None else jobs
@@ -55,7 +61,7 @@ def run_recipe(
         raise UserError(f"jobs is {jobs}", where="--jobs", fix="give 1 or more")
     identities = identify(recipe, until)
     store = Store(home)
-    with interrupts(signal.SIGTERM), disk_errors(f"run {name}, in {store.home}"):
+    with interrupts(signal.SIGTERM, signal.SIGINT), disk_errors(f"run {name}, in {store.home}"):
         store.artifacts.mkdir(parents=True, exist_ok=True)
         store.run(name).mkdir(parents=True, exist_ok=True)
         _write_recipe(store, name, recipe, until)
@@ -144,6 +150,8 @@ class _Worker:
             raise UserError(answer["what"], where=answer["where"], fix=answer["fix"])
         if "crash" in answer:
             raise StageCrash(f"stage {self.job.name} failed in its worker\n{answer['crash']}")
+        if "stopped" in answer:
+            raise Stopped
         if "interrupted" in answer:
             raise KeyboardInterrupt
         raise UserError(
@@ -153,10 +161,9 @@ class _Worker:
         )
 
     def stop(self) -> None:
-        """End the process and wait until it has tidied up."""
-        self.process.terminate()
+        """Wait until the process, which was told to end, has saved and tidied up."""
         try:
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -191,7 +198,10 @@ class _Execution:
                     self._collect()
             finally:
                 for worker in self.workers:
+                    worker.process.terminate()
+                for worker in self.workers:
                     worker.stop()
+                    self._say(worker.identity, _STOPPED)
 
     def _ready(self) -> list[Identity]:
         """Pending stages whose inputs exist and whose artifact no worker is already making."""
@@ -226,8 +236,8 @@ class _Execution:
         clock = time.monotonic()
         try:
             outcome = run_stage(job)
-        except KeyboardInterrupt:
-            self._say(identity, "stopped; the same command goes on from here")
+        except (KeyboardInterrupt, Stopped):
+            self._say(identity, _STOPPED)
             raise
         self._finish(identity, job, outcome, time.monotonic() - clock)
 
@@ -235,7 +245,11 @@ class _Execution:
         ended = [worker for worker in self.workers if worker.process.poll() is not None]
         for worker in ended:
             self.workers.remove(worker)
-            outcome = worker.outcome()
+            try:
+                outcome = worker.outcome()
+            except (KeyboardInterrupt, Stopped):
+                self._say(worker.identity, _STOPPED)
+                raise
             self._finish(worker.identity, worker.job, outcome, time.monotonic() - worker.clock)
         if self.workers and not ended:
             time.sleep(0.02)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from publius.core.errors import UserError
-from publius.pipeline.execute import interrupts, run_stage
+from publius.pipeline.execute import run_stage
 from publius.pipeline.job import read_job
+from publius.pipeline.stop import Stopped, interrupts
 from publius.pipeline.store import read_json, write_json
 
 __all__ = ["main", "work"]
@@ -34,6 +35,8 @@ def work(job_file: Path) -> int:
             answer = {"outcome": run_stage(read_job(given))}
     except UserError as error:
         answer, code = {"what": error.what, "where": error.where, "fix": error.fix}, 2
+    except Stopped:
+        answer = {"stopped": True}
     except KeyboardInterrupt:
         answer, code = {"interrupted": True}, 130
     except Exception:

@@ -70,7 +70,7 @@ def ppo(
     start = trainer.resume(run.restore())
     if start == 0:
         trainer.before = trainer.evaluate(held_out)
-    with run.progress("ppo", config.steps) as bar:
+    with run.progress("ppo", config.steps) as bar, run.stoppable():
         bar.advance(start)
         for step in range(start, config.steps):
             report = trainer.step(take(train, step, config.batch, config.seed), step)
@@ -78,6 +78,7 @@ def ppo(
             bar.advance(note=f"reward {report.reward:.3f} kl {report.kl:.2f}")
             if trainer.stopped:
                 break
+            run.stop_here(lambda folder, done=step + 1: trainer.save(folder, done))
             if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
                 run.save(lambda folder, done=step + 1: trainer.save(folder, done))
     _finish(run, trainer, trainer.evaluate(held_out))

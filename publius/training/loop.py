@@ -1,41 +1,43 @@
 """The one training loop, shared by pretraining, fine-tuning and the reward model.
 
-    batch -> loss -> backward -> (accumulate) -> clip -> Muon + AdamW -> log -> (save, evaluate)
+    batch -> loss -> backward -> (accumulate) -> guard -> clip -> Muon + AdamW -> log -> (save, evaluate)
 
-Weights are kept in fp32. In bf16 a copy of the model is cast from them once a step, and computes; its
-gradients are added up in fp32. (Autocast casts at every operation: 10-20% slower on CPU.)
+Weights are kept in fp32; in bf16 a copy computes (`twin`). Batches are made one ahead (`prefetch`). A step
+that would do harm is skipped before its update (`guard`).
 
-Everything a step depends on (weights, moments, place in the data, RNG) is saved by `run.save`, so that a
-run killed at any moment ends, on CPU, bit-identical to one that was not.
+Everything a step depends on (weights, moments, place in the data, RNG, the guard's memory) is saved by
+`run.save`, so that a run killed at any moment ends, on CPU, bit-identical to one that was not. SIGTERM and
+Ctrl-C save at the end of the step.
 """
 
 from __future__ import annotations
 
-import copy
-import json
+import gc
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from publius.core.config import Config, execution
 from publius.core.device import compute_dtype, pick_device, set_threads
-from publius.core.errors import UserError
-from publius.model.transformer import Block
 from publius.pipeline.run import Run
 from publius.training.batches import BatchSource
-from publius.training.optimizer import OptimizerConfig, Optimizers, build_optimizers, schedule
+from publius.training.guard import Guard
+from publius.training.optimizer import OptimizerConfig, build_optimizers, schedule
+from publius.training.prefetch import Prefetched
+from publius.training.state import load_state, save_state
+from publius.training.twin import Twin
 
 __all__ = ["LoopConfig", "LoopResult", "LossSum", "to_device", "train_loop"]
 
 B = TypeVar("B")
-_BAD_STEPS = 3
+_SWEEP_EVERY = 200
+"""Steps between collections of garbage."""
 
 
 class LoopConfig(Config):
@@ -45,6 +47,9 @@ class LoopConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     grad_clip: float = Field(default=1.0, gt=0)
     """Largest global norm of the gradient (of the mean loss)."""
+    spike_sigmas: float | None = Field(default=8.0, gt=0)
+    """Skip a step whose loss is this many standard deviations, and a nat, above the mean of the last 100;
+    None skips only what is not finite. Runs of up to 100 steps never look."""
     accumulation: int = Field(default=1, ge=1)
     """Batches a step."""
     seed: int = 0
@@ -58,6 +63,9 @@ class LoopConfig(Config):
     device: str = execution("auto")
     compile: bool = execution(False)
     """torch.compile each block: 5-15 s at the start, faster steps after; not worth it on tiny runs."""
+    recompute: Literal["none", "block"] = execution("none")
+    """`block` keeps only each block's input for backward and computes the rest again: less memory, about a
+    third more work, the same gradients."""
     threads: int | None = execution(None)
     """CPU threads; None respects OMP_NUM_THREADS."""
 
@@ -80,7 +88,7 @@ class LoopResult(NamedTuple):
     loss: float
     """Mean of the last (up to) 20 steps."""
     skipped: int
-    """Steps skipped because the loss or gradient was not finite."""
+    """Steps skipped because loss or gradient was not finite, or the loss jumped."""
     tokens: int
     tokens_per_second: float
     evaluation: dict[str, float]
@@ -91,55 +99,23 @@ class _Progress:
     """The counters that are saved."""
 
     def __init__(self) -> None:
-        self.step = self.skipped = self.bad = self.tokens = 0
+        self.step = self.tokens = 0
         self.seconds = 0.0
-        self.recent: list[float] = []
-
-    def result(self, evaluation: dict[str, float]) -> LoopResult:
-        loss = sum(self.recent) / len(self.recent) if self.recent else math.nan
-        rate = self.tokens / self.seconds if self.seconds else 0.0
-        return LoopResult(self.step, loss, self.skipped, self.tokens, rate, evaluation)
-
-
-class _Twin:
-    """The module that computes: the model itself in fp32, else a copy in `dtype` cast once a step."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
-        self._masters: list[Tensor] = list(model.parameters())
-        self.module = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self._copies: list[Tensor] = list(self.module.parameters())
-        self.module.train()
-        if compiled:
-            for block in self.module.modules():
-                if isinstance(block, Block):
-                    block.compile(dynamic=False)
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Copy the weights over, and forget gradients."""
-        for master in self._masters:
-            master.grad = None
-        if self._copies[0] is not self._masters[0]:
-            torch._foreach_copy_(self._copies, self._masters)  # pyright: ignore[reportPrivateImportUsage]
-
-    @torch.no_grad()
-    def collect(self) -> None:
-        """Add the copy's gradients to the masters', in fp32."""
-        if self._copies[0] is self._masters[0]:
-            return
-        for master, copied in zip(self._masters, self._copies, strict=True):
-            if copied.grad is not None:
-                wide = copied.grad.float()
-                master.grad = wide if master.grad is None else master.grad.add_(wide)
-                copied.grad = None
 
 
 def to_device(batch: B, device: torch.device) -> B:
     """A NamedTuple of tensors (and other things), with its tensors moved to `device`."""
-    if device.type == "cpu":
-        return batch
+    return batch if device.type == "cpu" else _each(batch, lambda part: part.to(device, non_blocking=True))
+
+
+def _pinned(batch: B) -> B:
+    """In memory that a GPU copies from while it works."""
+    return _each(batch, lambda part: part.pin_memory())
+
+
+def _each(batch: B, change: Callable[[Tensor], Tensor]) -> B:
     parts: Any = batch
-    return type(batch)(*(p.to(device, non_blocking=True) if isinstance(p, Tensor) else p for p in parts))
+    return type(batch)(*(change(part) if isinstance(part, Tensor) else part for part in parts))
 
 
 def train_loop(
@@ -157,7 +133,8 @@ def train_loop(
     """Train `model` in place for `steps` optimizer steps; continue if the run has a saved state.
 
     Args:
-        run: takes the log (`step`, `loss`, `lr`, `grad_norm`, `tokens_per_second`), counts and states.
+        run: takes the log (`step`, `loss`, `lr`, `grad_norm`, `tokens_per_second`; of a skipped step also
+            `skipped`, the reason, and `batch_*`, its place in the data), counts and states.
         model: fp32 weights, on any device; moved to the config's. Left there, in eval mode.
         batches: where batches (NamedTuples of tensors) come from.
         loss: (module, batch) -> LossSum. The module is `model` or a bf16 copy: use no other.
@@ -168,90 +145,162 @@ def train_loop(
         label: shown beside the progress bar.
 
     Raises:
-        UserError: when loss or gradient is not finite three steps in a row.
+        UserError: when three steps in a row had to be skipped (see `guard`).
+        Stopped: after SIGTERM, with the state saved (KeyboardInterrupt: after Ctrl-C).
     """
     if config.threads is not None:
         set_threads(config.threads)
-    device = pick_device(config.device)
-    model.to(device)
-    torch.manual_seed(config.seed)
-    optimizers = build_optimizers(model, config.optimizer)
-    twin = _Twin(model, compute_dtype(device, config.dtype), config.compile)
-    seen = _Progress()
-    if (state := run.restore()) is not None:
-        _load_state(state, model, optimizers, batches, seen)
+    with _Training(model, batches, loss, config, steps) as training:
+        training.resume(run)
+        _steps(run, training, flops_per_token, evaluate, label)
+    evaluation = _evaluate(model, evaluate) if evaluate else {}
+    if evaluation:
+        run.log(step=training.seen.step, **evaluation)
+    model.eval()
+    return training.result(evaluation)
+
+
+def _steps(
+    run: Run,
+    training: _Training[B],
+    flops_per_token: float,
+    evaluate: Callable[[], dict[str, float]] | None,
+    label: str,
+) -> None:
+    """Every step that is left, with log, evaluations and saved states."""
+    config, seen, steps = training.config, training.seen, training.steps
     counted, saved, wanted = seen.tokens, time.monotonic(), config.eval_every
-    with run.progress(label, steps) as ticker:
+    with _quiet_collector(), training.ahead(), run.progress(label, steps) as ticker, run.stoppable():
         ticker.advance(seen.step)
         while seen.step < steps:
-            line = _step(twin, model, optimizers, batches, loss, config, seen, steps, device)
+            line = training.step()
             run.count(tokens=seen.tokens - counted, flops=(seen.tokens - counted) * flops_per_token)
             counted = seen.tokens
             if evaluate and wanted and seen.step % wanted == 0 and seen.step < steps:
-                line |= _evaluate(model, evaluate)
+                line |= _evaluate(training.model, evaluate)
             run.log(**line)
             ticker.advance(1, f"loss {line['loss']:.3f}  {line['tokens_per_second']:,.0f} tok/s")
+            run.stop_here(training.save)
             due = time.monotonic() - saved >= config.save_seconds
             if seen.step < steps and (due or (config.save_every and seen.step % config.save_every == 0)):
-                run.save(lambda folder: _save_state(folder, model, optimizers, batches, seen))
+                run.save(training.save)
                 saved = time.monotonic()
-    for parameter in model.parameters():
-        parameter.grad = None
-    evaluation = _evaluate(model, evaluate) if evaluate else {}
-    if evaluation:
-        run.log(step=seen.step, **evaluation)
-    model.eval()
-    return seen.result(evaluation)
+            if seen.step % _SWEEP_EVERY == 0:
+                gc.collect()
 
 
-def _step(
-    twin: _Twin,
-    model: nn.Module,
-    optimizers: Optimizers,
-    batches: BatchSource[B],
-    loss: Callable[[Any, B], LossSum],
-    config: LoopConfig,
-    seen: _Progress,
-    steps: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    """One optimizer step; the line to log."""
-    begun = time.monotonic()
-    twin.refresh()
-    total, denominator, tokens = 0.0, 0.0, 0
-    for _ in range(config.accumulation):
-        part = loss(twin.module, to_device(batches.next(), device))
-        part.total.backward()
-        twin.collect()
-        total, denominator = total + part.total.detach(), denominator + part.denominator.detach()
-        tokens += part.tokens
-    value = float(total / denominator)
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    torch._foreach_mul_(grads, 1.0 / float(denominator))  # pyright: ignore[reportPrivateImportUsage]
-    norm = float(torch.nn.utils.get_total_norm(grads, foreach=True))
-    multiplier = schedule(seen.step, steps, config.optimizer)
-    seen.step += 1
-    seen.tokens += tokens
-    if math.isfinite(value) and math.isfinite(norm):
-        if norm > config.grad_clip:
-            torch._foreach_mul_(grads, config.grad_clip / norm)  # pyright: ignore[reportPrivateImportUsage]
-        optimizers.step(multiplier)
-        seen.bad = 0
-        seen.recent = [*seen.recent[-19:], value]
-    else:
-        seen.skipped, seen.bad = seen.skipped + 1, seen.bad + 1
-        if seen.bad >= _BAD_STEPS:
-            raise UserError(
-                f"loss or gradient was not finite {_BAD_STEPS} steps in a row (loss {value}, norm {norm})",
-                where=f"step {seen.step} of {steps}",
-                fix="lower optimizer.muon_lr and optimizer.adamw_lr, or look for broken training data",
-            )
-    seconds = time.monotonic() - begun
-    seen.seconds += seconds
-    lr = multiplier * config.optimizer.adamw_lr
-    return {
-        "step": seen.step, "loss": value, "lr": lr, "grad_norm": norm, "tokens_per_second": tokens / seconds,
-    }  # fmt: skip
+class _Training(Generic[B]):
+    """All that a step reads and changes. One `step` is one optimizer step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: BatchSource[B],
+        loss: Callable[[Any, B], LossSum],
+        config: LoopConfig,
+        steps: int,
+    ) -> None:
+        self.model, self.loss, self.config, self.steps = model, loss, config, steps
+        self.source = batches
+        self.batches: BatchSource[B] | Prefetched[B] = batches
+        self.device = pick_device(config.device)
+        model.to(self.device)
+        torch.manual_seed(config.seed)
+        self.optimizers = build_optimizers(model, config.optimizer)
+        dtype = compute_dtype(self.device, config.dtype)
+        self.twin = Twin(model, dtype, compiled=config.compile, recompute=config.recompute == "block")
+        self.guard = Guard(config.spike_sigmas)
+        self.seen = _Progress()
+
+    def __enter__(self) -> _Training[B]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.twin.__exit__(*error)
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Inside, batches are drawn one ahead."""
+        left = (self.steps - self.seen.step) * self.config.accumulation
+        with Prefetched(self.source, left, _pinned if self.device.type == "cuda" else None) as self.batches:
+            yield
+
+    def step(self) -> dict[str, Any]:
+        """One optimizer step; the line to log."""
+        begun, place = time.monotonic(), self.batches.state()
+        self.twin.refresh()
+        total, denominator, tokens = 0.0, 0.0, 0
+        for _ in range(self.config.accumulation):
+            part = self.loss(self.twin.module, to_device(self.batches.next(), self.device))
+            part.total.backward()
+            self.twin.collect()
+            total, denominator = total + part.total.detach(), denominator + part.denominator.detach()
+            tokens += part.tokens
+        value, norm, scale = self._measure(total, denominator)
+        multiplier = schedule(self.seen.step, self.steps, self.config.optimizer)
+        self.seen.step += 1
+        self.seen.tokens += tokens
+        line: dict[str, Any] = {
+            "step": self.seen.step,
+            "loss": value,
+            "lr": multiplier * self.config.optimizer.adamw_lr,
+            "grad_norm": norm,
+        }
+        skip = self.guard.judge(value, norm, f"step {self.seen.step} of {self.steps}, batch {place}")
+        if skip is None:
+            torch._foreach_mul_(self.twin.gradients(), scale)  # pyright: ignore[reportPrivateImportUsage]
+            self.optimizers.step(multiplier)
+        else:
+            line |= {"skipped": skip} | {f"batch_{name}": number for name, number in place.items()}
+        seconds = time.monotonic() - begun
+        self.seen.seconds += seconds
+        return line | {"tokens_per_second": tokens / seconds}
+
+    def _measure(self, total: Any, denominator: Any) -> tuple[float, float, float]:
+        """Mean loss, gradient norm, and the factor for the summed gradients: one read from the device."""
+        norm = torch.nn.utils.get_total_norm(self.twin.gradients(), foreach=True)
+        summed, weight, summed_norm = torch.stack((total.float(), denominator.float(), norm.float())).tolist()
+        if not weight:
+            return math.nan, math.nan, 0.0
+        norm = summed_norm / weight
+        return summed / weight, norm, min(1.0, self.config.grad_clip / norm if norm else 1.0) / weight
+
+    def save(self, folder: Any) -> None:
+        """Write the state of this moment, between two steps, into `folder`."""
+        words = {"batches": self.batches.state(), "progress": vars(self.seen), "guard": self.guard.state()}
+        save_state(folder, self.model, self.optimizers, words)
+
+    def resume(self, run: Run) -> None:
+        """Go on from the run's saved state, if it has one."""
+        if (folder := run.restore()) is not None:
+            words = load_state(folder, self.model, self.optimizers)
+            self.source.restore(words["batches"])
+            self.guard.restore(words["guard"])
+            vars(self.seen).update(words["progress"])
+
+    def result(self, evaluation: dict[str, float]) -> LoopResult:
+        """What came of it."""
+        recent = self.guard.recent[-20:]
+        loss = sum(recent) / len(recent) if recent else math.nan
+        rate = self.seen.tokens / self.seen.seconds if self.seen.seconds else 0.0
+        return LoopResult(self.seen.step, loss, self.guard.skipped, self.seen.tokens, rate, evaluation)
+
+
+@contextmanager
+def _quiet_collector() -> Iterator[None]:
+    """No collection of Python garbage inside but those asked for: it stops everything at any moment, to look
+    through what will not change (torch's own objects are set aside)."""
+    enabled, free = gc.isenabled(), not gc.get_freeze_count()
+    gc.disable()
+    if free:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if free:
+            gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def _evaluate(model: nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -261,35 +310,3 @@ def _evaluate(model: nn.Module, evaluate: Callable[[], dict[str, float]]) -> dic
         numbers = evaluate()
     model.train(training)
     return numbers
-
-
-def _save_state(
-    folder: Path, model: nn.Module, optimizers: Optimizers, batches: BatchSource[Any], seen: _Progress
-) -> None:
-    state = {f"model.{name}": value.detach() for name, value in model.named_parameters()}
-    state |= {f"optimizer.{name}": value for name, value in optimizers.tensors().items()}
-    state["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        state["rng.cuda"] = torch.cuda.get_rng_state()
-    plain = {name: value.cpu().contiguous().clone() for name, value in state.items()}
-    save_file(plain, folder / "state.safetensors")
-    words = {"batches": batches.state(), "progress": vars(seen)}
-    (folder / "state.json").write_text(json.dumps(words), encoding="utf-8")
-
-
-def _load_state(
-    folder: Path, model: nn.Module, optimizers: Optimizers, batches: BatchSource[Any], seen: _Progress
-) -> None:
-    state = load_file(folder / "state.safetensors")
-    words = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state[f"model.{name}"])
-    optimizers.restore(
-        {n.removeprefix("optimizer."): v for n, v in state.items() if n.startswith("optimizer.")}
-    )
-    torch.set_rng_state(state["rng.cpu"])
-    if "rng.cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["rng.cuda"])
-    batches.restore(words["batches"])
-    vars(seen).update(words["progress"])

@@ -1,42 +1,95 @@
-"""One pretraining stage in a process of its own, for the test to kill. Arguments: HOME FOLDER PACE."""
+"""One pretraining stage, killed again and again. Arguments: HOME FOLDER KILLS SEED.
 
+Every attempt is a fork of this process, which has all imports done and has computed nothing, so an
+attempt starts in milliseconds. Prints, as JSON, the steps each killed attempt logged, then the output folder.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from publius.pipeline import testing_run
+import torch
+import torch._dynamo  # what the first optimizer step would import, a second long
+
+from publius.pipeline import Run
 from publius.testing.fakes import tiny_config
 from publius.tokenizer.shards import Shards
 from publius.tokenizer.tokenizer import TokenizerArtifact
-from publius.training import loop
 from publius.training.pretrain import PretrainConfig, pretrain
 
+STEPS = 150
 
-def main() -> None:
-    home, folder, pace = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+
+class Ticking(Run):
+    """Writes a byte to `pipe` at each line of the log."""
+
+    pipe = -1
+
+    def log(self, **numbers: Any) -> None:
+        super().log(**numbers)
+        os.write(self.pipe, b".")
+
+
+def attempt(home: Path, run: Run) -> None:
     config = PretrainConfig(
         model=tiny_config(),
-        steps=24,
+        steps=STEPS,
         sequence_length=48,
         batch_tokens=96,
         accumulation=2,
+        eval_every=40,
         save_every=3,
         dtype="bfloat16",
         threads=1,
     )
-    run = testing_run(folder)
-    step = loop._step
+    pretrain(run, config, shards=Shards(home / "shards"), tokenizer=TokenizerArtifact(home / "tokenizer"))
 
-    def slow(*args):
-        line = step(*args)
-        print(line["step"], flush=True)
-        time.sleep(pace)
-        return line
 
-    loop._step = slow
-    shards, tokenizer = Shards(home / "shards"), TokenizerArtifact(home / "tokenizer")
-    checkpoint = pretrain(run, config, shards=shards, tokenizer=tokenizer)
-    print(checkpoint.path, flush=True)
+def logged(folder: Path) -> list[int]:
+    """The steps in the log; a kill may have torn the last line."""
+    steps = []
+    for path in folder.glob("metrics.jsonl"):
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                steps.append(json.loads(line)["step"])
+    return steps
+
+
+def main() -> None:
+    home, folder, kills, rng = (
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        int(sys.argv[3]),
+        random.Random(sys.argv[4]),
+    )
+    torch.set_num_threads(1)
+    reached: list[int] = []
+    while True:
+        out, Ticking.pipe = os.pipe()
+        child = os.fork()
+        if child == 0:
+            attempt(home, Ticking(folder))
+            os._exit(0)
+        os.close(Ticking.pipe)
+        if len(reached) < kills:
+            for _ in range(rng.choice([0, 1, 2, 4, 8, 12])):
+                os.read(out, 1)
+            time.sleep(rng.uniform(0.0, 0.03))  # somewhere in a step, a save, or the start
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        os.close(out)
+        if not os.WIFSIGNALED(status):
+            assert status == 0
+            break
+        reached.append(max(logged(folder), default=0))
+    print(json.dumps(reached))
+    print(folder / "files")
 
 
 main()

@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
+import signal
 
 import pytest
 
 from publius.core.errors import UserError
 from publius.core.stats import Estimate, wilson
-from publius.pipeline import testing_run
+from publius.pipeline import Stopped, testing_run
 from publius.pipeline.run import Run
+from publius.pipeline.stop import interrupts
 
 
 def lines(run):
@@ -129,3 +132,42 @@ def test_what_a_kill_left_goes(tmp_path, saved):
     kept = {"files", "lock"} | ({"metrics.jsonl", "resume"} if saved else set())
     assert {p.name for p in run.folder.iterdir()} == kept
     assert list(again.output.iterdir()) == []
+
+
+@pytest.mark.parametrize(("sent", "raised"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_waits_for_the_state(tmp_path, sent, raised):
+    run, steps = testing_run(tmp_path), []
+    with pytest.raises(raised), interrupts(signal.SIGTERM, signal.SIGINT), run.stoppable():
+        for step in range(5):
+            if step == 2:
+                os.kill(os.getpid(), sent)
+            steps.append(step)
+            run.stop_here(lambda folder, step=step: (folder / "n").write_text(str(step)))
+    saved = run.restore()
+    assert steps == [0, 1, 2] and saved is not None and (saved / "n").read_text() == "2"
+    run.stop_here(lambda folder: pytest.fail("nobody asks any more"))
+
+
+def test_signals_do_not_wait_outside_and_a_second_ctrl_c_waits_nowhere(tmp_path):
+    with pytest.raises(Stopped), interrupts(signal.SIGTERM):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+    with pytest.raises(Stopped), interrupts(signal.SIGTERM), testing_run(tmp_path).stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interrupts(signal.SIGINT), testing_run(tmp_path).stoppable():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it went on")
+
+
+def test_nothing_disturbs_the_tidying_up():
+    tidied = []
+    with pytest.raises(Stopped), interrupts(signal.SIGTERM, signal.SIGINT):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            tidied.append(True)
+    assert tidied

@@ -12,9 +12,9 @@ from pydantic import field_serializer
 
 from publius.core.config import Config
 from publius.pipeline import Run, stage
-from publius.pipeline.execute import interrupts
 from publius.pipeline.identity import identify
 from publius.pipeline.job import Job, describe_job, load_reference, read_job, reference
+from publius.pipeline.stop import interrupts
 from publius.pipeline.worker import work
 from tests.pipeline.toy import Numbers, NumbersConfig, add_up, make_numbers, toy
 

@@ -1,5 +1,6 @@
 """The loop: exact accumulation, clipping, guard, resume, log."""
 
+import gc
 import json
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from publius.training.batches import Example, PackedBatches, ShuffledBatches
 from publius.training.language import language_loss
 from publius.training.loop import LoopConfig, LossSum, to_device, train_loop
 from publius.training.optimizer import OptimizerConfig
+from publius.training.twin import Twin
 
 
 def text_batches(rows=2, seed=0):
@@ -95,33 +97,148 @@ def test_a_bad_step_is_skipped_and_three_in_a_row_stop(tmp_path):
         train_loop(testing_run(tmp_path), Slope(), numbers(1.0, nan, nan, nan), slope_loss, config, steps=9)
 
 
+class Bad(torch.autograd.Function):
+    """A finite loss whose gradient is not."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] * float("inf")
+
+
+def pokes(*, jump=(), bad=()):
+    """The language loss, but at these calls (from 1) a loss 20 nats higher, or a gradient of infinity."""
+    calls = [0]
+
+    def loss(module, batch):
+        calls[0] += 1
+        part = language_loss(module, batch)
+        total = part.total + 20.0 * part.denominator if calls[0] in jump else part.total
+        return part._replace(total=Bad.apply(total) if calls[0] in bad else total)
+
+    return loss
+
+
+def test_skipped_steps_leave_no_trace_and_say_which_batch(tmp_path):
+    """Flat schedule; 122 steps of which the 105th jumps and the 110th has no gradient must end where 120
+    steps without those two batches end."""
+    optimizer = OptimizerConfig(muon_lr=0.001, adamw_lr=0.001, warmup=0, decay_fraction=0)
+    config = LoopConfig(dtype="float32", optimizer=optimizer)
+    run, skipping = testing_run(tmp_path / "a"), tiny_model(scale=1.0)
+    loss = pokes(jump=[105], bad=[110])
+    result = train_loop(run, skipping, text_batches(), loss, config, steps=122)
+    assert result.skipped == 2
+
+    class Without:
+        def __init__(self):
+            self.inner, self.drawn = text_batches(), 0
+
+        def next(self):
+            self.drawn += 1
+            batch = self.inner.next()
+            return self.next() if self.drawn in (105, 110) else batch
+
+        def state(self):
+            return self.inner.state()
+
+    plain = tiny_model(scale=1.0)
+    train_loop(testing_run(tmp_path / "b"), plain, Without(), language_loss, config, steps=120)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(skipping.state_dict()[name], value), name
+
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    skipped = [line for line in lines if "skipped" in line]
+    assert [line["step"] for line in skipped] == [105, 110]
+    assert "jumped" in skipped[0]["skipped"] and skipped[0]["loss"] > 20
+    assert skipped[1]["skipped"] == "the gradient is not finite" and skipped[1]["grad_norm"] is None
+    again = text_batches()
+    again.restore({"epoch": skipped[0]["batch_epoch"], "row": skipped[0]["batch_row"]})
+    fresh = text_batches()
+    for _ in range(104):
+        fresh.next()
+    assert torch.equal(again.next().tokens_BT, fresh.next().tokens_BT)
+
+
 class Killed(BaseException):
     """Stands for kill -9."""
 
 
-def test_resume_is_bit_identical_and_logs_each_step_once(tmp_path):
-    straight, _, lines, _ = train(tmp_path / "straight", 9, dtype="bfloat16")
+@pytest.mark.parametrize("die_at", [7, 112])
+def test_resume_is_bit_identical_and_logs_each_step_once(tmp_path, die_at):
+    """Bad steps are skipped alike: the guard's mean and its count of three in a row are saved too."""
+    steps, jump = (9, ()) if die_at == 7 else (115, (105, 111, 113, 114))
+    settings = {"dtype": "bfloat16", "save_every": 2, "save_seconds": 1000}
 
-    class Dying(PackedBatches):
-        left = 7
+    def start(folder, model, loss):
+        run = testing_run(folder)
+        config = LoopConfig.model_validate(settings)
+        result = train_loop(run, model, text_batches(), loss, config, steps=steps)
+        lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        return result, [(x["step"], x["loss"], x.get("skipped")) for x in lines], run
 
-        def next(self):
-            self.left -= 1
-            if self.left == 0:
-                raise Killed
-            return super().next()
+    straight = tiny_model(scale=1.0)
+    expected, lines, _ = start(tmp_path / "straight", straight, pokes(jump=jump))
+    assert expected.skipped == len(jump)
+    calls, poked = [0], pokes(jump=jump)
 
-    dying = Dying(text_batches().examples, sequence_length=32, rows=2, seed=0)
+    def dying(module, batch):
+        calls[0] += 1
+        if calls[0] == die_at:
+            raise Killed
+        return poked(module, batch)
+
     with pytest.raises(Killed):
-        train(tmp_path / "broken", 9, batches=dying, dtype="bfloat16", save_every=2, save_seconds=1000)
+        start(tmp_path / "broken", tiny_model(scale=1.0), dying)
     torch.manual_seed(99)
-    resumed, result, again, run = train(
-        tmp_path / "broken", 9, model=tiny_model(5), dtype="bfloat16", save_every=2, save_seconds=1000
-    )
+    saved_at = (die_at - 1) // 2 * 2
+    resumed = tiny_model(5)
+    rest = pokes(jump=[step - saved_at for step in jump])
+    result, again, run = start(tmp_path / "broken", resumed, rest)
     for name, value in straight.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
-    assert [x["loss"] for x in again] == [x["loss"] for x in lines]
-    assert result.tokens == run.tokens == 9 * 64
+    assert again == lines and result.skipped == expected.skipped and result.loss == expected.loss
+    assert result.tokens == run.tokens == steps * 64
+
+
+def test_recomputed_activations_give_the_same_gradients(tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        kept, _, lines, _ = train(tmp_path / dtype / "a", 5, dtype=dtype)
+        again, _, lines_again, _ = train(tmp_path / dtype / "b", 5, dtype=dtype, recompute="block")
+        assert [(x["loss"], x["grad_norm"]) for x in lines] == [
+            (x["loss"], x["grad_norm"]) for x in lines_again
+        ]
+        for name, value in kept.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_recomputing_keeps_less(tmp_path):
+    def kept(recompute):
+        model = tiny_model(layers=6)
+        twin = Twin(model, torch.float32, recompute=recompute)
+        sizes = []
+        pack = lambda x: (sizes.append(x.numel()), x)[1]  # noqa: E731
+        with twin, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            language_loss(twin.module, text_batches().next())
+        assert not any("forward" in vars(block) for block in model.model.layers)
+        return sum(sizes)
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+def test_the_garbage_collector_rests_and_is_put_back(tmp_path):
+    seen = []
+
+    def loss(module, batch):
+        seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
+        return language_loss(module, batch)
+
+    train_loop(
+        testing_run(tmp_path), tiny_model(), text_batches(), loss, LoopConfig(dtype="float32"), steps=2
+    )
+    assert seen == [(False, True)] * 2 and gc.isenabled() and gc.get_freeze_count() == 0
 
 
 def test_evaluation_runs_on_time_in_eval_mode(tmp_path):
