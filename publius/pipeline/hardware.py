@@ -5,7 +5,7 @@ dense bf16, without sparsity). Their ratio is the model FLOPs utilisation (MFU) 
 
 - h100, h200: 400 TFLOP/s, 40%: what Llama 3 405B reached on 16,384 H100 (Llama Team 2024, arXiv
   2407.21783, table 4; 38-43% over its stages). OLMo-core reports 47-48% for 7B, torchtitan 33-39% for 8B.
-- a100: 140 TFLOP/s, 45%; TinyLlama (arXiv 2401.02385) reached 52-56%, on 1.1B weights.
+- a100: 140 TFLOP/s, 45%; TinyLlama (arXiv 2401.02385) reached 52% on 1.1B weights.
 - b200, gb200: 40%, carried over. OLMo-core's 22,500 tokens/s of a 7B on a B200 are 44%.
 - cpu: two cloud cores with AVX512-BF16, on our own pocket models (`publius plan --calibrate` measures
   this machine instead). No rated peak is known, so peak is what was measured.
@@ -44,8 +44,8 @@ __all__ = [
 ]
 
 PUE = 1.2
-"""Power of the building over power of the boards, for plans of clusters (assumed; OLMo 2, arXiv
-2501.00656, uses 1.2). Hosts, switches and idle hours are not in it."""
+"""Power of the building over power of the boards, for plans of models (assumed: a large, modern
+one). Hosts, switches and idle hours are not in it."""
 
 
 class Hardware(NamedTuple):

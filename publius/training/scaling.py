@@ -3,9 +3,9 @@
 Rules and where they are from. Each is a rule of thumb with an anchor, not a theorem; the sweep that tests
 the rates on a machine of yours is `benchmarks/lr_transfer.py`.
 
-- **Batch**: proportional to tokens^0.383, independent of the model's size (the exponent nanochat measured
-  with and attributes to Bergsma et al. 2025, "Power Lines", arXiv 2505.13738, who find power laws in the
-  tokens for the optimal and for the critical batch). Anchor: nanochat's d24, 2^20 tokens a step at 8.76
+- **Batch**: proportional to tokens^0.383, independent of the model's size (nanochat's exponent; Bergsma et
+  al. 2025, "Power Lines", arXiv 2505.13738, find power laws in the tokens alone for the optimal and for the
+  critical batch). Anchor: nanochat's d24, 2^20 tokens a step at 8.76
   billion tokens. Rounded to a power of two. At 15 trillion tokens this gives 2^24, which is what
   Llama 3 405B used. Small runs are held to at least 2,000 steps: Pocket was measured at 4,000, and the
   law alone would give it 75.
@@ -16,7 +16,7 @@ the rates on a machine of yours is `benchmarks/lr_transfer.py`.
   extrapolated beyond either.
 - **AdamW's rate** trains embeddings, norms and head. By muP (Yang et al. 2022, arXiv 2203.03466, table 3)
   the embedding's is constant in the width and the head's falls as 1/width; both share one rate here, so it
-  falls as 1/sqrt(width), which is also what nanochat settled on. Where AdamW trains the matrices too
+  falls as 1/sqrt(width), as in nanochat. Where AdamW trains the matrices too
   (`matrices=False`) it falls as 1/width. Anchor: 0.005 at width 192 (Pocket).
 - **Warm-up**: a hundredth of the steps, 20 to 2,000. **Decay**: the last 0.4 (OptimizerConfig's default;
   Haegele et al. 2024, arXiv 2405.18392, find 0.2 enough).
