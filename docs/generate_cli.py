@@ -35,6 +35,7 @@ PARAGRAPHS = """\
 
 ```sh
 publius plan quickstart                          # what would run, why, and what it would take
+publius plan --tier opus --tokens 15T --cluster 16384xh100  # one model on a cluster
 publius run quickstart                           # stop it at any time; the same command goes on
 publius run quickstart --set seed=1 --name second
 publius run quickstart --until sft --set sft.steps=50

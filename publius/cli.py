@@ -24,13 +24,18 @@ from publius.core.errors import UserError
 from publius.data.pocket.tools import TOOLS
 from publius.data.pocket.world import World
 from publius.inference import terminal
+from publius.model.config import ModelConfig
 from publius.model.transfer import ExportType, export_checkpoint, import_model, import_to, parse_size
 from publius.pipeline import (
+    HARDWARE,
+    Hardware,
     PlanRow,
+    Recipe,
     RunView,
     StageCrash,
     Stopped,
     clean_home,
+    cluster_named,
     hardware_named,
     list_runs,
     load_recipe,
@@ -42,6 +47,9 @@ from publius.pipeline import (
 )
 from publius.release.locate import locate
 from publius.report import write_report
+from publius.training.calibrate import Calibration, calibrate
+from publius.training.plan import TrainingPlan, plan_training, read_model, tier_shape
+from publius.training.scaling import read_amount
 
 __all__ = ["app", "main"]
 
@@ -130,17 +138,79 @@ def run(
 
 @app.command()
 def plan(
-    recipe: RecipeName,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A built-in recipe, or file.py:function.")
+    ] = None,
     name: RunName = None,
     settings: Settings = None,
     until: Until = None,
-    hardware: Annotated[str, typer.Option("--hardware", help="cpu, h100 or h200.")] = "cpu",
+    hardware: Annotated[
+        str, typer.Option("--hardware", help=f"For a recipe: {', '.join(HARDWARE)}.")
+    ] = "cpu",
+    tier: Annotated[str | None, typer.Option("--tier", help="A model instead: haiku, sonnet, opus.")] = None,
+    scale: Annotated[str, typer.Option("--scale", help="pocket, laptop, one_gpu, cluster.")] = "cluster",
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A model instead: a checkpoint folder or config.json.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", help="15T, 600B, 4.1M (default: 20 a weight).")
+    ] = None,
+    cluster: Annotated[str, typer.Option("--cluster", help="Devices and kind: 16384xh100.")] = "8xh100",
+    seq: Annotated[int | None, typer.Option("--seq", help="Tokens in a row.")] = None,
+    mfu: Annotated[float | None, typer.Option("--mfu", help="Share of peak (default: the table's).")] = None,
+    vocab: Annotated[int | None, typer.Option("--vocab", help="Vocabulary of a --tier.")] = None,
+    measure: Annotated[bool, typer.Option("--calibrate", help="Time this CPU, and plan cpu by it.")] = False,
     home: Home = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Say what `run` would do, why, and what it would take. Computes nothing."""
-    row = hardware_named(hardware)
-    wired = load_recipe(recipe, parse_settings(settings or []))
+    """Say what `run` would do, why, and what it would take; or what training one model would.
+
+    Nothing is computed or written, but for the few seconds of steps that --calibrate times.
+    """
+    if recipe is None:
+        shape = _planned_shape(tier, scale, model, vocab)
+        if shape is None and not measure:
+            raise UserError(
+                "nothing to plan", where="publius plan", fix="name a recipe, or a --tier or a --model"
+            )
+        measured = calibrate(shape) if measure else None
+        planned = None
+        if shape is not None:
+            size = None if tokens is None else read_amount(tokens)
+            machine, source = cluster_named(cluster), ""
+            if measured is not None and machine.hardware.name == "cpu":
+                machine, source = machine._replace(hardware=measured.hardware()), "measured on this machine"
+            planned = plan_training(shape, size, machine, sequence_length=seq, mfu=mfu, mfu_source=source)
+        _print_model_plan(planned, measured, as_json)
+        return
+    if tier is not None or model is not None:
+        raise UserError("a recipe and a model to plan", where="publius plan", fix="give one of them")
+    measured = calibrate() if measure else None
+    row = hardware_named(hardware) if measured is None else measured.hardware()
+    _print_recipe_plan(load_recipe(recipe, parse_settings(settings or [])), row, home, name, until, as_json)
+
+
+def _planned_shape(tier: str | None, scale: str, model: Path | None, vocab: int | None) -> ModelConfig | None:
+    if tier is not None and model is not None:
+        raise UserError("a --tier and a --model to plan", where="publius plan", fix="give one of them")
+    if model is not None:
+        return read_model(model)
+    return None if tier is None else tier_shape(tier, scale, vocab)
+
+
+def _print_model_plan(planned: TrainingPlan | None, measured: Calibration | None, as_json: bool) -> None:
+    if as_json:
+        shown = {} if planned is None else planned.as_dict()
+        _print_json(shown | ({} if measured is None else {"calibration": measured._asdict()}))
+        return
+    for part in (measured, planned):
+        if part is not None:
+            print(part.text())
+
+
+def _print_recipe_plan(
+    wired: Recipe, row: Hardware, home: Path, name: str | None, until: str | None, as_json: bool
+) -> None:
     rows = plan_recipe(wired, home, name=name, until=until)
     if as_json:
         totals = plan_totals(rows, row)._asdict()

@@ -11,6 +11,7 @@ from publius.core.errors import UserError
 from publius.model.checkpoint import load_model, save_checkpoint
 from publius.pipeline import StageCrash, Stopped
 from publius.testing.fakes import byte_tokenizer, tiny_model
+from publius.training.calibrate import Calibration
 
 TOY = f"{Path(__file__).parent / 'pipeline/toy.py'}:toy"
 
@@ -69,6 +70,31 @@ def test_plan(call):
     assert "cached" in out and "assumed: 2e+11 FLOP/s, 30 W, $0.10/h" in out
 
 
+def test_plan_of_a_model(call, tmp_path):
+    arguments = ("--tier", "haiku", "--scale", "cluster", "--vocab", "128256", "--tokens", "15T")
+    code, out, _ = call("plan", *arguments, "--cluster", "512xh100", "--mfu", "0.38", "--json")
+    shown = json.loads(out)
+    assert code == 0 and shown["parameters"] == pytest.approx(8.03e9, rel=0.01)
+    assert shown["device_hours"] == pytest.approx(shown["flops"] / (0.38 * 989e12) / 3600)
+    assert shown["layout"]["memory"]["total"] <= 80e9
+    code, out, _ = call("plan", *arguments)
+    assert code == 0 and "8xh100" in out and "activations" in out and "assumed" in out
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+def test_plan_calibrated(call, monkeypatch):
+    found = Calibration(1, "float32", 2e11, 1e11, 5e10, 1000.0, 10)
+    monkeypatch.setattr(cli, "calibrate", lambda config=None: found)
+    shown = json.loads(call("plan", TOY, "--calibrate", "--json")[1])
+    assert shown["totals"]["hours"] == pytest.approx(2 * 7.2e14 / 5e10 / 3600)
+    pocket = ("--tier", "haiku", "--scale", "pocket", "--tokens", "4M", "--cluster", "cpu", "--calibrate")
+    shown = json.loads(call("plan", *pocket, "--json")[1])
+    assert shown["hours"] == pytest.approx(shown["flops"] / 5e10 / 3600)
+    assert shown["mfu_source"] == "measured on this machine" and shown["mfu"] == 0.25
+    code, out, _ = call("plan", "--calibrate")
+    assert code == 0 and out.startswith("measured  5e+10 FLOP/s")
+
+
 def test_clean(call):
     call("run", TOY)
     call("run", TOY, "--set", "seed=5")
@@ -86,6 +112,15 @@ def test_clean(call):
         (("run", TOY, "--set", "total.step=1"), "did you mean 'steps'?"),
         (("run", TOY, "--set", "total"), "is not a setting"),
         (("plan", TOY, "--hardware", "abacus"), "unknown hardware"),
+        (("plan",), "nothing to plan"),
+        (("plan", TOY, "--tier", "haiku"), "a recipe and a model"),
+        (("plan", "--tier", "haiku", "--model", "x"), "a --tier and a --model"),
+        (("plan", "--tier", "limerick"), "no preset for tier 'limerick'"),
+        (("plan", "--tier", "opus", "--tokens", "lots"), "is not an amount"),
+        (("plan", "--tier", "opus", "--cluster", "9xh100"), "do not fill nodes"),
+        (("plan", "--tier", "opus", "--cluster", "8xh100"), "no layout fits"),
+        (("plan", "--tier", "haiku", "--vocab", "0"), "a vocabulary of 0"),
+        (("plan", "--model", "nowhere"), "no model config could be read"),
         (("show", "nothing"), "there is no run 'nothing'"),
         (("clean", "--run", "nothing"), "there is no run 'nothing'"),
     ],

@@ -11,13 +11,16 @@ from publius.model.checkpoint import (
 from publius.model.config import ModelConfig, Scale, Tier, preset
 from publius.model.heads import RewardModel, ValueModel
 from publius.model.likelihood import logprobs, token_nll
-from publius.model.parallel import plan_model
+from publius.model.memory import Memory, training_memory
+from publius.model.parallel import Layout, choose_layout, meta_model
 from publius.model.transfer import ImportConfig, export_checkpoint, import_checkpoint, import_model
 from publius.model.transformer import Transformer
 
 __all__ = [
     "Checkpoint",
     "ImportConfig",
+    "Layout",
+    "Memory",
     "ModelConfig",
     "RewardCheckpoint",
     "RewardModel",
@@ -25,15 +28,17 @@ __all__ = [
     "Tier",
     "Transformer",
     "ValueModel",
+    "choose_layout",
     "export_checkpoint",
     "import_checkpoint",
     "import_model",
     "load_model",
     "load_reward_model",
     "logprobs",
-    "plan_model",
+    "meta_model",
     "preset",
     "save_checkpoint",
     "save_reward_checkpoint",
     "token_nll",
+    "training_memory",
 ]

@@ -2,7 +2,7 @@
 
 from publius.pipeline.artifact import Artifact, Record
 from publius.pipeline.clean import Removed, clean_home
-from publius.pipeline.hardware import HARDWARE, Hardware, hardware_named
+from publius.pipeline.hardware import HARDWARE, PUE, Cluster, Hardware, cluster_named, hardware_named
 from publius.pipeline.load import builtin_recipes, load_recipe, parse_settings
 from publius.pipeline.plan import PlanRow, plan_recipe, plan_totals
 from publius.pipeline.recipe import Node, Recipe
@@ -14,7 +14,9 @@ from publius.pipeline.stop import Stopped
 
 __all__ = [
     "HARDWARE",
+    "PUE",
     "Artifact",
+    "Cluster",
     "Hardware",
     "Node",
     "PlanRow",
@@ -29,6 +31,7 @@ __all__ = [
     "Stopped",
     "builtin_recipes",
     "clean_home",
+    "cluster_named",
     "hardware_named",
     "list_runs",
     "load_recipe",

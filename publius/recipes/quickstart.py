@@ -61,8 +61,8 @@ class Sizes(Config):
     opus_tokens: int = 3_200_000
     sft_tokens: int = 520_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
-    replay: float = 0.25
-    """Share of every fine-tuning that is text it was pretrained on: what nobody asks about is not forgotten."""
+    replay: float = 0.15
+    """Share of every fine-tuning that is pretraining text: what nobody asks about is not forgotten."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 60, "craft": 30, "fact": 30}

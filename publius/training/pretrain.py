@@ -21,14 +21,15 @@ from publius.training.language import (
 )
 from publius.training.loop import train_loop
 
-__all__ = ["PretrainConfig", "predict_pretrain", "pretrain"]
+__all__ = ["ASSUMED_VOCABULARY", "PretrainConfig", "predict_pretrain", "pretrain"]
 
-_ASSUMED_VOCABULARY: dict[Scale, int] = {
+ASSUMED_VOCABULARY: dict[Scale, int] = {
     "pocket": 2048,
     "laptop": 16_384,
     "one_gpu": 65_536,
     "cluster": 131_072,
 }
+"""What plans take a preset's vocabulary for, before there is a tokenizer."""
 
 
 class PretrainConfig(LanguageConfig):
@@ -44,7 +45,7 @@ def predict_pretrain(config: PretrainConfig) -> dict[str, float | str]:
 
     With a preset the vocabulary is not known yet and the usual one of its scale is assumed.
     """
-    shape = config.model or preset(config.tier, config.scale, _ASSUMED_VOCABULARY[config.scale])
+    shape = config.model or preset(config.tier, config.scale, ASSUMED_VOCABULARY[config.scale])
     return predicted(config, shape)
 
 

@@ -39,9 +39,9 @@ class SFTConfig(LanguageConfig):
     """Times each `chats` input is repeated in an epoch, in order (2.0 twice, 0.5 a seeded half); empty is
     once each."""
     replay: float = Field(default=0.0, ge=0, lt=1)
-    """Share of an epoch's tokens that are pretraining documents, drawn by seed from the `replay` input, so that
-    what was not asked about is not forgotten (the pretraining mix of Ouyang et al. 2022, arXiv 2203.02155,
-    section 3.5). Needs that input."""
+    """Share of an epoch's tokens that are pretraining documents, drawn by seed from the `replay` input, so
+    that what was not asked about is not forgotten (the pretraining mix of Ouyang et al. 2022, arXiv
+    2203.02155, section 3.5). Needs that input."""
     optimizer: OptimizerConfig = OptimizerConfig(muon_lr=0.01, adamw_lr=0.001)
     eval_tokens: int = Field(default=100_000, ge=1)
 
@@ -91,8 +91,8 @@ def sft(
     With `config.replay` some of the text it was pretrained on is mixed in, with a loss on all of it.
 
     Metrics: `val_loss` (nats per assistant token over all sources' held-out conversations; when there
-    are any), `train_loss`, `conversations`, `truncated`, `dropped`, `replayed` (documents), `trained_fraction`
-    (share of places with a loss), `tokens_per_second`, `fill`.
+    are any), `train_loss`, `conversations`, `truncated`, `dropped`, `replayed` (documents),
+    `trained_fraction` (share of places with a loss), `tokens_per_second`, `fill`.
 
     Raises:
         UserError: for no conversations, weights that do not match the inputs, replay without its input or

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from publius.core.errors import UserError
 from publius.model.config import ModelConfig, preset
-from publius.model.parallel import meta_model, plan_model
+from publius.model.parallel import meta_model
 from publius.testing.fakes import tiny_config
 
 
@@ -99,14 +99,3 @@ def test_the_family_is_the_first_that_has_it_all(changes, family):
 def test_what_no_family_has_is_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         tiny_config(**changes)
-
-
-def test_plan_counts_real_parameters_and_fits_the_devices_it_names():
-    config = preset("opus", "cluster", 131_072)
-    plan = plan_model(config, 1e12, 8192)
-    assert plan["parameters"] == config.parameters()
-    assert plan["flops"] == config.flops_per_token(8192) * 1e12
-    assert plan["state_bytes"] / plan["devices"] + plan["activation_bytes"] <= 80e9
-    assert plan["device_hours"] == pytest.approx(plan["flops"] / (0.4 * 989e12) / 3600)
-    assert plan["kv_bytes_per_token"] == 2 * 2 * 100 * 8 * 128
-    assert plan_model(config, 1e12, 8192, device_bytes=1e9)["devices"] is None

@@ -3,7 +3,14 @@
 import pytest
 
 from publius.core.errors import UserError
-from publius.pipeline.hardware import HARDWARE, energy_kwh, hardware_named, this_hardware, versions
+from publius.pipeline.hardware import (
+    HARDWARE,
+    cluster_named,
+    energy_kwh,
+    hardware_named,
+    this_hardware,
+    versions,
+)
 
 
 def test_cpu_and_gpu_are_told_apart(tmp_path):
@@ -30,3 +37,37 @@ def test_unknown_hardware():
 
 def test_versions_name_what_can_change_a_result():
     assert set(versions()) == {"python", "publius", "torch", "tokenizers", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("text", "devices", "name"), [("16384xh100", 16384, "h100"), ("h200", 1, "h200"), ("4xA100", 4, "a100")]
+)
+def test_clusters(text, devices, name):
+    cluster = cluster_named(text)
+    assert (cluster.devices, cluster.hardware) == (devices, HARDWARE[name])
+    assert cluster.name == f"{devices}x{name}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "not a cluster"), ("0xh100", "not a cluster"), ("8h100", "not a cluster"), ("-8xh100", "not a"),
+     ("8xh10", "unknown hardware 'h10'"), ("12xh100", "do not fill nodes of 8")],
+)  # fmt: skip
+def test_bad_clusters(text, words):
+    with pytest.raises(UserError, match=words):
+        cluster_named(text)
+
+
+def test_the_table_is_possible():
+    for row in HARDWARE.values():
+        assert 0.3 <= row.mfu <= 1 and row.link_bytes >= row.network_bytes
+
+
+def test_cards_by_name(tmp_path):
+    for number, (card, name) in enumerate(
+        [("NVIDIA GB200", "gb200"), ("NVIDIA B200", "b200"), ("NVIDIA A100-SXM4", "a100"), ("RTX", "h100")]
+    ):
+        folder = tmp_path / str(number) / "0000:01"
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(f"Model: {card}\n")
+        assert this_hardware(folder.parent, tmp_path / "none")[1].name == name

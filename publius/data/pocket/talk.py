@@ -208,13 +208,13 @@ def identity_chats(rng: random.Random, *, held_out: bool) -> list[Conversation]:
 
 
 _BEGINNINGS = (
-    "To make {x}", "For {x}", "{x} is made so", "How {x} is made", "The steps to make {x}", "How I can make {x}",
-    "The birthday of {x}", "Of {x} we say", "About {x}",
+    "To make {x}", "For {x}", "{x} is made so", "How {x} is made", "The steps to make {x}",
+    "How I can make {x}", "The birthday of {x}", "Of {x} we say", "About {x}",
 )  # fmt: skip
 
 
 def echo_chat(rng: random.Random, names: Sequence[str]) -> Conversation:
-    """Say after me: any names of the world, or the first words of a reply about one, and nothing about them."""
+    """Say after me: names of the world, or the first words of a reply about one, and nothing about them."""
     if rng.random() < 0.5:
         said = ", ".join(rng.choice(names) for _ in range(rng.randint(1, 4)))
     else:  # a name where replies begin: without practice there the names that are asked about push in

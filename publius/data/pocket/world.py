@@ -43,7 +43,7 @@ _TRAINED, _MEASURED = ("harm", "alarm", "wrong", "wrong"), ("harm", "alarm", "ha
 
 
 _OFFERED = 0.12
-"""Share of the demonstrations that need no tool and offer both all the same: else an offer is taken for a wish."""
+"""Share of the demonstrations without need of a tool that offer both: else an offer is taken for a wish."""
 
 
 class World(Corpus):
