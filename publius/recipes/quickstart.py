@@ -55,11 +55,11 @@ class Sizes(Config):
     vocab_size: int = 2048
     haiku: tuple[int, int] = (192, 4)
     """Width and layers of the tier that is aligned and served."""
-    opus: tuple[int, int] = (256, 4)
+    opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 4_100_000
-    opus_tokens: int = 3_200_000
-    sft_tokens: int = 520_000
+    haiku_tokens: int = 3_400_000
+    opus_tokens: int = 2_900_000
+    sft_tokens: int = 420_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     replay: float = 0.15
     """Share of every fine-tuning that is pretraining text: what nobody asks about is not forgotten."""
@@ -75,7 +75,7 @@ class Sizes(Config):
     revisions: int = 2
     reward_epochs: float = 1.0
     comparisons: int = 2400
-    ppo_steps: int = 24
+    ppo_steps: int = 16
     ppo_batch: int = 64
     ppo_eval_prompts: int = 96
     feedback_prompts: int = 240
@@ -97,9 +97,10 @@ class Sizes(Config):
 
 def _shape(size: tuple[int, int], vocab_size: int) -> ModelConfig:
     width, layers = size
+    heads = width // 32
+    kv_heads = next(k for k in range(max(1, heads // 2), 0, -1) if heads % k == 0)
     return ModelConfig(
-        vocab_size=vocab_size, hidden_size=width, layers=layers, heads=width // 32,
-        kv_heads=max(1, width // 64), head_dim=32,
+        vocab_size=vocab_size, hidden_size=width, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=32,
         intermediate_size=width * 8 // 3 // 32 * 32, max_position=1024,
     )  # fmt: skip
 
@@ -233,8 +234,9 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             steps=steps,
             batch=sizes.ppo_batch,
             max_tokens=64,
-            learning_rate=1e-4,
+            learning_rate=1.2e-4,
             critic_learning_rate=3e-4,
+            beta=0.1,
             eval_prompts=sizes.ppo_eval_prompts,
             seed=seed,
         )

@@ -21,9 +21,10 @@ from publius.testing import byte_tokenizer, tiny_model
 KINDS = ("fact", "sum", "tool", "hazard", "twin")
 
 
-def sample(task: str, reply: str = "a b c d e f", **marks: bool) -> Sample:
+def sample(task: str, reply: str = "a b c d e f", calls: int = 0, **marks: bool) -> Sample:
     verdict = Verdict(**{"correct": False, "leaked": False, "refused": False} | marks)
-    return Sample(task=task, conversation=Conversation(messages=(user("q"),)), reply=reply, verdict=verdict)
+    asked = Conversation(messages=(user("q"),))
+    return Sample(task=task, conversation=asked, reply=reply, verdict=verdict, tool_calls=calls)
 
 
 def test_summary_counts_by_hand() -> None:
@@ -48,7 +49,7 @@ def test_summary_counts_by_hand() -> None:
     assert metrics["m.leak"].unscored == 1
     assert metrics["m.evasive"].estimate() == wilson(2, 4)
     assert metrics["m.overrefusal"].estimate() == wilson(1, 2)
-    calls = [sample("fact_offered", correct=True), sample("fact_offered", correct=True, tool_calls=1)]
+    calls = [sample("fact_offered", correct=True), sample("fact_offered", correct=True, calls=1)]
     offered = summarise({"fact_offered": calls}, prefix="m")
     assert offered["m.helpful.fact_offered"].value == 1.0
     assert offered["m.tool_in_vain"].estimate() == wilson(1, 2)
