@@ -25,6 +25,8 @@ __all__ = ["Calibration", "calibrate", "rate"]
 _LARGEST = 50_000_000
 """Models with more weights are calibrated with `pocket` opus: their steps would take too long."""
 
+_BUSY = 0.7
+
 
 class Calibration(NamedTuple):
     """FLOP/s of this machine's CPU, with `threads` threads."""
@@ -40,6 +42,8 @@ class Calibration(NamedTuple):
     tokens_per_second: float
     parameters: int
     """Of the model that was stepped."""
+    share: float = 1.0
+    """Of its threads' time that this process got; well below 1 when something else was running."""
 
     def hardware(self) -> Hardware:
         """The table's `cpu`, with what was measured in place of what is assumed."""
@@ -48,11 +52,14 @@ class Calibration(NamedTuple):
 
     def text(self) -> str:
         """For people."""
+        busy = (
+            f"\nwarning   only {self.share:.0%} of the cores' time: close what else runs, and measure again"
+        )
         return (
             f"measured  {self.step:.3g} FLOP/s in training steps ({self.tokens_per_second:,.0f} tokens/s of"
             f" {self.parameters / 1e6:.3g}M weights in {self.dtype}, {self.threads} threads);"
             f" products of 1,024: {self.matmul_bfloat16:.3g} in bfloat16,"
-            f" {self.matmul_float32:.3g} in float32"
+            f" {self.matmul_float32:.3g} in float32{busy if self.share < _BUSY else ''}"
         )
 
 
@@ -84,8 +91,10 @@ def calibrate(config: ModelConfig | None = None, *, steps: int = 10, seconds: fl
     shape = (
         config if config is not None and config.parameters() <= _LARGEST else preset("opus", "pocket", 2048)
     )
+    wall, own = time.perf_counter(), time.process_time()
     products = {dtype: _product_rate(dtype, seconds) for dtype in (torch.float32, torch.bfloat16)}
     tokens = _steps_rate(shape, steps)
+    share = (time.process_time() - own) / (time.perf_counter() - wall) / threads
     return Calibration(
         threads=threads,
         dtype=str(compute_dtype(torch.device("cpu"))).removeprefix("torch."),
@@ -94,6 +103,7 @@ def calibrate(config: ModelConfig | None = None, *, steps: int = 10, seconds: fl
         step=tokens * shape.flops_per_token(_length(shape)),
         tokens_per_second=tokens,
         parameters=shape.parameters(),
+        share=min(1.0, share),
     )
 
 

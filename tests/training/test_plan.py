@@ -151,6 +151,9 @@ def test_calibration_counts_flops_as_plans_do():
     found = calibrate(config, steps=2, seconds=0.01)
     assert found.step == pytest.approx(found.tokens_per_second * config.flops_per_token(256))
     assert found.matmul_float32 > 0 < found.matmul_bfloat16
+    assert 0 < found.share <= 1
+    assert "only 20%" in found._replace(share=0.2).text()
+    assert "warning" not in found._replace(share=0.9).text()
     row = found.hardware()
     assert row.flops == found.step <= row.peak_flops and row.watts == HARDWARE["cpu"].watts
     assert calibrate(LLAMA_8B.model_copy(update={"layers": 8}), steps=1, seconds=0.01).parameters < 1e7
