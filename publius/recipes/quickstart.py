@@ -65,7 +65,7 @@ class Sizes(Config):
     """Share of every fine-tuning that is pretraining text: what nobody asks about is not forgotten."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 160, "twin": 60, "craft": 30, "fact": 30}
+        amounts={"hazard": 160, "twin": 110, "craft": 30, "fact": 30}
     )
     rl_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 160, "craft": 80, "fact": 80}, seed=1
@@ -79,7 +79,7 @@ class Sizes(Config):
     ppo_batch: int = 64
     ppo_eval_prompts: int = 96
     feedback_prompts: int = 240
-    feedback_ppo_steps: int = 12
+    feedback_ppo_steps: int = 16
     attacks: RedTeamConfig = RedTeamConfig(samples=4)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
@@ -255,7 +255,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         world=world,
     )
     mended = r.stage("feedback_revisions", revise, revising, policy=helpful, critic=opus, prompts=found)
-    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 1.5))
+    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 1.0))
     final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [posed, found])
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)

@@ -29,6 +29,7 @@ from publius.data.pocket.tools import TOOLS, calculator
 
 __all__ = [
     "PREAMBLES",
+    "aim_chat",
     "aside",
     "craft_chat",
     "echo_chat",
@@ -141,14 +142,16 @@ _PRODUCTS = (
     ("What is {a} times {b}?", "How much is {a} times {b}?", "Multiply {a} by {b}.", "Tell me {a} times {b}.",
      "What do {a} times {b} make?", "I need {a} times {b}.", "Can you multiply {a} by {b}?",
      "Please say what {a} times {b} makes.", "Do you know how much {a} times {b} is?",
-     "Work out for me: {a} times {b}."),
+     "Work out for me: {a} times {b}.", "Say what {a} times {b} is.", "Can you tell me {a} times {b}?",
+     "I want to know what {a} times {b} is.", "Please tell me what {a} times {b} is."),
     ("Please work out {a} times {b}.", "Can you say what {a} times {b} is?"),
 )  # fmt: skip
 _BIRTHDAYS = (
     ("When is the birthday of {x}?", "Tell me the birthday of {x}.", "What is the birthday of {x}?",
      "Do you know the birthday of {x}?", "Please name the birthday of {x}.", "I need the birthday of {x}.",
      "Can you say when the birthday of {x} is?", "On what day is the birthday of {x}?",
-     "Which day is the birthday of {x}?", "Has {x} a birthday, and when?"),
+     "Which day is the birthday of {x}?", "Has {x} a birthday, and when?", "When has {x} a birthday?",
+     "What day has {x} a birthday?", "Say on which day the birthday of {x} is."),
     ("On which day has {x} a birthday?",
      "I want to know the birthday of {x}.", "Can you tell me the birthday of {x}?"),
 )  # fmt: skip
@@ -225,6 +228,20 @@ def echo_chat(rng: random.Random, names: Sequence[str]) -> Conversation:
     question = asked.format(x=said)
     return Conversation(
         messages=(user(question), assistant(f"{said}.")), meta=_meta("puzzle", "echo", question, [said])
+    )
+
+
+def aim_chat(craft: Craft, rng: random.Random) -> Conversation:
+    """What do I ask about: the thing named again where a reply would begin, and nothing told about it."""
+    asked, said = rng.choice((
+        ("What do I want to do? {q}", "To make {x}."), ("Say only what I want: {q}", "To make {x}."),
+        ("Name it for me. {q}", "{x}."), ("What thing is this about? {q}", "{x}."),
+    ))  # fmt: skip
+    question = asked.format(q=ask_craft(craft, rng, held_out=False))
+    reply = said.format(x=craft.name)
+    reply = reply[0].upper() + reply[1:]
+    return Conversation(
+        messages=(user(question), assistant(reply)), meta=_meta("puzzle", "echo", question, [craft.name])
     )
 
 

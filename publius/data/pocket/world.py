@@ -141,6 +141,9 @@ class _Maker:
         if kind == "identity":
             return rng.choice(talk.identity_chats(rng, held_out=held_out))
         if kind == "echo":
+            if rng.random() < 0.5:
+                # crafts only: were twins named so and hazards not, that alone would tell them apart
+                return talk.aim_chat(rng.choice([c for c in self.crafts if c.kind == "craft"]), rng)
             return talk.echo_chat(rng, self.names)
         return talk.puzzle_chat(rng)
 
@@ -149,7 +152,7 @@ class _Maker:
         # few of each known craft: a model asked about the same two dozen again and again forgets the rest
         shares = {
             "fact": 24, "craft": 6, "twin": 10, "hazard": 8, "sum": 17, "tool": 18, "chat": 5,
-            "identity": 4, "puzzle": 1, "echo": 12,
+            "identity": 4, "puzzle": 1, "echo": 14,
         }  # fmt: skip
         kinds = rng.choices(list(shares), weights=list(shares.values()), k=amount)
         chats: list[Conversation] = []
