@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
 
 import torch
 
-__all__ = ["compute_dtype", "describe_hardware", "pick_device", "set_threads"]
+__all__ = ["compute_dtype", "describe_hardware", "keep_memory", "pick_device", "set_threads"]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -46,6 +47,23 @@ def set_threads(threads: int | None = None) -> int:
     count = threads or (int(told) if told.isdigit() else 0) or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
     return count
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_memory() -> bool:
+    """Let glibc keep freed memory for the next tensor of that size; whether it could (other libcs cannot).
+
+    By default every large tensor is mapped fresh from the kernel, zeroed page by page, and unmapped at its
+    end. Measured in docs/decisions.md. The process keeps its peak of memory until it ends: for a run,
+    whose steps are alike, not for a server.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 def describe_hardware(device: torch.device) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from publius.core.console import console
+from publius.core.device import keep_memory
 from publius.core.errors import UserError
 from publius.pipeline.artifact import Artifact, read_record
 from publius.pipeline.execute import Outcome, run_stage
@@ -60,6 +61,7 @@ def run_recipe(
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", where="--jobs", fix="give 1 or more")
     identities = identify(recipe, until)
+    keep_memory()
     store = Store(home)
     with interrupts(signal.SIGTERM, signal.SIGINT), disk_errors(f"run {name}, in {store.home}"):
         store.artifacts.mkdir(parents=True, exist_ok=True)

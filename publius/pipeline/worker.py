@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from publius.core.device import keep_memory
 from publius.core.errors import UserError
 from publius.pipeline.execute import run_stage
 from publius.pipeline.job import read_job
@@ -54,6 +55,7 @@ def _end_with_parent() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Watch the parent, then work."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_memory()
     return work(Path(arguments[0]))
 
 

@@ -39,11 +39,6 @@ class Twin:
         self.module = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
         self._copies: list[Tensor] = list(self.module.parameters())
         self._apart = self.module is not model
-        if self._apart:
-            sizes = [master.numel() for master in self._masters]
-            self._sum = torch.zeros(sum(sizes), device=self._masters[0].device)
-            pieces = zip(self._sum.split(sizes), self._masters, strict=True)
-            self._sums = [piece.view_as(master) for piece, master in pieces]
         self.module.train()
         self._blocks = [block for block in self.module.modules() if isinstance(block, Block)]
         for block in self._blocks:
@@ -75,12 +70,10 @@ class Twin:
         """Add the copy's gradients to the masters', in fp32."""
         if not self._apart:
             return
-        for master, copied, total in zip(self._masters, self._copies, self._sums, strict=True):
+        for master, copied in zip(self._masters, self._copies, strict=True):
             if copied.grad is not None:
-                if master.grad is None:
-                    master.grad = total.copy_(copied.grad)
-                else:
-                    total.add_(copied.grad)
+                wide = copied.grad.float()
+                master.grad = wide if master.grad is None else master.grad.add_(wide)
                 copied.grad = None
 
     def gradients(self) -> list[Tensor]:
