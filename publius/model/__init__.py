@@ -10,7 +10,7 @@ from publius.model.checkpoint import (
 )
 from publius.model.config import ModelConfig, Scale, Tier, preset
 from publius.model.heads import RewardModel, ValueModel
-from publius.model.likelihood import logprobs, token_nll
+from publius.model.likelihood import logprobs, token_nll, weighted_nll
 from publius.model.parallel import plan_model
 from publius.model.transfer import ImportConfig, export_checkpoint, import_checkpoint, import_model
 from publius.model.transformer import Transformer
@@ -36,4 +36,5 @@ __all__ = [
     "save_checkpoint",
     "save_reward_checkpoint",
     "token_nll",
+    "weighted_nll",
 ]
