@@ -10,7 +10,7 @@ from publius.model.checkpoint import (
 )
 from publius.model.config import ModelConfig, Scale, Tier, preset
 from publius.model.heads import RewardModel, ValueModel
-from publius.model.likelihood import logprobs, token_nll
+from publius.model.likelihood import logprobs, token_nll, weighted_nll
 from publius.model.memory import Memory, training_memory
 from publius.model.parallel import Layout, choose_layout, meta_model
 from publius.model.transfer import ImportConfig, export_checkpoint, import_checkpoint, import_model
@@ -41,4 +41,5 @@ __all__ = [
     "save_reward_checkpoint",
     "token_nll",
     "training_memory",
+    "weighted_nll",
 ]

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from publius.model.blocked import Span, block_biases, blocked_attention, query_spans
 from publius.model.config import ModelConfig
 from publius.model.fused import Fused
+from publius.model.norm import RMSNorm
 from publius.model.rope import DynamicRope, rotation
 
 __all__ = ["Attention", "Bias", "Biases", "KVCache", "RotaryTable", "document_mask", "make_biases"]
@@ -89,8 +91,9 @@ class Bias(NamedTuple):
 
     scores: Tensor | None
     """[B, 1, Tq, Tk] in the compute dtype; None is causal (within the layer's window, if it has one)."""
-    dense: Tensor | None
-    """[B*K, H/K*T, T]: when set, scores are computed whole, by two matrix products (see `make_biases`)."""
+    blocks: tuple[Tensor, ...] = ()
+    """When given, attention is computed by blocks of queries: `blocked.block_biases` for `spans`."""
+    spans: tuple[Span, ...] = ()
 
 
 class Biases(NamedTuple):
@@ -100,7 +103,7 @@ class Biases(NamedTuple):
     windowed: Bias
 
 
-_DENSE_LIMIT = 384
+_BLOCKED_LIMIT = 1024
 
 
 def make_biases(
@@ -109,17 +112,15 @@ def make_biases(
     """The additive form of a bool mask, and the choice of how attention is computed.
 
     Masked places get the lowest finite number, so that a row with nothing to see gives no NaN. A window
-    counts places in the row; over a cache, where the row's end alone is given, it counts positions.
+    counts places in the row; over a cache, where only the end of the row is given, it counts positions.
 
-    Training in bf16 on CPU takes the dense way for rows up to 384: SDPA's fused CPU kernel has a slow
-    bf16 backward (measured on 2,048 tokens, 6 heads of 32, one core, forward and backward: rows of 128
-    25 ms against 5; of 256, 23 against 11; of 512, equal). Everything else takes SDPA.
+    Training on CPU takes blocks of queries (`blocked`, measured there) for rows up to 1,024: beyond, what it
+    keeps for backward grows too large. Everything else takes SDPA.
     """
     length, window = x_BTD.shape[1], config.sliding_window
     training = torch.is_grad_enabled() and x_BTD.requires_grad and not cached
-    slow = x_BTD.device.type == "cpu" and x_BTD.dtype == torch.bfloat16
-    dense = training and slow and length <= _DENSE_LIMIT
-    full = _bias(mask, x_BTD, config, dense)
+    blocked = training and x_BTD.device.type == "cpu" and length <= _BLOCKED_LIMIT
+    full = _bias(mask, x_BTD, config, blocked, None)
     if window is None or (not cached and length <= window):
         return Biases(full, full)
     if mask is not None:
@@ -131,19 +132,18 @@ def make_biases(
         mask = mask & near
     elif not cached:
         mask = _band(length, length, window, x_BTD.device)
-    return Biases(full, _bias(mask, x_BTD, config, dense))
+    return Biases(full, _bias(mask, x_BTD, config, blocked, window))
 
 
-def _bias(mask: Tensor | None, x_BTD: Tensor, config: ModelConfig, dense: bool) -> Bias:
-    if not dense:
-        return Bias(None if mask is None else _additive(mask, x_BTD.dtype), None)
+def _bias(mask: Tensor | None, x_BTD: Tensor, config: ModelConfig, blocked: bool, window: int | None) -> Bias:
+    if not blocked:
+        return Bias(None if mask is None else _additive(mask, x_BTD.dtype))
     rows, length = x_BTD.shape[:2]
     if mask is None:
-        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=x_BTD.device).tril()
-    scores = _additive(mask, x_BTD.dtype)
-    groups = config.heads // config.kv_heads
-    wide = scores[:, :, None].expand(rows, config.kv_heads, groups, length, length)
-    return Bias(scores, wide.reshape(rows * config.kv_heads, groups * length, length))
+        mask = _band(length, length, None, x_BTD.device)
+    scores, groups = _additive(mask, x_BTD.dtype), config.heads // config.kv_heads
+    spans = query_spans(length, groups, window)
+    return Bias(scores, block_biases(scores, spans, rows, config.kv_heads, groups), spans)
 
 
 def _band(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
@@ -155,20 +155,6 @@ def _band(queries: int, keys: int, window: int | None, device: torch.device) -> 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return zeros.masked_fill_(~mask, torch.finfo(dtype).min)
-
-
-def _dense_attention(q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, bias: Tensor) -> Tensor:
-    """Plain softmax attention [B, T, H*d]; the heads of a group are rows of one product with its keys."""
-    rows, length, heads, dim = q_BTHd.shape
-    kv_heads = k_BTKd.shape[2]
-    groups = heads // kv_heads
-    q = q_BTHd.unflatten(2, (kv_heads, groups)).permute(0, 2, 3, 1, 4)
-    q = q.reshape(rows * kv_heads, groups * length, dim)
-    k = k_BTKd.transpose(1, 2).reshape(rows * kv_heads, length, dim)
-    v = v_BTKd.transpose(1, 2).reshape(rows * kv_heads, length, dim)
-    scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=dim**-0.5)
-    out = torch.bmm(scores.softmax(-1), v).view(rows, kv_heads, groups, length, dim)
-    return out.permute(0, 3, 1, 2, 4).reshape(rows, length, heads * dim)
 
 
 class Attention(nn.Module):
@@ -183,8 +169,8 @@ class Attention(nn.Module):
         rows = {"q_proj": out, "k_proj": kv, "v_proj": kv}
         self.qkv_proj = Fused(config.hidden_size, rows, bias=config.qkv_bias)
         self.o_proj = nn.Linear(out, config.hidden_size, bias=config.o_bias)
-        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
-        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, biases: Biases, cache: KVCache | None
@@ -200,8 +186,8 @@ class Attention(nn.Module):
             qk = rotate(qk, cos, sin)
         q, k = qk.split((self.heads, self.kv_heads), dim=2)
         bias = biases.full if self.window is None else biases.windowed
-        if bias.dense is not None:
-            return self.o_proj(_dense_attention(q, k, v, bias.dense))
+        if bias.blocks:
+            return self.o_proj(blocked_attention(q, k, v, bias.blocks, bias.spans))
         q, k, v, mask = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias.scores
         if cache is not None:
             k, v = cache.update(self.layer, k, v)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from publius.model.attention import Attention, Biases, KVCache, RotaryTable, make_biases
 from publius.model.config import ModelConfig
 from publius.model.fused import Fused, fused_parts
+from publius.model.norm import RMSNorm
 
 __all__ = ["Block", "FeedForward", "Transformer"]
 
@@ -35,8 +36,8 @@ class Block(nn.Module):
         super().__init__()
         self.self_attn = Attention(config, layer)
         self.mlp = FeedForward(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
 
     def forward(
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, biases: Biases, cache: KVCache | None
@@ -53,7 +54,7 @@ class _Body(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
 
 
 class Transformer(nn.Module):
@@ -122,7 +123,8 @@ class Transformer(nn.Module):
         Args:
             tokens_BT: int64 token ids.
             positions_BT: each token's position; None counts 0..T-1. With a cache, give them.
-            mask: bool [B, 1, Tq, Tk], True = attend; None is causal (over the cache's keys too).
+            mask: bool [B, 1, Tq, Tk], True = attend, never to a later place; None is causal (over the cache's
+                keys too).
             cache: takes each layer's new keys and values and returns all to attend to.
 
         Raises:

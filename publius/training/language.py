@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from publius.core.errors import UserError
 from publius.model.attention import document_mask
-from publius.model.likelihood import token_nll
+from publius.model.likelihood import weighted_nll
 from publius.model.transformer import Transformer
 from publius.training.batches import Batch, PackedBatches
 from publius.training.loop import LoopConfig, LossSum, to_device
@@ -72,8 +72,8 @@ def language_loss(model: Transformer, batch: Batch) -> LossSum:
     hidden_BTD = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, mask=mask)
     trained_BT = batch.weights_BT > 0
     weights_N = batch.weights_BT[trained_BT]
-    nll_N = token_nll(hidden_BTD[trained_BT], model.head_weight, batch.targets_BT[trained_BT])
-    return LossSum((nll_N * weights_N).sum(), weights_N.sum(), batch.tokens_BT.numel())
+    total = weighted_nll(hidden_BTD[trained_BT], model.head_weight, batch.targets_BT[trained_BT], weights_N)
+    return LossSum(total, weights_N.sum(), batch.tokens_BT.numel())
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from publius.model import likelihood
-from publius.model.likelihood import logprobs, token_nll
+from publius.model.likelihood import logprobs, token_nll, weighted_nll
 from publius.testing.fakes import tiny_model
 
 
@@ -58,3 +58,49 @@ def test_logprobs_of_a_model_and_of_selected_places():
     torch.testing.assert_close(picked, expected * select)
     picked.sum().backward()
     assert model.model.norm.weight.grad is not None
+
+
+WEIGHTS = torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0, 1.0, 0.25], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rows", [512, 3, 1])
+def test_the_weighted_sum_and_its_gradients(monkeypatch, rows):
+    monkeypatch.setattr(likelihood, "_LOSS_ROWS", rows)
+    hidden, weight, targets = case()
+    expected = (F.cross_entropy(hidden @ weight.T, targets, reduction="none") * WEIGHTS).sum()
+    torch.testing.assert_close(weighted_nll(hidden, weight, targets, WEIGHTS), expected)
+    assert torch.autograd.gradcheck(lambda h, w: 3 * weighted_nll(h, w, targets, WEIGHTS), (hidden, weight))
+    frozen = weighted_nll(hidden, weight.detach(), targets, WEIGHTS)
+    (grad,) = torch.autograd.grad(frozen, hidden)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, hidden)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(weighted_nll(hidden, weight, targets, WEIGHTS), expected.detach())
+
+
+def test_the_weighted_sum_of_extreme_logits_is_finite():
+    hidden = torch.tensor([[200.0], [-200.0]])
+    weight = torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    total = weighted_nll(hidden, weight, torch.tensor([1, 1]), torch.ones(2))
+    assert total.item() == pytest.approx(400.0)
+    total.backward()
+    assert torch.isfinite(weight.grad).all()
+
+
+def test_weighted_gradients_in_bf16_over_many_chunks(monkeypatch):
+    monkeypatch.setattr(likelihood, "_LOSS_ROWS", 16)
+    hidden, weight, targets = case(torch.float32, n=600)
+    weights = torch.rand(600, generator=torch.Generator().manual_seed(1))
+    (F.cross_entropy(hidden @ weight.T, targets, reduction="none") * weights).sum().backward()
+    low_hidden, low_weight = (x.detach().bfloat16().requires_grad_() for x in (hidden, weight))
+    total = weighted_nll(low_hidden, low_weight, targets, weights)
+    total.backward()
+    assert total.dtype == torch.float32
+    for low, high in ((low_hidden, hidden), (low_weight, weight)):
+        assert torch.cosine_similarity(low.grad.float().flatten(), high.grad.flatten(), dim=0) > 0.999
+
+
+def test_a_weighted_sum_of_nothing():
+    hidden, weight, targets = case(n=0)
+    total = weighted_nll(hidden, weight, targets, torch.zeros(0))
+    total.backward()
+    assert total.item() == 0 and weight.grad.abs().sum() == 0

@@ -119,8 +119,8 @@ def test_a_row_that_may_attend_to_nothing_is_finite():
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_dense_bf16_training_path_agrees_with_sdpa(masked):
-    """With gradients in bf16 on CPU attention is computed densely; without, by SDPA."""
+def test_bf16_training_path_agrees_with_sdpa(masked):
+    """With gradients on CPU attention goes by blocks of queries; without, by SDPA."""
     model = tiny_model(1, scale=5.0).to(torch.bfloat16)
     tokens = torch.randint(0, 269, (3, 24), generator=torch.Generator().manual_seed(2))
     mask = document_mask((torch.arange(24) // 7).expand(3, -1)) if masked else None
@@ -133,7 +133,7 @@ def test_dense_bf16_training_path_agrees_with_sdpa(masked):
     assert errors[0] < 1.5 * errors[1] + 1e-4 and errors[0] < 0.02
 
 
-def test_dense_gradients_are_the_fp32_ones_rounded():
+def test_bf16_gradients_are_the_fp32_ones_rounded():
     tokens = torch.randint(0, 269, (2, 16), generator=torch.Generator().manual_seed(4))
     grads = []
     for dtype in (torch.float32, torch.bfloat16):
