@@ -70,9 +70,10 @@ def language_loss(model: Transformer, batch: Batch) -> LossSum:
     """
     mask = document_mask(batch.documents_BT)
     hidden_BTD = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, mask=mask)
-    trained_BT = batch.weights_BT > 0
-    weights_N = batch.weights_BT[trained_BT]
-    nll_N = token_nll(hidden_BTD[trained_BT], model.head_weight, batch.targets_BT[trained_BT])
+    weights_N = batch.weights_BT.flatten()[batch.trained_N]
+    targets_N = batch.targets_BT.flatten()[batch.trained_N]
+    trained_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.trained_N)
+    nll_N = token_nll(trained_ND, model.head_weight, targets_N)
     return LossSum((nll_N * weights_N).sum(), weights_N.sum(), batch.tokens_BT.numel())
 
 
