@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     positions_BT: Tensor
     documents_BT: Tensor
     trained_N: Tensor
-    """Places in the flattened rows whose weight is positive: found here, where no device has to wait for it."""
+    """Places in the flattened rows whose weight is positive; found here, so that no device waits for it."""
 
 
 class Example(NamedTuple):

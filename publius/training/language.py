@@ -47,10 +47,15 @@ class LanguageConfig(LoopConfig):
         """Rows in a batch."""
         return self.batch_tokens // self.sequence_length
 
+    @property
+    def step_tokens(self) -> int:
+        """Places in a step."""
+        return self.accumulation * self.rows * self.sequence_length
+
     def planned_tokens(self) -> int | None:
         """Tokens the model will read, when that does not depend on the data."""
         if self.steps is not None:
-            return self.steps * self.accumulation * self.rows * self.sequence_length
+            return self.steps * self.step_tokens
         return self.tokens
 
 
@@ -93,7 +98,7 @@ def steps_for(config: LanguageConfig, batches: PackedBatches) -> int:
         return config.steps
     if config.epochs is not None:
         return max(1, round(config.epochs * batches.steps_per_epoch / config.accumulation))
-    return max(1, round((config.tokens or 0) / (config.rows * config.sequence_length * config.accumulation)))
+    return max(1, round((config.tokens or 0) / config.step_tokens))
 
 
 def check_length(sequence_length: int, max_position: int, where: str) -> None:
