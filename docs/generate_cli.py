@@ -27,7 +27,7 @@ does is written in the room it calls. Three rules hold for all of them.
 
 - Results go to stdout, words for people to stderr. With `--json`, stdout is one JSON document.
 - What a user can mend ends with one message (what is wrong, where, what to do) and exit code 2. A bug
-  ends with a traceback and code 1, Ctrl-C with code 130.
+  ends with a traceback and code 1, Ctrl-C with code 130, SIGTERM with code 0: it stopped as asked.
 - `--home`, or the variable `PUBLIUS_HOME`, says where `artifacts/` and `runs/` lie. Without it: here.
 """
 PARAGRAPHS = """\

@@ -31,6 +31,8 @@ class Batch(NamedTuple):
     weights_BT: Tensor
     positions_BT: Tensor
     documents_BT: Tensor
+    trained_N: Tensor
+    """Places in the flattened rows whose weight is positive; found here, so that no device waits for it."""
 
 
 class Example(NamedTuple):
@@ -114,7 +116,8 @@ def collate(rows: Sequence[Sequence[Piece]], examples: Sequence[Example], sequen
             )
             positions[r, here], documents[r, here] = np.arange(length), number
             place += length
-    return Batch(*(torch.from_numpy(array) for array in (tokens, targets, weights, positions, documents)))
+    arrays = (tokens, targets, weights, positions, documents, np.flatnonzero(weights > 0))
+    return Batch(*(torch.from_numpy(array) for array in arrays))
 
 
 class PackedBatches:

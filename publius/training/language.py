@@ -47,10 +47,15 @@ class LanguageConfig(LoopConfig):
         """Rows in a batch."""
         return self.batch_tokens // self.sequence_length
 
+    @property
+    def step_tokens(self) -> int:
+        """Places in a step."""
+        return self.accumulation * self.rows * self.sequence_length
+
     def planned_tokens(self) -> int | None:
         """Tokens the model will read, when that does not depend on the data."""
         if self.steps is not None:
-            return self.steps * self.accumulation * self.rows * self.sequence_length
+            return self.steps * self.step_tokens
         return self.tokens
 
 
@@ -70,9 +75,10 @@ def language_loss(model: Transformer, batch: Batch) -> LossSum:
     """
     mask = document_mask(batch.documents_BT)
     hidden_BTD = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, mask=mask)
-    trained_BT = batch.weights_BT > 0
-    weights_N = batch.weights_BT[trained_BT]
-    total = weighted_nll(hidden_BTD[trained_BT], model.head_weight, batch.targets_BT[trained_BT], weights_N)
+    weights_N = batch.weights_BT.flatten()[batch.trained_N]
+    targets_N = batch.targets_BT.flatten()[batch.trained_N]
+    trained_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.trained_N)
+    total = weighted_nll(trained_ND, model.head_weight, targets_N, weights_N)
     return LossSum(total, weights_N.sum(), batch.tokens_BT.numel())
 
 
@@ -92,7 +98,7 @@ def steps_for(config: LanguageConfig, batches: PackedBatches) -> int:
         return config.steps
     if config.epochs is not None:
         return max(1, round(config.epochs * batches.steps_per_epoch / config.accumulation))
-    return max(1, round((config.tokens or 0) / (config.rows * config.sequence_length * config.accumulation)))
+    return max(1, round((config.tokens or 0) / config.step_tokens))
 
 
 def check_length(sequence_length: int, max_position: int, where: str) -> None:

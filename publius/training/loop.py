@@ -27,6 +27,7 @@ from publius.core.config import Config, execution
 from publius.core.device import compute_dtype, pick_device, set_threads
 from publius.pipeline.run import Run
 from publius.training.batches import BatchSource
+from publius.training.compiling import compile_blocks
 from publius.training.guard import Guard
 from publius.training.optimizer import OptimizerConfig, build_optimizers, schedule
 from publius.training.prefetch import Prefetched
@@ -61,8 +62,9 @@ class LoopConfig(Config):
     save_every: int = execution(0, ge=0)
     """Steps between saved states, beside `save_seconds`; 0 is never."""
     device: str = execution("auto")
-    compile: bool = execution(False)
-    """torch.compile each block: 5-15 s at the start, faster steps after; not worth it on tiny runs."""
+    compile: bool | Literal["auto"] = execution("auto")
+    """torch.compile each block: some 25 s at the start, steps 8% faster after. `auto`: on CPU, when the run
+    is long enough and the machine has a compiler. Without one a run goes on uncompiled, come what may."""
     recompute: Literal["none", "block"] = execution("none")
     """`block` keeps only each block's input for backward and computes the rest again: less memory, about a
     third more work, the same gradients."""
@@ -126,6 +128,7 @@ def train_loop(
     config: LoopConfig,
     *,
     steps: int,
+    tokens: int = 0,
     flops_per_token: float = 0.0,
     evaluate: Callable[[], dict[str, float]] | None = None,
     label: str = "train",
@@ -140,6 +143,7 @@ def train_loop(
         loss: (module, batch) -> LossSum. The module is `model` or a bf16 copy: use no other.
         config: optimizers, clipping, precision, device.
         steps: optimizer steps in all.
+        tokens: that all steps will read, about; 0 when unknown. With `compile="auto"` it decides.
         flops_per_token: forward and backward, for the record.
         evaluate: numbers to log every `eval_every` steps and at the end; called with `model` in eval mode.
         label: shown beside the progress bar.
@@ -150,7 +154,7 @@ def train_loop(
     """
     if config.threads is not None:
         set_threads(config.threads)
-    with _Training(model, batches, loss, config, steps) as training:
+    with _Training(model, batches, loss, config, steps, tokens * flops_per_token) as training:
         training.resume(run)
         _steps(run, training, flops_per_token, evaluate, label)
     evaluation = _evaluate(model, evaluate) if evaluate else {}
@@ -199,6 +203,7 @@ class _Training(Generic[B]):
         loss: Callable[[Any, B], LossSum],
         config: LoopConfig,
         steps: int,
+        flops: float = 0.0,
     ) -> None:
         self.model, self.loss, self.config, self.steps = model, loss, config, steps
         self.source = batches
@@ -208,7 +213,8 @@ class _Training(Generic[B]):
         torch.manual_seed(config.seed)
         self.optimizers = build_optimizers(model, config.optimizer)
         dtype = compute_dtype(self.device, config.dtype)
-        self.twin = Twin(model, dtype, compiled=config.compile, recompute=config.recompute == "block")
+        compiled = compile_blocks(config.compile, self.device, flops)
+        self.twin = Twin(model, dtype, compiled=compiled, recompute=config.recompute == "block")
         self.guard = Guard(config.spike_sigmas)
         self.seen = _Progress()
 

@@ -90,13 +90,15 @@ def pretrain(
     batches = PackedBatches(
         examples, sequence_length=config.sequence_length, rows=config.rows, seed=config.seed
     )
+    steps = steps_for(config, batches)
     result = train_loop(
         run,
         model,
         batches,
         language_loss,
         config,
-        steps=steps_for(config, batches),
+        steps=steps,
+        tokens=steps * config.step_tokens,
         flops_per_token=model.config.flops_per_token(config.sequence_length),
         evaluate=lambda: _measure(model, shards, words, config),
         label="pretrain",

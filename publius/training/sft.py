@@ -117,13 +117,15 @@ def sft(
         sums = held_out_loss(model, packed.once())
         return {"val_loss": sums.nll / sums.weight}
 
+    steps = steps_for(config, batches)
     result = train_loop(
         run,
         model,
         batches,
         language_loss,
         config,
-        steps=steps_for(config, batches),
+        steps=steps,
+        tokens=steps * config.step_tokens,
         flops_per_token=model.config.flops_per_token(config.sequence_length),
         evaluate=evaluate,
         label="sft",

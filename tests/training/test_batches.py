@@ -35,6 +35,9 @@ def test_collate_by_hand():
     assert batch.weights_BT.tolist() == [[0, 1, 0.5, 0, 0]]
     assert batch.positions_BT.tolist() == [[0, 1, 2, 0, 0]]
     assert batch.documents_BT.tolist() == [[0, 0, 0, -1, -1]]
+    assert batch.trained_N.tolist() == [1, 2]
+    two = collate([pack([0, 4], 5, 0)[0], pack([3], 5, 0)[0]], examples, 5)
+    assert two.trained_N.tolist() == [1, 2, 5, 6]
 
 
 def test_long_documents_are_cut_with_one_token_shared():
