@@ -1,4 +1,4 @@
-"""Several corpora into one, by weight."""
+"""Several corpora into one, by weight; and a part of one, by source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from publius.data.files import JsonlWriter
 from publius.data.types import Document
 from publius.pipeline import Run, stage
 
-__all__ = ["MixConfig", "interleave", "mix", "quotas"]
+__all__ = ["MixConfig", "SelectConfig", "interleave", "mix", "quotas", "select"]
 
 
 class MixConfig(Config):
@@ -114,6 +114,60 @@ def mix(run: Run, config: MixConfig, *, corpora: list[Corpus]) -> Corpus:
     run.metric("bytes", written)
     run.metric("share", [amount / sum(written) for amount in written])
     run.metric("dropped_held_out", dropped)
+    return Corpus(run.output)
+
+
+class SelectConfig(Config):
+    """Which documents to keep, by where they come from. Exactly one of the two is given."""
+
+    sources: tuple[str, ...] = ()
+    """Keep documents of these sources only."""
+    without: tuple[str, ...] = ()
+    """Leave documents of these sources out."""
+
+    @model_validator(mode="after")
+    def _one(self) -> SelectConfig:
+        if bool(self.sources) == bool(self.without):
+            raise ValueError("give sources or without")
+        return self
+
+    def keeps(self, source: str) -> bool:
+        """Whether a document of `source` stays."""
+        return source in self.sources if self.sources else source not in self.without
+
+
+@stage(version=1)
+def select(run: Run, config: SelectConfig, *, corpus: Corpus) -> Corpus:
+    """A part of a corpus, both splits: what one model of several is to read.
+
+    Metrics: `train_documents`, `val_documents` (kept), `left_out`.
+
+    Raises:
+        UserError: when a named source is not in the corpus, or nothing is left to train on.
+    """
+    seen: set[str] = set()
+    counts = {"train": 0, "val": 0}
+    left_out = 0
+    for split, documents in (("train", corpus.train()), ("val", corpus.val())):
+        with JsonlWriter(run.output / f"{split}.jsonl.zst") as writer:
+            for document in documents:
+                seen.add(document.source)
+                if config.keeps(document.source):
+                    writer.write(document_row(document))
+                    counts[split] += 1
+                else:
+                    left_out += 1
+    if unknown := sorted({*config.sources, *config.without} - seen):
+        raise UserError(
+            f"no document comes from {', '.join(unknown)}",
+            where="select",
+            fix=f"choose from {', '.join(sorted(seen))}",
+        )
+    if not counts["train"]:
+        raise UserError("nothing is left to train on", where="select", fix="keep more sources")
+    for split, count in counts.items():
+        run.metric(f"{split}_documents", count)
+    run.metric("left_out", left_out)
     return Corpus(run.output)
 
 

@@ -73,8 +73,16 @@ def blocked_attention(
 ) -> Tensor:
     """Softmax attention [B, T, H*d]; the heads of a group are rows of one product with their keys.
 
-    Under `torch.compile` the compiler writes the gradient itself.
+    Under `torch.compile` the compiler writes the gradient itself. Autocast would compute the parts of it in
+    different dtypes: its dtype is taken for all.
     """
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        q, k, v = (x.to(dtype) for x in (q_BTHd, k_BTKd, v_BTKd))
+        lowest = torch.finfo(dtype).min  # that of fp32 would become minus infinity, and an empty row NaN
+        biases = tuple(bias.clamp_min(lowest).to(dtype) for bias in biases)
+        with torch.autocast("cpu", enabled=False):
+            return blocked_attention(q, k, v, biases, spans)
     if torch.compiler.is_compiling():
         return _attend(q_BTHd, k_BTKd, v_BTKd, spans, biases)[0]
     return _Blocked.apply(q_BTHd, k_BTKd, v_BTKd, spans, *biases)  # pyright: ignore[reportReturnType]

@@ -15,6 +15,7 @@ from publius.constitution.preferences import JudgeEvalConfig, LabelConfig, evalu
 from publius.constitution.principles import Constitution
 from publius.constitution.revise import ReviseConfig, revise
 from publius.core.config import Config
+from publius.data.mixture import SelectConfig, select
 from publius.data.pocket.notebooks import CONSTITUTION
 from publius.data.pocket.world import (
     ComparisonsConfig,
@@ -31,7 +32,7 @@ from publius.evals.compression import CompressionConfig, compression_baselines
 from publius.evals.pairs import SampledPairsConfig, sampled_pairs
 from publius.evals.runner import EvalConfig, evaluate
 from publius.model.config import ModelConfig
-from publius.pipeline import Recipe
+from publius.pipeline import Node, Recipe
 from publius.redteam.planted import PlantConfig, plant_backdoor
 from publius.redteam.scan import TriggerScanConfig, scan_triggers
 from publius.redteam.stage import ExportConfig, RedTeamConfig, export_prompts, red_team
@@ -57,8 +58,8 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 2_800_000
-    opus_tokens: int = 2_200_000
+    haiku_tokens: int = 2_750_000
+    opus_tokens: int = 2_000_000
     sft_tokens: int = 400_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     replay: float = 0.15
@@ -123,23 +124,31 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     tokenizer = r.stage(
         "tokenizer", train_tokenizer, TokenizerConfig(vocab_size=sizes.vocab_size), corpus=world
     )
-    shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=world, tokenizer=tokenizer)
     vocab_size = sizes.vocab_size
 
-    def pretrained(name: str, size: tuple[int, int], tokens: int):
+    def read(
+        name: str, without: tuple[str, ...]
+    ):  # a quarter of an hour is short: each tier reads what it needs
+        part = r.stage(f"text_{name}", select, SelectConfig(without=without), corpus=world)
+        return part, r.stage(f"shards_{name}", tokenize, TokenizeConfig(), corpus=part, tokenizer=tokenizer)
+
+    text, shards = read("haiku", ("critique", "comparison"))
+    _, reviewing = read("opus", ("sum", "table", "manual"))
+
+    def pretrained(name: str, size: tuple[int, int], tokens: int, shards: Node):
         config = PretrainConfig(
             model=_shape(size, vocab_size), tokens=tokens, batch_tokens=4 * sizes.rows,
             sequence_length=sizes.rows, optimizer=muon, seed=seed,
         )  # fmt: skip
         return r.stage(name, pretrain, config, shards=shards, tokenizer=tokenizer)
 
-    haiku = pretrained("haiku", sizes.haiku, sizes.haiku_tokens)
-    opus = pretrained("opus", sizes.opus, sizes.opus_tokens)
+    haiku = pretrained("haiku", sizes.haiku, sizes.haiku_tokens, shards)
+    opus = pretrained("opus", sizes.opus, sizes.opus_tokens, reviewing)
     baselines = r.stage(
         "baselines",
         compression_baselines,
         CompressionConfig(),
-        corpus=world,
+        corpus=text,
         shards=shards,
         tokenizer=tokenizer,
     )

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from publius.core.errors import UserError
 from publius.data import Corpus, Document, MixConfig, mix, write_corpus
-from publius.data.mixture import quotas
+from publius.data.mixture import SelectConfig, quotas, select
 from publius.pipeline import testing_run
 
 
@@ -82,3 +82,30 @@ def test_errors(tmp_path: Path) -> None:
     for weights in ((0.0,), (-1.0, 2.0)):
         with pytest.raises(ValidationError):
             MixConfig(weights=weights)
+
+
+def test_select_keeps_by_source(tmp_path: Path) -> None:
+    documents = [Document(f"{source}{n}", f"{source}{n}", source) for n in range(3) for source in "abc"]
+    write_corpus(tmp_path / "all", train=documents, val=[Document("v", "v", "a"), Document("w", "w", "b")])
+    corpus = Corpus(tmp_path / "all")
+    run = testing_run(tmp_path / "run")
+    kept = select(run, SelectConfig(without=("b",)), corpus=corpus)
+    assert [d.text for d in kept.train()] == ["a0", "c0", "a1", "c1", "a2", "c2"]
+    assert [d.text for d in kept.val()] == ["v"]
+    assert [run.metrics[name]["value"] for name in ("train_documents", "val_documents", "left_out")] == [
+        6,
+        1,
+        4,
+    ]
+    only = select(testing_run(tmp_path / "only"), SelectConfig(sources=("b", "c")), corpus=corpus)
+    assert [d.text for d in only.train()] == ["b0", "c0", "b1", "c1", "b2", "c2"]
+
+
+def test_select_refuses_what_is_not_there_and_what_leaves_nothing(tmp_path: Path) -> None:
+    corpus = _corpus(tmp_path / "a", "a", 3)
+    with pytest.raises(UserError, match="no document comes from poems"):
+        select(testing_run(tmp_path / "r"), SelectConfig(without=("poems",)), corpus=corpus)
+    with pytest.raises(UserError, match="nothing is left"):
+        select(testing_run(tmp_path / "s"), SelectConfig(without=("a",)), corpus=corpus)
+    with pytest.raises(ValidationError, match="give sources or without"):
+        SelectConfig()

@@ -101,3 +101,24 @@ def test_compiled_blocks_give_the_same_gradients():
         grads.append([p.grad for p in model.parameters()])
     for eager, traced in zip(*grads, strict=True):
         torch.testing.assert_close(eager, traced, rtol=1e-3, atol=1e-3)
+
+
+def test_autocast_computes_all_of_it_in_one_dtype():
+    """As with `.to(bfloat16)` throughout; a query with nothing to see gives no NaN."""
+    q, k, v = case(100, 4, 2, torch.float32)
+    mask = document_mask(torch.arange(100).div(40, rounding_mode="floor").expand(2, -1))
+    mask[:, :, 70] = False
+    scores = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    spans = query_spans(100, 2, None)
+    biases = block_biases(scores, spans, 2, 2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = blocked_attention(q, k, v, biases, spans)
+    out.float().square().sum().backward()
+    assert out.dtype == torch.bfloat16 and bool(out.isfinite().all())
+    others = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    narrow = [x.to(torch.bfloat16) for x in others]
+    low = scores.clamp_min(torch.finfo(torch.bfloat16).min).to(torch.bfloat16)
+    blocked_attention(*narrow, block_biases(low, spans, 2, 2, 2), spans).float().square().sum().backward()
+    for mine, other in zip((q, k, v), others, strict=True):
+        assert mine.grad is not None and bool(mine.grad.isfinite().all())
+        torch.testing.assert_close(mine.grad, other.grad)
