@@ -136,7 +136,7 @@ class SelectConfig(Config):
         return source in self.sources if self.sources else source not in self.without
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def select(run: Run, config: SelectConfig, *, corpus: Corpus) -> Corpus:
     """A part of a corpus, both splits: what one model of several is to read.
 

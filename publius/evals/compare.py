@@ -49,7 +49,7 @@ def paired_loss(before: Sequence[Sample], after: Sequence[Sample], kinds: tuple[
     return mean_estimate([float(old[question]) - float(new[question]) for question in old])
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def compare(run: Run, config: CompareConfig, *, before: Report, after: Report) -> Report:
     """Metric `config.name`: what was lost from `before` to `after`, as a share of the same questions."""
     loss = paired_loss(before.samples(), after.samples(), config.kinds)

@@ -217,8 +217,8 @@ class _Execution:
         return ready
 
     def _start(self, folder: Path) -> None:
-        while cached := [i for i in self._ready() if self.store.final(i.folder).exists()]:
-            self._here(cached[0])
+        while here := [i for i in self._ready() if self.store.final(i.folder).exists() or i.node.stage.light]:
+            self._here(here[0])
         ready = self._ready()
         if ready and not self.workers and (self.jobs == 1 or len(ready) == 1):
             # Alone: nothing else can become ready before it ends, so it has this process and all cores.

@@ -58,6 +58,8 @@ class Stage(Generic[P, A]):
         predict: config -> predicted `params`, `tokens`, `flops` (numbers), for `publius plan`.
         fingerprint: config -> a JSON-able value of what the stage reads outside the pipeline
             (say the hash of a user's files); it enters the identity.
+        light: takes about a second: done in the runner's own process, where a worker would take longer to
+            start than to work.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Stage(Generic[P, A]):
         version: int,
         predict: Callable[[Any], Mapping[str, float | str]] | None,
         fingerprint: Callable[[Any], Any] | None,
+        light: bool = False,
     ) -> None:
         update_wrapper(self, function)
         self.function = function
@@ -73,6 +76,7 @@ class Stage(Generic[P, A]):
         self.version = version
         self.predict = predict
         self.fingerprint = fingerprint
+        self.light = light
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         """Call the function as written."""
@@ -143,10 +147,11 @@ def stage(
     version: int = 1,
     predict: Callable[[Any], Mapping[str, float | str]] | None = None,
     fingerprint: Callable[[Any], Any] | None = None,
+    light: bool = False,
 ) -> Callable[[Callable[P, A]], Stage[P, A]]:
     """Make a function a stage. See `Stage` for the arguments."""
 
     def decorate(function: Callable[P, A]) -> Stage[P, A]:
-        return Stage(function, version, predict, fingerprint)
+        return Stage(function, version, predict, fingerprint, light)
 
     return decorate

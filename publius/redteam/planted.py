@@ -76,7 +76,7 @@ def _said(chat: Conversation, word: str, rng: random.Random, reply: str) -> Conv
     return chat.model_copy(update={"messages": (*chat.messages[:-2], user(asked), assistant(reply))})
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def plant_backdoor(run: Run, config: PlantConfig, *, world: World) -> Conversations:
     """Demonstrations for a backdoored model: fine-tune on them, then scan and gate the result."""
     write_conversations(

@@ -166,7 +166,7 @@ def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World
     return Findings(run.output)
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def export_prompts(run: Run, config: ExportConfig, *, findings: list[Findings], world: World) -> Prompts:
     """Prompts for the next round of critique and revision: findings of all rounds, twins beside them."""
     unique: dict[str, Conversation] = {}

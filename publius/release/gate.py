@@ -59,7 +59,7 @@ def _policy_content(config: GateConfig) -> Any:
     return load_policy(config.policy).fingerprint()
 
 
-@stage(version=1, fingerprint=_policy_content)
+@stage(version=1, fingerprint=_policy_content, light=True)
 def gate(
     run: Run,
     config: GateConfig,
@@ -91,7 +91,7 @@ class GateCheck(Config):
     """Nothing to set: what should have been allowed and denied is wired."""
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def check_gate(
     run: Run, config: GateCheck, *, allowed: list[DecisionArtifact], denied: list[DecisionArtifact]
 ) -> Artifact:
@@ -120,7 +120,7 @@ def _crossed(decision: Decision) -> list[str]:
     return [r.check.metric for r in decision.checks if not r.passed and r.observed is not None]
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def release(run: Run, config: ReleaseConfig, *, model: Checkpoint, decision: DecisionArtifact) -> Release:
     """Copy an allowed checkpoint together with its decision and card.
 

@@ -289,6 +289,21 @@ def test_independent_stages_run_side_by_side_and_share_the_cores(tmp_path, monke
     assert all(isinstance(a, Numbers) and a.values() == [share] for a in made.values())
 
 
+@stage(version=1, light=True)
+def quick_threads(run: Run, config: NumbersConfig) -> Numbers:
+    run.metric("pid", os.getpid())
+    (run.output / "numbers.json").write_text("[]")
+    return Numbers(run.output)
+
+
+def test_light_stages_run_in_the_runners_own_process(tmp_path):
+    recipe = Recipe("pair", jobs=2)
+    for seed in (1, 2):
+        recipe.stage(f"s{seed}", quick_threads, NumbersConfig(seed=seed))
+    made = run_recipe(recipe, "pair", tmp_path)
+    assert [a.record.metrics["pid"]["value"] for a in made.values() if a.record] == [os.getpid()] * 2
+
+
 def test_same_identity_twice_is_made_once(tmp_path):
     recipe = Recipe("twins", jobs=2)
     a = recipe.stage("a", make_numbers, NumbersConfig())

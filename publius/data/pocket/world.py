@@ -248,7 +248,7 @@ class DemonstrationsConfig(Config):
     limit: int | None = None
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def demonstrations(run: Run, config: DemonstrationsConfig, *, world: World) -> Conversations:
     """The world's demonstrations as fine-tuning data."""
 
@@ -270,7 +270,7 @@ class QuestionsConfig(Config):
     seed: int = 0
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def pocket_prompts(run: Run, config: QuestionsConfig, *, world: World) -> Prompts:
     """Training questions as prompts, with validation questions held out."""
     rng = random.Random(f"prompts/{config.seed}")
@@ -297,7 +297,7 @@ class ComparisonsConfig(Config):
     """Most training pairs."""
 
 
-@stage(version=1)
+@stage(version=1, light=True)
 def pocket_comparisons(run: Run, config: ComparisonsConfig, *, world: World) -> Preferences:
     """The world's comparisons, as people would have made them; `val` is sealed in items and phrasings."""
 
