@@ -15,6 +15,7 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.data.artifacts import Conversations
 from publius.model.checkpoint import Checkpoint, save_checkpoint
+from publius.model.transformer import Transformer
 from publius.pipeline import Run, stage
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.shards import Shards
@@ -108,15 +109,6 @@ def sft(
     batches = PackedBatches(
         examples, sequence_length=config.sequence_length, rows=config.rows, seed=config.seed
     )
-    held = _first(val.examples, config.eval_tokens)
-
-    def evaluate() -> dict[str, float]:
-        if not held:
-            return {}
-        packed = PackedBatches(held, sequence_length=config.sequence_length, rows=config.rows, seed=0)
-        sums = held_out_loss(model, packed.once())
-        return {"val_loss": sums.nll / sums.weight}
-
     steps = steps_for(config, batches)
     result = train_loop(
         run,
@@ -127,7 +119,7 @@ def sft(
         steps=steps,
         tokens=steps * config.step_tokens,
         flops_per_token=model.config.flops_per_token(config.sequence_length),
-        evaluate=evaluate,
+        evaluate=lambda: _measure(model, val.examples, config),
         label="sft",
     )
     places = batches.rows_per_epoch * config.sequence_length
@@ -193,6 +185,16 @@ def _replayed(
         drawn.append(Example(ids))
         wanted -= len(ids)
     return drawn
+
+
+def _measure(model: Transformer, examples: Sequence[Example], config: SFTConfig) -> dict[str, float]:
+    """`val_loss` over the first held-out conversations, up to `eval_tokens`; empty when there are none."""
+    held = _first(examples, config.eval_tokens)
+    if not held:
+        return {}
+    packed = PackedBatches(held, sequence_length=config.sequence_length, rows=config.rows, seed=0)
+    sums = held_out_loss(model, packed.once())
+    return {"val_loss": sums.nll / sums.weight}
 
 
 def _first(examples: Sequence[Example], tokens: int) -> list[Example]:
