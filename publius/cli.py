@@ -1,7 +1,7 @@
 """The command line: thin verbs over the Python API of the same names.
 
 Results go to stdout (`--json` prints nothing else there), words for people to stderr. What a user
-can mend ends with one message and exit code 2, never a traceback.
+can mend ends with one message and exit code 2, never a traceback. Long because every verb stands here once.
 """
 
 from __future__ import annotations

@@ -131,11 +131,16 @@ def evaluate_judge(
     set_threads(config.threads)
     comparisons = pairs.val()[: config.max_pairs]
     metrics, samples = grade_judge(run, _judge(config, judge), comparisons, seed=config.seed)
-    body = {"metrics": {name: e.as_dict() for name, e in metrics.items()}, "samples": samples}
+    body = {"metrics": {name: _finite(e) for name, e in metrics.items()}, "samples": samples}
     (run.output / "judge.json").write_text(
         json.dumps(body, ensure_ascii=False, indent=1, allow_nan=False), "utf-8"
     )
     return JudgeReport(run.output)
+
+
+def _finite(estimate: Estimate) -> dict[str, Any]:
+    """For JSON: of no readable judgement there is no rate, and NaN is not JSON."""
+    return estimate.as_dict() | {"value": estimate.value if math.isfinite(estimate.value) else None}
 
 
 def grade_judge(

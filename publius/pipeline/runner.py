@@ -30,6 +30,9 @@ from publius.pipeline.store import Store, disk_errors, left_by_the_dead, read_js
 __all__ = ["StageCrash", "run_recipe"]
 
 _STOPPED = "stopped; the same command goes on from here"
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""Ask for large pages: glibc reads it when a process starts, so only workers get it. Training on CPU takes
+3-5% less time with them; other C libraries do not know the variable."""
 _GRACE_SECONDS = 60.0
 """What a worker has to end its step and save, once it is told to stop."""
 
@@ -129,7 +132,8 @@ class _Worker:
             stdin=subprocess.PIPE,  # never written: its closing tells the worker that we are gone
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ
+            env={"GLIBC_TUNABLES": _HUGE_PAGES}
+            | os.environ
             | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
         self._echo = threading.Thread(target=self._pass_on, daemon=True)

@@ -58,9 +58,9 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 2_750_000
+    haiku_tokens: int = 2_800_000
     opus_tokens: int = 2_000_000
-    sft_tokens: int = 400_000
+    sft_tokens: int = 360_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     replay: float = 0.15
     """Share of every fine-tuning that is pretraining text: what nobody asks about is not forgotten."""
@@ -126,13 +126,12 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
     vocab_size = sizes.vocab_size
 
-    def read(
-        name: str, without: tuple[str, ...]
-    ):  # a quarter of an hour is short: each tier reads what it needs
+    def read(name: str, without: tuple[str, ...]):
+        """A quarter of an hour is short: each tier reads what its work needs."""
         part = r.stage(f"text_{name}", select, SelectConfig(without=without), corpus=world)
         return part, r.stage(f"shards_{name}", tokenize, TokenizeConfig(), corpus=part, tokenizer=tokenizer)
 
-    text, shards = read("haiku", ("critique", "comparison"))
+    text, shards = read("haiku", ("critique",))
     _, reviewing = read("opus", ("sum", "table", "manual"))
 
     def pretrained(name: str, size: tuple[int, int], tokens: int, shards: Node):

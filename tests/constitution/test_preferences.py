@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of, user
 from publius.data.artifacts import Preferences, Prompts, write_preferences, write_prompts
 from publius.data.types import Preference
+from publius.model.checkpoint import Checkpoint
 from publius.pipeline.run import testing_run
 from publius.testing import ScriptedEngine
 from tests.rl import tiny
@@ -186,3 +188,23 @@ def test_the_whole_way_with_real_engines(tmp_path: Path) -> None:
     )
     assert report.metrics()["judge.accuracy"]["n"] == 5 == len(report.samples())
     assert report.metrics()["judge.accuracy"] == run.metrics["judge.accuracy"]
+
+
+def test_a_judge_that_cannot_be_read_is_reported_without_a_rate(tmp_path, monkeypatch):
+    """Nothing was read, so there is no rate of inconsistency, and the report is JSON all the same."""
+    monkeypatch.setattr(MODULE, "_judge", lambda config, checkpoint: FakeJudge())
+    prompt = Conversation(messages=(user("hi"),))
+    pair = Preference(
+        prompt=prompt, chosen=assistant("yes?"), rejected=assistant("no?"), probability=1.0, source="s"
+    )
+    write_preferences(tmp_path / "pairs", train=[pair], val=[pair] * 3)
+    config = JudgeEvalConfig.model_validate(CONFIG | {"constitution": Constitution.load("default")})
+    report = evaluate_judge(
+        testing_run(tmp_path / "run"),
+        config,
+        judge=Checkpoint(tmp_path),
+        pairs=Preferences(tmp_path / "pairs"),
+    )
+    written = json.loads(report.file("judge.json").read_text(), parse_constant=pytest.fail)["metrics"]
+    assert written["judge.failures"]["value"] == 1.0 and written["judge.accuracy"]["value"] == 0.0
+    assert written["judge.inconsistency"]["value"] is None

@@ -7,6 +7,7 @@ import pytest
 
 from publius.core.errors import UserError
 from publius.model import ModelConfig, preset
+from publius.model.hf_config import config_to_hf
 from publius.pipeline import HARDWARE, cluster_named, hardware_named
 from publius.pipeline.hardware import PUE, cost
 from publius.training.calibrate import Calibration, calibrate, rate
@@ -125,7 +126,7 @@ def test_bad_arguments(change, words):
 def test_read_model(tmp_path):
     config = preset("haiku", "one_gpu", 1000)
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(config.to_hf()))
+    file.write_text(json.dumps(config_to_hf(config)))
     assert read_model(tmp_path) == read_model(file)
     assert read_model(file).parameters() == config.parameters()
     for text, words in (("{", "no model config"), ("[]", "not a JSON object"), ("{}", "vocab_size")):
