@@ -58,9 +58,9 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 2_800_000
+    haiku_tokens: int = 3_300_000
     opus_tokens: int = 2_000_000
-    sft_tokens: int = 360_000
+    sft_tokens: int = 400_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     replay: float = 0.15
     """Share of every fine-tuning that is pretraining text: what nobody asks about is not forgotten."""
