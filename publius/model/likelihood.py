@@ -19,9 +19,10 @@ from publius.model.transformer import Transformer
 __all__ = ["logprobs", "token_nll", "weighted_nll"]
 
 _LOSS_ROWS = 512
-"""Tokens a chunk in `weighted_nll`: the fastest that bounds memory. Measured on one core in bf16, forward and
-backward, 2,048 tokens of 512 with 32,768 ids: chunks of 1024, 512, 256 and 128 took 1.70, 1.82, 2.01 and 2.47 s
-and 309, 212, 163 and 157 MB; 8,192 tokens at 512 took 7.4 s and 224 MB, keeping the logits 11.3 s and 619 MB."""
+"""Tokens a chunk in `weighted_nll`: fast, and bounded in memory. Measured on one core in bf16, forward and
+backward, 2,048 tokens of 512 with 32,768 ids: chunks of 1024, 512, 256 and 128 took 1.70, 1.82, 2.01 and
+2.47 s, and 309, 212, 163 and 157 MB. 8,192 tokens at 512 took 7.4 s and 224 MB; keeping the logits, 11.3 s
+and 619 MB."""
 _CHUNK_ELEMENTS = 1 << 25
 """Logits kept at once by `token_nll` (64 MB in bf16); more go in chunks, recomputed in backward."""
 _CACHE_ROWS = 512
