@@ -89,33 +89,34 @@ def blocked_attention(
 
 
 def _pack(x_BTHd: Tensor, kv_heads: int) -> Tensor:
-    """[B, T, H, d] -> [N, T*G, d], contiguous."""
-    rows, length, heads, dim = x_BTHd.shape
-    split = x_BTHd.reshape(rows, length, kv_heads, heads // kv_heads, dim).permute(0, 2, 1, 3, 4)
-    return split.reshape(rows * kv_heads, -1, dim)
+    """[B, T, H, d] -> [N, T*G, d]."""
+    split = x_BTHd.unflatten(2, (kv_heads, -1)).permute(0, 2, 1, 3, 4)
+    return split.reshape(x_BTHd.shape[0] * kv_heads, -1, x_BTHd.shape[-1])
 
 
-def _unpack(x_NTd: Tensor, rows: int, length: int) -> Tensor:
-    """The inverse of `_pack`: [N, T*G, d] -> [B, T, H, d]."""
-    dim = x_NTd.shape[-1]
-    split = x_NTd.view(rows, x_NTd.shape[0] // rows, length, -1, dim).permute(0, 2, 1, 3, 4)
-    return split.reshape(rows, length, -1, dim)
+def _spread(x_NTd: Tensor, rows: int, length: int) -> Tensor:
+    """The inverse of `_pack`, as a view: [N, T*G, d] -> [B, T, K, G, d]."""
+    kv_heads, dim = x_NTd.shape[0] // rows, x_NTd.shape[-1]
+    return x_NTd.view(rows, kv_heads, length, -1, dim).permute(0, 2, 1, 3, 4)
 
 
 def _attend(
     q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, spans: tuple[Span, ...], biases: tuple[Tensor, ...]
 ) -> tuple[Tensor, list[Tensor]]:
-    """The output [B, T, H*d], and what backward needs: packed q, k, v and each block's probabilities."""
-    rows, length, heads, dim = q_BTHd.shape
-    kv_heads = k_BTKd.shape[2]
-    groups = heads // kv_heads
-    q, k, v = _pack(q_BTHd, kv_heads), _pack(k_BTKd, kv_heads), _pack(v_BTKd, kv_heads)
-    keys, outs, probs = k.transpose(1, 2), list[Tensor](), list[Tensor]()
+    """The output [B, T, H*d], and for each block what backward needs: its q, k, v and probabilities.
+
+    Every block is packed by itself: products of bf16 copy what does not lie together, so a slice of a packed
+    whole would be copied twice.
+    """
+    rows, dim, kv_heads = q_BTHd.shape[0], q_BTHd.shape[3], k_BTKd.shape[2]
+    outs, kept = list[Tensor](), list[Tensor]()
     for (start, stop, low), bias in zip(spans, biases, strict=True):
-        queries = q[:, start * groups : stop * groups]
-        probs.append(torch.baddbmm(bias, queries, keys[:, :, low:stop], alpha=dim**-0.5).softmax(-1))
-        outs.append(torch.bmm(probs[-1], v[:, low:stop]))
-    return _unpack(torch.cat(outs, 1), rows, length).flatten(2), [q, k, v, *probs]
+        q = _pack(q_BTHd[:, start:stop], kv_heads)
+        k, v = _pack(k_BTKd[:, low:stop], kv_heads), _pack(v_BTKd[:, low:stop], kv_heads)
+        probs = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=dim**-0.5).softmax(-1)
+        outs.append(_spread(torch.bmm(probs, v), rows, stop - start))
+        kept += [q, k, v, probs]
+    return torch.cat(outs, 1).flatten(2), kept
 
 
 class _Blocked(torch.autograd.Function):
@@ -125,26 +126,26 @@ class _Blocked(torch.autograd.Function):
     ) -> Tensor:
         out, kept = _attend(q_BTHd, k_BTKd, v_BTKd, spans, biases)
         ctx.save_for_backward(*kept)
-        rows, length, heads, _ = q_BTHd.shape
-        ctx.spans, ctx.shape = spans, (rows, length, heads // k_BTKd.shape[2])
+        ctx.spans, ctx.kv_heads, ctx.dim = spans, k_BTKd.shape[2], q_BTHd.shape[3]
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        q, k, v, *kept = ctx.saved_tensors
-        rows, length, groups = ctx.shape
-        dim = q.shape[-1]
-        out = _pack(grads[0].unflatten(2, (-1, dim)), k.shape[0] // rows)
-        grad_q = torch.empty_like(q)
-        wide = torch.promote_types(k.dtype, torch.float32)  # many blocks add to the first keys
-        grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
-        for (start, stop, low), probs in zip(ctx.spans, kept, strict=True):
-            here = slice(start * groups, stop * groups)
-            weight = torch.bmm(out[:, here], v[:, low:stop].transpose(1, 2))
+        kept, out_BTHd = ctx.saved_tensors, grads[0].unflatten(2, (-1, ctx.dim))
+        rows, length, dim = out_BTHd.shape[0], out_BTHd.shape[1], ctx.dim
+        wide = torch.promote_types(out_BTHd.dtype, torch.float32)  # many blocks add to the first keys
+        grad_k = torch.zeros(rows, ctx.kv_heads, length, dim, dtype=wide, device=out_BTHd.device)
+        grad_v, grad_q = torch.zeros_like(grad_k), list[Tensor]()
+        for number, (start, stop, low) in enumerate(ctx.spans):
+            q, k, v, probs = kept[4 * number : 4 * number + 4]
+            out = _pack(out_BTHd[:, start:stop], ctx.kv_heads)
+            weight = torch.bmm(out, v.transpose(1, 2))
             scores = torch.ops.aten._softmax_backward_data(weight, probs, -1, probs.dtype)
-            grad_q[:, here] = torch.bmm(scores, k[:, low:stop])
-            grad_k[:, low:stop] += torch.bmm(scores.transpose(1, 2), q[:, here])
-            grad_v[:, low:stop] += torch.bmm(probs.transpose(1, 2), out[:, here])
-        scale = dim**-0.5
-        found = (grad_q.mul_(scale), grad_k.mul_(scale).to(k.dtype), grad_v.to(v.dtype))
-        return *(_unpack(x, rows, length) for x in found), None, *(None for _ in kept)
+            grad_q.append(_spread(torch.bmm(scores, k), rows, stop - start))
+            shape = (rows, ctx.kv_heads, stop - low, dim)
+            grad_k[:, :, low:stop] += torch.bmm(scores.transpose(1, 2), q).view(shape)
+            grad_v[:, :, low:stop] += torch.bmm(probs.transpose(1, 2), out).view(shape)
+        found = (grad_k.mul_(dim**-0.5), grad_v)
+        keys_values = [x.transpose(1, 2).to(out_BTHd.dtype) for x in found]
+        queries = torch.cat(grad_q, 1).flatten(2, 3).mul_(dim**-0.5)
+        return queries, *keys_values, None, *(None for _ in ctx.spans)
