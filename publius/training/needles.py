@@ -45,7 +45,10 @@ TRAIN_WORDINGS = (
 )
 TEST_WORDINGS = (
     Wording("The secret of {key} is {value}.", "The secret of {key} is"),
-    Wording("One thing to keep in mind: the key to {key} is {value}.", "What is the key to {key}? It is"),
+    Wording(
+        "Do not forget: the name given to {key} was {value}.",
+        "Which name was it? The name given to {key} was",
+    ),
 )
 
 
