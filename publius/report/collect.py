@@ -79,8 +79,9 @@ class Gathered:
         return [(entry, kind(path)) for entry, path in files if (path / _MARKS[kind]).exists()]
 
     def reports(self) -> list[tuple[Entry, Report]]:
-        """Evaluations, those without a model (baselines) included."""
-        return self._of(Report)
+        """Evaluations, those without a model (baselines) included; `needles` apart."""
+        apart = {entry.record.id for entry, _ in self.needles()}
+        return [(entry, report) for entry, report in self._of(Report) if entry.record.id not in apart]
 
     def needles(self) -> list[tuple[Entry, NeedleReport]]:
         """Searches for needles in haystacks."""

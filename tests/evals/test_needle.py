@@ -10,7 +10,7 @@ from publius.core.errors import UserError
 from publius.core.stats import wilson
 from publius.evals import NeedleConfig, needle
 from publius.evals.needle import NeedleReport, build_question
-from publius.inference import Completion
+from publius.inference import Completion, Engine
 from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.pipeline import testing_run
 from publius.testing import byte_tokenizer, tiny_model
@@ -69,7 +69,7 @@ def _near_sighted(engine, prompts, samplings):
 
 
 def test_cells_tell_what_was_found_where(tmp_path, given, monkeypatch):
-    monkeypatch.setattr("publius.evals.needle.Engine.generate", _near_sighted)
+    monkeypatch.setattr(Engine, "generate", _near_sighted)
     run = testing_run(tmp_path / "run")
     config = NeedleConfig(lengths=(300, 500), depths=(0.0, 1.0), n=5, others=1, prefix="far")
     report = needle(run, config, **given)
