@@ -40,11 +40,11 @@ def longcontext(seed: int = 0) -> Recipe:
     growing = ExtendConfig(
         length=_LONG, method="yarn",
         phases=(
-            Phase(length=512, tokens=200_000),
+            Phase(length=_SHORT, tokens=1_500_000),  # the needle task is learned where it is cheap
             Phase(length=1024, tokens=200_000),
-            Phase(length=_LONG, tokens=300_000),
+            Phase(length=_LONG, tokens=200_000),
         ),
-        batch_tokens=2048, needles=1.0, needle_spacing=40,
+        batch_tokens=1536, needles=1.0, needle_spacing=32, answer_weight=15.0,
         optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003), seed=seed,
     )  # fmt: skip
     long = r.stage("long", extend, growing, base=base, shards=shards)

@@ -60,6 +60,10 @@ class Row(NamedTuple):
     weights: NDArray[np.float32]
     answers: NDArray[np.bool_]
 
+    def cut(self, start: int, end: int | None) -> Row:
+        """The stretch [start, end)."""
+        return Row(self.tokens[start:end], self.weights[start:end], self.answers[start:end])
+
 
 class _Insert(NamedTuple):
     """Tokens to put into a row at a share `at` of its haystack."""
@@ -163,9 +167,9 @@ class LongBatches:
         before = 0
         for insert in inserts:
             at = round(insert.at * len(hay.tokens))
-            parts += [Row(*(part[before:at] for part in hay)), insert.row]
+            parts += [hay.cut(before, at), insert.row]
             before = at
-        parts.append(Row(*(part[before:] for part in hay)))
+        parts.append(hay.cut(before, None))
         return Row(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _inserts(self, rng: np.random.Generator, hiding: Hiding, length: int) -> list[_Insert]:

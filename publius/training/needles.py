@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from publius.tokenizer.tokenizer import Tokenizer
 __all__ = ["TEST_WORDINGS", "TRAIN_WORDINGS", "Lexicon", "Needle", "Wording", "draw_needles", "lexicon"]
 
 _WORD = re.compile(r"(?<![^\s])[^\W\d_]{3,12}(?![^\s.,;:!?])")
+_DOCUMENTS = 5_000
 _LEAST = 24
 """Words a side needs: fewer, and values would be guessed."""
 
@@ -87,14 +89,16 @@ class Lexicon(NamedTuple):
 
 
 def lexicon(documents: Iterable[Sequence[int] | np.ndarray[Any, Any]], tokenizer: Tokenizer) -> Lexicon:
-    """The small-letter words that stand at least twice in `documents`, split by a hash of each.
+    """The small-letter words that stand at least twice in the first 5,000 documents, split by a hash of each.
+
+    A word's side depends on the word alone, so it is the same whatever text it is found in.
 
     Raises:
         UserError: when a side has fewer than 24 of them.
     """
     counts = Counter(
         word
-        for ids in documents
+        for ids in islice(documents, _DOCUMENTS)
         for word in _WORD.findall(tokenizer.decode([int(i) for i in ids], skip_special=True))
         if word.islower()
     )
