@@ -44,7 +44,7 @@ def longcontext(seed: int = 0) -> Recipe:
             Phase(length=1024, tokens=200_000),
             Phase(length=_LONG, tokens=200_000),
         ),
-        batch_tokens=1536, needles=1.0, needle_spacing=32, answer_weight=15.0,
+        batch_tokens=1024, needles=1.0, needle_spacing=32, answer_weight=15.0,
         optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003), seed=seed,
     )  # fmt: skip
     long = r.stage("long", extend, growing, base=base, shards=shards)

@@ -77,6 +77,8 @@ class ExtendConfig(LoopConfig):
     """Share of rows that have needles."""
     needle_spacing: int = Field(default=96, ge=32)
     """Places of a row for each needle in it, at the most crowded; how crowded a row is, is drawn."""
+    needle_words: int = Field(default=8, ge=2)
+    """Words in the longest value that trains; values have two or more. Tests have two."""
     answer_weight: float = Field(default=5.0, gt=0)
     """Loss weight of an answer's tokens; other tokens have 1, a needle's value where it is stated 0."""
     eval_rows: int = Field(default=4, ge=1)
@@ -204,7 +206,9 @@ def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) 
     hiding: Hiding | None = None
     if config.needles:
         words = lexicon(documents, tokenizer).train
-        hiding = Hiding(words, config.needles, config.needle_spacing, config.answer_weight)
+        hiding = Hiding(
+            words, config.needles, config.needle_spacing, config.answer_weight, config.needle_words
+        )
     batches = LongBatches(documents, tokenizer, plans, seed=config.seed, hiding=hiding)
     places = [plan.length * plan.rows * plan.batches for plan in plans]
     flops = [model.config.flops_per_token(plan.length) for plan in plans]

@@ -51,6 +51,8 @@ class Hiding(NamedTuple):
     spacing: int
     """Places for each needle in the most crowded rows; how crowded a row is, is drawn."""
     answer_weight: float
+    longest: int = 2
+    """Words in the longest value."""
 
 
 class Row(NamedTuple):
@@ -173,11 +175,11 @@ class LongBatches:
         return Row(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _inserts(self, rng: np.random.Generator, hiding: Hiding, length: int) -> list[_Insert]:
-        """Statements and questions in order of place, in at most half of the row. Half the questions stand at
-        its end."""
-        most, room = max(1, length // hiding.spacing), length // 2
+        """Statements and questions in order of place, in at most three quarters of the row. Half the
+        questions stand at its end."""
+        count, room = int(rng.integers(1, max(1, length // hiding.spacing) + 1)), 3 * length // 4
         inserts: list[_Insert] = []
-        for needle in draw_needles(rng, hiding.words, TRAIN_WORDINGS, int(rng.integers(1, most + 1))):
+        for needle in draw_needles(rng, hiding.words, TRAIN_WORDINGS, count, longest=hiding.longest):
             said, asked = np.sort(rng.random(2)).tolist()
             if rng.random() < 0.5:
                 said, asked = float(rng.random()), 1.0

@@ -2,7 +2,7 @@
 
     ... haystack ... The badge of grey otter is river lantern. ... haystack ... The badge of grey otter is
 
-Keys and values are pairs of words taken from the corpus, so any tokenizer and any language with spaces will
+Keys and values are words taken from the corpus, so any tokenizer and any language with spaces will
 do. What trains and what tests has nothing in common but the form: words are split by a hash of their letters
 (one in five is for tests, as a key and as a value), and the wordings are two fixed lists without a noun in
 common. The test wordings are read by `publius.evals.needle` alone.
@@ -116,14 +116,25 @@ def lexicon(documents: Iterable[Sequence[int] | np.ndarray[Any, Any]], tokenizer
 
 
 def draw_needles(
-    rng: np.random.Generator, words: Sequence[str], wordings: Sequence[Wording], count: int
+    rng: np.random.Generator,
+    words: Sequence[str],
+    wordings: Sequence[Wording],
+    count: int,
+    *,
+    longest: int = 2,
 ) -> list[Needle]:
-    """`count` needles with distinct keys, each with a wording and a value of its own, all at random."""
+    """`count` needles with distinct keys of two words, each with a wording and a value of its own, at random.
+
+    Args:
+        longest: values have two words to this many. Long ones teach copying: given its first words, every
+            other word of a value can be looked up by the word before it.
+    """
     needles: dict[str, Needle] = {}
     while len(needles) < count:
-        first, second, third, fourth = (words[int(i)] for i in rng.integers(len(words), size=4))
+        size = 2 + int(rng.integers(2, longest + 1))
+        first, second, *value = (words[int(i)] for i in rng.integers(len(words), size=size))
         key = f"{first} {second}"
         wording = wordings[int(rng.integers(len(wordings)))]
         if first != second and key not in needles:
-            needles[key] = Needle(key, f"{third} {fourth}", wording)
+            needles[key] = Needle(key, " ".join(value), wording)
     return list(needles.values())

@@ -69,3 +69,13 @@ def test_needles_have_distinct_keys_and_answers_that_follow_the_question():
         assert needle.statement.endswith(needle.answer) and needle.key in needle.question
         assert needle.value not in needle.question and needle.answer == f" {needle.value}."
         assert set(needle.key.split()) <= set(made_up(40)) and len(set(needle.key.split())) == 2
+
+
+def test_values_have_two_words_to_as_many_as_asked():
+    sizes = {
+        len(needle.value.split())
+        for needle in draw_needles(np.random.default_rng(0), made_up(60), TRAIN_WORDINGS, 200, longest=5)
+    }
+    assert sizes == {2, 3, 4, 5}
+    usual = draw_needles(np.random.default_rng(0), made_up(60), TEST_WORDINGS, 50)
+    assert {len(needle.value.split()) for needle in usual} == {2}
