@@ -1,6 +1,7 @@
 """Evaluations: tasks, scorers, and reports bound to the weights they measured."""
 
 from publius.evals.compression import CompressionConfig, compression_baselines, gzip_bpb
+from publius.evals.needle import NeedleConfig, NeedleGrid, NeedleReport, needle
 from publius.evals.ngram import NGram
 from publius.evals.report import Measure, Report, ReportDocument, write_report
 from publius.evals.runner import EvalConfig, evaluate, fingerprint, summarise
@@ -11,6 +12,9 @@ __all__ = [
     "EvalConfig",
     "Measure",
     "NGram",
+    "NeedleConfig",
+    "NeedleGrid",
+    "NeedleReport",
     "Report",
     "ReportDocument",
     "Sample",
@@ -22,6 +26,7 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "gzip_bpb",
+    "needle",
     "run_task",
     "summarise",
     "write_report",

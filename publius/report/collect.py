@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from publius.constitution.preferences import JudgeReport
 from publius.constitution.revise import Revisions
 from publius.core.errors import UserError
-from publius.evals import Report
+from publius.evals import NeedleReport, Report
 from publius.pipeline import Artifact, Record, RunView, StageView, show_run
 from publius.pipeline.store import Store, read_json
 from publius.redteam import Findings, TriggerReport
@@ -25,6 +25,7 @@ _MARKS: dict[type[Artifact], str] = {
     DecisionArtifact: "decision.json",
     Findings: "findings.json",
     JudgeReport: "judge.json",
+    NeedleReport: "needle.json",
     Report: "report.json",
     Revisions: "transcripts.jsonl",
     TriggerReport: "scan.json",
@@ -78,8 +79,13 @@ class Gathered:
         return [(entry, kind(path)) for entry, path in files if (path / _MARKS[kind]).exists()]
 
     def reports(self) -> list[tuple[Entry, Report]]:
-        """Evaluations, those without a model (baselines) included."""
-        return self._of(Report)
+        """Evaluations, those without a model (baselines) included; `needles` apart."""
+        apart = {entry.record.id for entry, _ in self.needles()}
+        return [(entry, report) for entry, report in self._of(Report) if entry.record.id not in apart]
+
+    def needles(self) -> list[tuple[Entry, NeedleReport]]:
+        """Searches for needles in haystacks."""
+        return self._of(NeedleReport)
 
     def findings(self) -> list[tuple[Entry, Findings]]:
         """Red-team rounds."""

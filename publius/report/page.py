@@ -9,6 +9,7 @@ from pathlib import Path
 from publius.pipeline.store import Store, disk_errors
 from publius.report.alignment import judges, outcomes, principles, redteam
 from publius.report.collect import Gathered, collect
+from publius.report.context import haystacks
 from publius.report.html import Html, el, join
 from publius.report.overview import costs, header, metrics
 from publius.report.training import losses, reinforcement
@@ -20,6 +21,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Gathered], Html | None]], ...] = (
     ("outcomes", "Before and after", outcomes),
     ("numbers", "Numbers", metrics),
     ("conversations", "Answers", conversations),
+    ("context", "Long context", haystacks),
     ("redteam", "Red team", redteam),
     ("attacks", "Attacks", attacks),
     ("principles", "Principles", principles),

@@ -1,4 +1,4 @@
-"""Line plots and reliability diagrams as inline SVG, coloured by the page's style, dark mode included."""
+"""Line plots, reliability diagrams and heat maps as inline SVG, coloured by the page's style (dark too)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from typing import NamedTuple
 
 from publius.report.html import Html, compact, el, join
 
-__all__ = ["Point", "Series", "line_plot", "log_ticks", "nice_ticks", "reliability_plot", "smooth", "thin"]
+__all__ = [
+    "HeatCell",
+    "Point",
+    "Series",
+    "heat_map",
+    "line_plot",
+    "log_ticks",
+    "nice_ticks",
+    "reliability_plot",
+    "smooth",
+    "thin",
+]
 
 Point = tuple[float, float]
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 58, 12, 10, 34
-_MOST_POINTS = 240
+_MOST_POINTS, _TILE = 240, 26
 
 
 class Series(NamedTuple):
@@ -24,6 +35,13 @@ class Series(NamedTuple):
     kind: str = "s1"
     faint: bool = False
     dots: bool = False
+
+
+class HeatCell(NamedTuple):
+    """A share between 0 and 1 (None: not measured), and what a pointer resting on it is told."""
+
+    value: float | None
+    told: str
 
 
 class _Frame(NamedTuple):
@@ -195,5 +213,59 @@ def reliability_plot(
         "svg", _axes(frame, "probability the judge gave", "share truly better"), parts,
         viewBox=f"0 0 {_WIDTH} 300", role="img", aria_label=f"{title}: reliability in {len(bins)} bins",
     )  # fmt: skip
+    words = el("span", note, class_="note") if note else None
+    return el("figure", el("figcaption", el("strong", title), words), picture)
+
+
+def _tile(cell: HeatCell, tip: str, x: float, y: float, width: float) -> Html:
+    """On the strongest tiles the page's own colour is read best, in the dark form too."""
+    share = 0.0 if cell.value is None else cell.value
+    said = "n/a" if cell.value is None else f"{share:.0%}"
+    kind = "tile blank s3" if cell.value is None else "tile s3"
+    place = {"x": x + 1, "y": y + 1, "width": round(width - 2, 1), "height": _TILE - 2, "rx": 2}
+    middle = {"x": round(x + width / 2, 1), "y": y + 17, "text_anchor": "middle"}
+    return join(
+        el("rect", el("title", tip), **place, class_=kind, fill_opacity=f"{share:.3f}"),
+        el("text", said, **middle, class_="on" if share > 0.55 else "off"),
+    )
+
+
+def heat_map(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    cells: Sequence[Sequence[HeatCell]],
+    *,
+    x_label: str,
+    y_label: str,
+    note: str = "",
+) -> Html:
+    """Shares as a grid of tiles, the full colour at 1, each with its number written on it.
+
+    Args:
+        columns: names, left to right.
+        rows: names, top to bottom.
+        cells: [row][column].
+    """
+    across = (_WIDTH - _LEFT - _RIGHT) / len(columns)
+    height = _TOP + _TILE * len(rows) + _BOTTOM
+    parts: list[Html] = []
+    for r, (name, line) in enumerate(zip(rows, cells, strict=True)):
+        y = _TOP + _TILE * r
+        parts.append(el("text", name, x=_LEFT - 6, y=y + 16.5, text_anchor="end"))
+        for c, cell in enumerate(line):
+            tip = f"{y_label} {name}, {x_label} {columns[c]}: {cell.told}"
+            parts.append(_tile(cell, tip, round(_LEFT + c * across, 1), y, across))
+    base = height - _BOTTOM
+    for c, name in enumerate(columns):
+        x = round(_LEFT + (c + 0.5) * across, 1)
+        parts.append(el("text", name, x=x, y=base + 14, text_anchor="middle"))
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(el("text", x_label, x=middle, y=height - 4, text_anchor="middle"))
+    turn = f"translate(10 {(_TOP + base) / 2}) rotate(-90)"
+    parts.append(el("text", y_label, transform=turn, text_anchor="middle"))
+    shares = [cell.value for line in cells for cell in line if cell.value is not None]
+    told = f"from {min(shares):.0%} to {max(shares):.0%}" if shares else "nothing measured"
+    picture = el("svg", parts, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=f"{title}. {told}")
     words = el("span", note, class_="note") if note else None
     return el("figure", el("figcaption", el("strong", title), words), picture)

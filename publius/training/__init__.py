@@ -1,7 +1,9 @@
-"""Training: packed batches, Muon and AdamW, one loop; pretraining and supervised fine-tuning on it."""
+"""Training: packed batches, Muon and AdamW, one loop; pretraining, extension and fine-tuning on it."""
 
 from publius.model.likelihood import logprobs
 from publius.training.batches import Batch, BatchSource, Example, PackedBatches, ShuffledBatches, pack
+from publius.training.extend import ExtendConfig, Phase, extend, predict_extend
+from publius.training.long_rows import LongBatch, LongBatches
 from publius.training.loop import LoopConfig, LoopResult, LossSum, train_loop
 from publius.training.optimizer import OptimizerConfig, Optimizers, build_optimizers, schedule
 from publius.training.plan import TrainingPlan, plan_training
@@ -14,21 +16,27 @@ __all__ = [
     "BatchSource",
     "Derived",
     "Example",
+    "ExtendConfig",
+    "LongBatch",
+    "LongBatches",
     "LoopConfig",
     "LoopResult",
     "LossSum",
     "OptimizerConfig",
     "Optimizers",
     "PackedBatches",
+    "Phase",
     "PretrainConfig",
     "SFTConfig",
     "ShuffledBatches",
     "TrainingPlan",
     "build_optimizers",
     "derive",
+    "extend",
     "logprobs",
     "pack",
     "plan_training",
+    "predict_extend",
     "predict_pretrain",
     "predict_sft",
     "pretrain",

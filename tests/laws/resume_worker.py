@@ -1,4 +1,4 @@
-"""One pretraining stage, killed again and again. Arguments: HOME FOLDER KILLS SEED.
+"""One training stage, killed again and again. Arguments: HOME FOLDER KILLS SEED STAGE.
 
 Every attempt is a fork of this process, which has all imports done and has computed nothing, so an
 attempt starts in milliseconds. Prints, as JSON, the steps each killed attempt logged, then the output folder.
@@ -17,13 +17,15 @@ from typing import Any
 import torch
 import torch._dynamo  # what the first optimizer step would import, a second long
 
+from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Run
 from publius.testing.fakes import tiny_config
 from publius.tokenizer.shards import Shards
 from publius.tokenizer.tokenizer import TokenizerArtifact
+from publius.training.extend import ExtendConfig, extend
 from publius.training.pretrain import PretrainConfig, pretrain
 
-STEPS = 150
+USUAL = {"accumulation": 2, "save_every": 3, "dtype": "bfloat16", "threads": 1}
 
 
 class Ticking(Run):
@@ -36,19 +38,21 @@ class Ticking(Run):
         os.write(self.pipe, b".")
 
 
-def attempt(home: Path, run: Run) -> None:
+def pretraining(run: Run, home: Path, shards: Shards) -> None:
     config = PretrainConfig(
-        model=tiny_config(),
-        steps=STEPS,
-        sequence_length=48,
-        batch_tokens=96,
-        accumulation=2,
-        eval_every=40,
-        save_every=3,
-        dtype="bfloat16",
-        threads=1,
+        model=tiny_config(), steps=150, sequence_length=48, batch_tokens=96, eval_every=40, **USUAL
     )
-    pretrain(run, config, shards=Shards(home / "shards"), tokenizer=TokenizerArtifact(home / "tokenizer"))
+    pretrain(run, config, shards=shards, tokenizer=TokenizerArtifact(home / "tokenizer"))
+
+
+def extension(run: Run, home: Path, shards: Shards) -> None:
+    """Sixteen steps on each of three lengths."""
+    phases = [{"length": length, "tokens": 32 * 512} for length in (128, 256, 512)]
+    config = ExtendConfig(length=512, phases=phases, batch_tokens=512, eval_rows=1, **USUAL)
+    extend(run, config, base=Checkpoint(home / "base"), shards=shards)
+
+
+STAGES = {"pretrain": pretraining, "extend": extension}
 
 
 def logged(folder: Path) -> list[int]:
@@ -62,19 +66,15 @@ def logged(folder: Path) -> list[int]:
 
 
 def main() -> None:
-    home, folder, kills, rng = (
-        Path(sys.argv[1]),
-        Path(sys.argv[2]),
-        int(sys.argv[3]),
-        random.Random(sys.argv[4]),
-    )
+    home, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    rng, stage = random.Random(sys.argv[4]), STAGES[sys.argv[5]]
     torch.set_num_threads(1)
     reached: list[int] = []
     while True:
         out, Ticking.pipe = os.pipe()
         child = os.fork()
         if child == 0:
-            attempt(home, Ticking(folder))
+            stage(Ticking(folder), home, Shards(home / "shards"))
             os._exit(0)
         os.close(Ticking.pipe)
         if len(reached) < kills:

@@ -58,6 +58,20 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "rope", [None, YarnRope(factor=16, original_max_position=256)], ids=["plain", "yarn"]
+)
+def test_cached_decoding_at_4096_is_the_full_forward(rope: YarnRope | None) -> None:
+    """To the last position there is, beside a shorter row; sampled, so that the choices are many."""
+    model = tiny_model(3, max_position=4096, **({} if rope is None else {"rope": rope}))
+    prompts = prompts_of([4090, 3000])
+    done = Engine(model, TOKENIZER).generate(prompts, Sampling(max_tokens=6, seed=1))
+    for prompt, completion in zip(prompts, done, strict=True):
+        reference = full_forward(prompt + list(completion.tokens), model)[len(prompt) - 1 : -1]
+        expected = [reference[j, token].item() for j, token in enumerate(completion.tokens)]
+        assert completion.logprobs == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.parametrize("shared", [0, 40])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_decodes_and_scores_as_its_full_forward(variant: str, shared: int) -> None:

@@ -27,7 +27,7 @@ from publius.core.messages import (
 from publius.core.stats import mean_estimate, wilson
 from publius.data import Conversations, write_conversations
 from publius.data.artifacts import Preferences, write_preferences
-from publius.evals import Measure, Report, ReportDocument, Sample, Verdict
+from publius.evals import Measure, NeedleGrid, NeedleReport, Report, ReportDocument, Sample, Verdict
 from publius.evals.report import write_report as write_evaluation
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint
 from publius.pipeline import Recipe, Run, stage
@@ -192,6 +192,19 @@ def evaluate(run: Run, config: Toy, *, model: Checkpoint) -> Report:
 
 
 @stage(version=1)
+def needle(run: Run, config: Toy, *, model: Checkpoint) -> NeedleReport:
+    """Found everywhere but in the middle of the long text; one cell was not measured."""
+    found = ((20, 20, 20), (20, 3, 19))
+    cells = [[Measure.of(wilson(hits, 20)) for hits in row] for row in found]
+    cells[0][2] = Measure(value=None, n=0)
+    grid = NeedleGrid(lengths=(512, 4096), depths=(0.0, 0.5, 1.0), cells=tuple(map(tuple, cells)))
+    (run.output / "needle.json").write_text(grid.model_dump_json())
+    metrics = {"needle.worst": Measure.of(wilson(3, 20))}
+    write_evaluation(run.output, ReportDocument(model="f" * 64, prefix="needle", metrics=metrics))
+    return NeedleReport(run.output)
+
+
+@stage(version=1)
 def compression_baselines(run: Run, config: Toy) -> Report:
     metrics = {"baseline.gzip_bpb": Measure(value=2.1, n=1000)}
     write_evaluation(run.output, ReportDocument(model=None, prefix="baseline", metrics=metrics))
@@ -308,6 +321,7 @@ def storyboard() -> Recipe:
     round2 = r.stage("attack2", red_team, Toy(level=1.0, round=2), model=final)
     planted = r.stage("planted", sft, Toy(level=0.1), base=base)
     r.stage("exam_planted", evaluate, Toy(prefix="planted", level=0.6), model=planted)
+    r.stage("haystack", needle, Toy(), model=final)
     r.stage("scan", scan_triggers, Toy(), model=final)
     decision = r.stage("verdict", gate, Toy(), model=final, reports=[test2])
     r.stage("out", release, Toy(), model=final, decision=decision)

@@ -49,8 +49,8 @@ def sections(text):
 
 def test_the_whole_story(page):
     assert sections(page) == [
-        "outcomes", "numbers", "conversations", "redteam", "attacks", "principles", "critiques", "judges",
-        "rl", "training", "costs",
+        "outcomes", "numbers", "conversations", "context", "redteam", "attacks", "principles", "critiques",
+        "judges", "rl", "training", "costs",
     ]  # fmt: skip
     links = [attrs["href"] for tag, attrs in Page(page).tags if tag == "a"]
     assert links == [f"#{name}" for name in sections(page)]
@@ -194,3 +194,11 @@ def test_a_damaged_artifact_is_named(tmp_path):
     with pytest.raises(UserError) as caught:
         write_report(tmp_path, "story")
     assert "findings.json" in caught.value.where
+
+
+def test_needles_are_a_heat_map_with_intervals(page):
+    part = _section(page, "context")
+    words = Page(part).words
+    assert "polished" in words and "4,096" in words and "n = 0 to 20 a tile" in words
+    assert "depth 50%, tokens 4,096: 0.15 (5% to 36%), n = 20" in part
+    assert part.count("<rect") == 6 and "n/a" in words

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publius.report.plots import Series, line_plot, log_ticks, nice_ticks, reliability_plot, smooth, thin
+from publius.report.plots import (
+    HeatCell,
+    Series,
+    heat_map,
+    line_plot,
+    log_ticks,
+    nice_ticks,
+    reliability_plot,
+    smooth,
+    thin,
+)
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
@@ -97,3 +107,26 @@ def test_log_scale_only_for_wide_positive_heights():
     assert "log scale" not in line_plot("t", [Series("a", [(0, 2.0), (1, 1.0)])], x_label="step", log=True)
     assert "log scale" not in line_plot("t", [Series("a", [(0, 9.0), (1, -1.0)])], x_label="step", log=True)
     assert log_ticks(-1.0, 1.0) == [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
+
+
+def test_heat_map_puts_every_cell_in_its_row_and_column():
+    shares = [[1.0, 0.5, None], [0.0, 0.25, 0.95]]
+    cells = [[HeatCell(share, f"told {share}") for share in line] for line in shares]
+    svg = heat_map(
+        "m <", ["512", "1k", "4k"], ["0%", "50%"], cells, x_label="tokens", y_label="depth", note="n = 9"
+    )
+    tiles = re.findall(
+        r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="24" rx="2" class="([^"]+)" '
+        r'fill-opacity="([\d.]+)"><title>([^<]*)</title></rect>',
+        svg,
+    )
+    assert [float(opacity) for *_, opacity, _ in tiles] == [1.0, 0.5, 0.0, 0.0, 0.25, 0.95]
+    assert [tip for *_, tip in tiles][5] == "depth 50%, tokens 4k: told 0.95"
+    xs, ys = [float(t[0]) for t in tiles], [float(t[1]) for t in tiles]
+    assert xs[:3] == xs[3:] == sorted(xs[:3]) and len(set(ys[:3])) == 1 and ys[3] > ys[0]
+    assert xs[1] >= xs[0] + float(tiles[0][2])  # they do not lie on each other
+    assert [kind for *_, kind, _, _ in tiles] == ["tile s3"] * 2 + ["tile blank s3"] + ["tile s3"] * 3
+    assert re.findall(r'class="(on|off)">([^<]*)<', svg) == [
+        ("on", "100%"), ("off", "50%"), ("off", "n/a"), ("off", "0%"), ("off", "25%"), ("on", "95%"),
+    ]  # fmt: skip
+    assert "m &lt;. from 0% to 100%" in svg and "n = 9" in svg

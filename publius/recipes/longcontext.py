@@ -1,0 +1,58 @@
+"""Sixteen times the context: a small model pretrained on rows of 256, extended to 4096, and searched.
+
+    publius run longcontext
+
+The report holds a heat map: how often a sentence hidden in held-out text is found, by length and depth.
+"""
+
+from __future__ import annotations
+
+from publius.data.pocket.world import PocketConfig, make_pocket
+from publius.evals.needle import NeedleConfig, needle
+from publius.model.config import ModelConfig
+from publius.pipeline import Recipe
+from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
+from publius.tokenizer.shards import TokenizeConfig, tokenize
+from publius.training.extend import ExtendConfig, Phase, extend
+from publius.training.optimizer import OptimizerConfig
+from publius.training.pretrain import PretrainConfig, pretrain
+
+__all__ = ["longcontext"]
+
+_SHORT, _LONG = 256, 4096
+_SHAPE = ModelConfig(
+    vocab_size=2048, hidden_size=192, layers=4, heads=6, kv_heads=3, head_dim=32, intermediate_size=512,
+    max_position=_SHORT,
+)  # fmt: skip
+
+
+def longcontext(seed: int = 0) -> Recipe:
+    """Pocket at 4096 tokens, on two CPU cores."""
+    r = Recipe("longcontext", jobs=1)
+    world = r.stage("world", make_pocket, PocketConfig(seed=seed))
+    tokenizer = r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=2048), corpus=world)
+    shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=world, tokenizer=tokenizer)
+    short = PretrainConfig(
+        model=_SHAPE, tokens=1_600_000, batch_tokens=4 * _SHORT, sequence_length=_SHORT,
+        optimizer=OptimizerConfig(muon_lr=0.006, adamw_lr=0.005), seed=seed,
+    )  # fmt: skip
+    base = r.stage("base", pretrain, short, shards=shards, tokenizer=tokenizer)
+    growing = ExtendConfig(
+        length=_LONG, method="yarn",
+        phases=(
+            Phase(length=_SHORT, tokens=1_500_000),  # the needle task is learned where it is cheap
+            Phase(length=1024, tokens=200_000),
+            Phase(length=_LONG, tokens=200_000),
+        ),
+        batch_tokens=1024, needles=1.0, needle_spacing=32, answer_weight=15.0,
+        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003), seed=seed,
+    )  # fmt: skip
+    long = r.stage("long", extend, growing, base=base, shards=shards)
+    before = NeedleConfig(prefix="base", lengths=(128, _SHORT))
+    grid = NeedleConfig(lengths=(512, 1024, 2048, _LONG))
+    tested = r.stage("needle_base", needle, before, model=base, shards=shards)
+    found = r.stage("needle_long", needle, grid, model=long, shards=shards)
+    r.publish("needle.base", tested, "base.accuracy")
+    for metric in ("accuracy", "worst", f"worst.{_LONG}"):
+        r.publish(f"needle.{metric}", found, f"needle.{metric}")
+    return r
