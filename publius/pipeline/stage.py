@@ -58,6 +58,7 @@ class Stage(Generic[P, A]):
         predict: config -> predicted `params`, `tokens`, `flops` (numbers), for `publius plan`.
         fingerprint: config -> a JSON-able value of what the stage reads outside the pipeline
             (say the hash of a user's files); it enters the identity.
+        parallel: whether several processes can do it together (`publius run --nproc`); else one does.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Stage(Generic[P, A]):
         version: int,
         predict: Callable[[Any], Mapping[str, float | str]] | None,
         fingerprint: Callable[[Any], Any] | None,
+        parallel: bool = False,
     ) -> None:
         update_wrapper(self, function)
         self.function = function
@@ -73,6 +75,7 @@ class Stage(Generic[P, A]):
         self.version = version
         self.predict = predict
         self.fingerprint = fingerprint
+        self.parallel = parallel
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         """Call the function as written."""
@@ -143,10 +146,11 @@ def stage(
     version: int = 1,
     predict: Callable[[Any], Mapping[str, float | str]] | None = None,
     fingerprint: Callable[[Any], Any] | None = None,
+    parallel: bool = False,
 ) -> Callable[[Callable[P, A]], Stage[P, A]]:
     """Make a function a stage. See `Stage` for the arguments."""
 
     def decorate(function: Callable[P, A]) -> Stage[P, A]:
-        return Stage(function, version, predict, fingerprint)
+        return Stage(function, version, predict, fingerprint, parallel)
 
     return decorate

@@ -2,6 +2,7 @@
 
 from publius.model.likelihood import logprobs
 from publius.training.batches import Batch, BatchSource, Example, PackedBatches, ShuffledBatches, pack
+from publius.training.distributed import ParallelConfig
 from publius.training.loop import LoopConfig, LoopResult, LossSum, train_loop
 from publius.training.optimizer import OptimizerConfig, Optimizers, build_optimizers, schedule
 from publius.training.plan import TrainingPlan, plan_training
@@ -20,6 +21,7 @@ __all__ = [
     "OptimizerConfig",
     "Optimizers",
     "PackedBatches",
+    "ParallelConfig",
     "PretrainConfig",
     "SFTConfig",
     "ShuffledBatches",

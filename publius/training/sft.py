@@ -77,7 +77,7 @@ def render_all(renderer: Renderer, chats: Sequence[Conversation], sequence_lengt
     return Rendering(examples, truncated, dropped)
 
 
-@stage(version=1, predict=predict_sft)
+@stage(version=1, predict=predict_sft, parallel=True)
 def sft(
     run: Run,
     config: SFTConfig,
@@ -128,6 +128,7 @@ def sft(
         evaluate=evaluate,
         label="sft",
     )
+    run.lead()
     places = batches.rows_per_epoch * config.sequence_length
     metrics = result.evaluation | {
         "train_loss": result.loss,
