@@ -48,6 +48,8 @@ from publius.pipeline import (
 from publius.release.locate import locate
 from publius.report import write_report
 from publius.training.calibrate import Calibration, calibrate
+from publius.training.distributed.job import Member, in_job
+from publius.training.distributed.launch import launch
 from publius.training.plan import TrainingPlan, plan_training, read_model, tier_shape
 from publius.training.scaling import read_amount
 
@@ -121,13 +123,29 @@ def run(
     settings: Settings = None,
     until: Until = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Independent stages at once.")] = None,
+    nproc: Annotated[
+        int | None, typer.Option("--nproc", help="Processes of this machine that train together.")
+    ] = None,
     home: Home = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: make what does not exist yet, go on with what was stopped."""
+    if nproc is not None and nproc != 1:
+        if in_job():
+            raise UserError("this is already one of several processes", where="--nproc", fix="leave it out")
+        options = {"--name": name, "--until": until, "--jobs": jobs, "--home": home}
+        given = [part for flag, value in options.items() if value is not None for part in (flag, str(value))]
+        given += [part for setting in settings or [] for part in ("--set", setting)]
+        sys.exit(launch(nproc, ["run", recipe, *given, *(["--json"] if as_json else [])]))
+    member = Member.join() if in_job() else None
+    if member is not None and member.rank:
+        sys.exit(member.serve())
     wired = load_recipe(recipe, parse_settings(settings or []))
     run_name = name or wired.name
-    run_recipe(wired, run_name, home, until=until, jobs=jobs)
+    together = None if member is None else member.together
+    run_recipe(wired, run_name, home, until=until, jobs=jobs, together=together)
+    if member is not None:
+        member.dismiss()
     page = write_report(home, run_name)
     if as_json:
         _print_json(show_run(run_name, home).as_dict())
@@ -422,3 +440,7 @@ def show_constitution(
     for principle in loaded.principles:
         table.add_row(principle.id, principle.category, principle.text, principle.source)
     Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

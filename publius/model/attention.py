@@ -80,10 +80,14 @@ def rotate(x_BTHd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def document_mask(documents_BT: Tensor) -> Tensor:
-    """bool [B, 1, T, T], True = attend: causal, and within the same document of a packed row."""
-    same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
-    return same.tril()
+def document_mask(documents_BT: Tensor, first: int = 0, count: int | None = None) -> Tensor:
+    """bool [B, 1, T, T], True = attend: causal, and within the same document of a packed row.
+
+    With `first` and `count`, [B, 1, count, T]: the queries of those places only.
+    """
+    queries = documents_BT if count is None else documents_BT[:, first : first + count]
+    same = queries[:, None, :, None] == documents_BT[:, None, None, :]
+    return same.tril(first)
 
 
 class Bias(NamedTuple):

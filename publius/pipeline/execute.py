@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -26,8 +26,10 @@ __all__ = ["Outcome", "run_stage"]
 Outcome = Literal["cached", "ran", "resumed"]
 
 
-def run_stage(job: Job) -> Outcome:
+def run_stage(job: Job, make_run: Callable[[Path, str], Run] = Run) -> Outcome:
     """Make the artifact of `job` unless it exists, resuming an unfinished one.
+
+    `make_run` makes the stage's run of its folder and name, once there is work to do.
 
     On failure nothing half-written stays: the `.partial` folder goes, unless it holds a resume
     state, which the next run takes up.
@@ -46,7 +48,7 @@ def run_stage(job: Job) -> Outcome:
                 remove_tree(job.partial)
                 return "cached"
             try:
-                return _make(job)
+                return _make(job, make_run)
             finally:
                 _tidy(job.partial)
 
@@ -63,11 +65,17 @@ def _named(stage: str, where: str) -> Iterator[None]:
         raise
 
 
-def _make(job: Job) -> Outcome:
+def _make(job: Job, make_run: Callable[[Path, str], Run]) -> Outcome:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    run = Run(job.partial, job.name)
+    run = make_run(job.partial, job.name)
     outcome: Outcome = "resumed" if run.has_state else "ran"
-    result = job.stage(run, job.config, **job.inputs)
+    try:
+        result = job.stage(run, job.config, **job.inputs)
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to tell
+            run.settle()
+        raise
+    run.settle()
     kind = job.stage.signature.output
     if not isinstance(result, kind) or result.path != run.output:
         raise TypeError(f"stage {job.name} returned {result!r}, not {kind.__name__}(run.output)")

@@ -17,6 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Run:
         self._earlier = 0.0
         self._clock = time.monotonic()
         self._log = self.folder / "metrics.jsonl"
+        self._saving: Future[None] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = ("lock", "resume", self._log.name) if self.has_state else ("lock",)
         for left in self.folder.iterdir():  # by a kill, at any moment
@@ -86,28 +88,66 @@ class Run:
     def save(self, write: Callable[[Path], object]) -> None:
         """Keep a resume state: `write(folder)` fills an empty folder, which then replaces the last one.
 
-        A kill at any moment leaves either the last state or this one, whole.
+        A kill at any moment leaves either the last state or this one, whole. When `write` returns a function,
+        that is called in a thread to wait for the rest of the writing, and the state counts from then on;
+        what goes wrong there is raised by the next `save` or `settle`.
         """
+        self.settle()
         states = self._states()
         fresh = self.folder / "resume.tmp"
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             (fresh / "files").mkdir(parents=True)
-            write(fresh / "files")
+            rest = self._fill(write, fresh / "files")
             size = self._log.stat().st_size if self._log.exists() else 0
             counters = {"elapsed": self.elapsed, "tokens": self.tokens, "flops": self.flops}
-            counters |= {"metrics": self.metrics, "log_bytes": size, "sha256": _digests(fresh / "files")}
-            write_json(fresh / "run.json", counters)
-            fsync_tree(fresh)
-            kept = self.folder / "resume" / f"{int(states[-1].name) + 1 if states else 1:08d}"
-            kept.parent.mkdir(exist_ok=True)
-            fresh.rename(kept)
-            fsync(kept.parent)
+            counters |= {"metrics": dict(self.metrics), "log_bytes": size}
+            if rest is None:
+                self._keep(fresh, counters, states)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
+        if rest is not None:
+            thread = ThreadPoolExecutor(1, thread_name_prefix="publius-state")
+            self._saving = thread.submit(self._keep_later, rest, fresh, counters, states)
+            thread.shutdown(wait=False)
+
+    def settle(self) -> None:
+        """Wait for a state that is still being written."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _fill(self, write: Callable[[Path], object], folder: Path) -> Callable[[], object] | None:
+        rest = write(folder)
+        return rest if callable(rest) else None
+
+    def _keep_later(
+        self, rest: Callable[[], object], fresh: Path, counters: dict[str, Any], states: list[Path]
+    ) -> None:
+        try:
+            rest()
+            self._keep(fresh, counters, states)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+
+    def _keep(self, fresh: Path, counters: dict[str, Any], states: list[Path]) -> None:
+        write_json(fresh / "run.json", counters | {"sha256": _digests(fresh / "files")})
+        fsync_tree(fresh)
+        kept = self.folder / "resume" / f"{int(states[-1].name) + 1 if states else 1:08d}"
+        kept.parent.mkdir(exist_ok=True)
+        fresh.rename(kept)
+        fsync(kept.parent)
         for old in states:
             shutil.rmtree(old)
+
+    def agree(self, wish: bool) -> bool:
+        """One answer for all processes that do this stage together: whether any of them wishes."""
+        return wish
+
+    def lead(self) -> None:
+        """The rest of the stage is for one process: where several do it, the others end here."""
 
     def stoppable(self) -> AbstractContextManager[None]:
         """Around a loop that calls `stop_here`: SIGTERM and Ctrl-C wait inside for its next call."""
@@ -120,8 +160,9 @@ class Run:
             Stopped: after SIGTERM.
             KeyboardInterrupt: after Ctrl-C.
         """
-        if stop_asked():
+        if self.agree(stop_asked()):
             self.save(write)
+            self.settle()
             leave()
 
     def restore(self) -> Path | None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,13 @@ class StageCrash(RuntimeError):
 
 
 def run_recipe(
-    recipe: Recipe, name: str, home: Path, *, until: str | None = None, jobs: int | None = None
+    recipe: Recipe,
+    name: str,
+    home: Path,
+    *,
+    until: str | None = None,
+    jobs: int | None = None,
+    together: Callable[[Job], Outcome] | None = None,
 ) -> dict[str, Artifact]:
     """Make every artifact of `recipe` that does not exist yet, as run `name` under `home`.
 
@@ -50,6 +56,8 @@ def run_recipe(
         until: run this stage and what it needs only.
         jobs: independent stages at once (default: the recipe's own). With more than one, stages that
             run side by side do so in worker processes that share the cores; a lone one runs here.
+        together: does a stage that is `parallel` with the other processes of a job; stages then run one
+            after the other.
 
     Returns:
         The artifact of each stage.
@@ -60,7 +68,13 @@ def run_recipe(
         Stopped: after SIGTERM, when all that was at work has saved its state and tidied up.
     """
     check_run_name(name)
-    jobs = recipe.jobs if jobs is None else jobs
+    if together is not None and jobs not in (None, 1):
+        raise UserError(
+            f"jobs is {jobs}, in a job of several processes",
+            where="--jobs",
+            fix="leave it out",
+        )
+    jobs = 1 if together is not None else recipe.jobs if jobs is None else jobs
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", where="--jobs", fix="give 1 or more")
     identities = identify(recipe, until)
@@ -70,7 +84,7 @@ def run_recipe(
         store.artifacts.mkdir(parents=True, exist_ok=True)
         store.run(name).mkdir(parents=True, exist_ok=True)
         _write_recipe(store, name, recipe, until)
-        execution = _Execution(recipe, name, store, identities, jobs)
+        execution = _Execution(recipe, name, store, identities, jobs, together)
         with _journal(store, name, execution):
             execution.run()
     return execution.artifacts
@@ -186,8 +200,15 @@ class _Execution:
     """One pass over a recipe."""
 
     def __init__(
-        self, recipe: Recipe, name: str, store: Store, identities: list[Identity], jobs: int
+        self,
+        recipe: Recipe,
+        name: str,
+        store: Store,
+        identities: list[Identity],
+        jobs: int,
+        together: Callable[[Job], Outcome] | None,
     ) -> None:
+        self.together = together
         self.recipe, self.name, self.store, self.jobs = recipe, name, store, jobs
         self.pending = list(identities)
         self.total = len(identities)
@@ -241,7 +262,8 @@ class _Execution:
             self._say(identity, "resumed" if (job.partial / "resume").exists() else "started")
         clock = time.monotonic()
         try:
-            outcome = run_stage(job)
+            together = self.together if job.stage.parallel else None
+            outcome = run_stage(job) if together is None else together(job)
         except (KeyboardInterrupt, Stopped):
             self._say(identity, _STOPPED)
             raise

@@ -60,6 +60,7 @@ class Stage(Generic[P, A]):
             (say the hash of a user's files); it enters the identity.
         light: takes about a second: done in the runner's own process, where a worker would take longer to
             start than to work.
+        parallel: whether several processes can do it together (`publius run --nproc`); else one does.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Stage(Generic[P, A]):
         predict: Callable[[Any], Mapping[str, float | str]] | None,
         fingerprint: Callable[[Any], Any] | None,
         light: bool = False,
+        parallel: bool = False,
     ) -> None:
         update_wrapper(self, function)
         self.function = function
@@ -77,6 +79,7 @@ class Stage(Generic[P, A]):
         self.predict = predict
         self.fingerprint = fingerprint
         self.light = light
+        self.parallel = parallel
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         """Call the function as written."""
@@ -148,10 +151,11 @@ def stage(
     predict: Callable[[Any], Mapping[str, float | str]] | None = None,
     fingerprint: Callable[[Any], Any] | None = None,
     light: bool = False,
+    parallel: bool = False,
 ) -> Callable[[Callable[P, A]], Stage[P, A]]:
     """Make a function a stage. See `Stage` for the arguments."""
 
     def decorate(function: Callable[P, A]) -> Stage[P, A]:
-        return Stage(function, version, predict, fingerprint, light)
+        return Stage(function, version, predict, fingerprint, light, parallel)
 
     return decorate

@@ -87,5 +87,6 @@ def interrupts(*signals: int) -> Iterator[None]:
         yield
     finally:
         for each, handler in before.items():
-            signal.signal(each, handler)
+            if signal.getsignal(each) is handle:  # else someone inside has decided otherwise
+                signal.signal(each, handler)
         _request.asked, _request.leaving = 0, False

@@ -96,7 +96,7 @@ def _loss(model: RewardModel, batch: PairBatch) -> LossSum:
     return LossSum(total, batch.weight_B.sum(), int((batch.last_2B + 1).sum()))
 
 
-@stage(version=1)
+@stage(version=1, parallel=True)
 def train_reward(
     run: Run, config: RewardConfig, *, base: Checkpoint, preferences: list[Preferences]
 ) -> RewardCheckpoint:
@@ -139,6 +139,7 @@ def train_reward(
         label="reward model",
         flops_per_token=trunk.config.flops_per_token(limit),
     )
+    run.lead()
     run.metric("reward.train_loss", result.loss)
     scorer = ModelReward(model, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id, batch=config.max_batch)
     scores = scorer.score([row for p in held_out for row in (p.chosen, p.rejected)])

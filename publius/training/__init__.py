@@ -2,6 +2,7 @@
 
 from publius.model.likelihood import logprobs
 from publius.training.batches import Batch, BatchSource, Example, PackedBatches, ShuffledBatches, pack
+from publius.training.distributed import ParallelConfig
 from publius.training.extend import ExtendConfig, Phase, extend, predict_extend
 from publius.training.long_rows import LongBatch, LongBatches
 from publius.training.loop import LoopConfig, LoopResult, LossSum, train_loop
@@ -25,6 +26,7 @@ __all__ = [
     "OptimizerConfig",
     "Optimizers",
     "PackedBatches",
+    "ParallelConfig",
     "Phase",
     "PretrainConfig",
     "SFTConfig",

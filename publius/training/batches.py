@@ -16,7 +16,18 @@ from torch import Tensor
 
 from publius.core.errors import UserError
 
-__all__ = ["Batch", "BatchSource", "Example", "PackedBatches", "Piece", "ShuffledBatches", "collate", "pack"]
+__all__ = [
+    "Batch",
+    "BatchSource",
+    "Example",
+    "PackedBatches",
+    "Piece",
+    "Share",
+    "ShuffledBatches",
+    "collate",
+    "pack",
+    "share_of",
+]
 
 B_co = TypeVar("B_co", covariant=True)
 _T = TypeVar("_T")
@@ -33,6 +44,8 @@ class Batch(NamedTuple):
     documents_BT: Tensor
     trained_N: Tensor
     """Places in the flattened rows whose weight is positive; found here, so that no device waits for it."""
+    first: int = 0
+    """The first token's place in the row, where a rank has only a stretch of it (documents are whole)."""
 
 
 class Example(NamedTuple):
@@ -64,6 +77,42 @@ class BatchSource(Protocol[B_co]):
     def restore(self, state: dict[str, int]) -> None:
         """Go to a place that `state` returned."""
         ...
+
+    def share(self, index: int, count: int) -> None:
+        """From now on `next` makes the `index`-th of `count` equal shares of each batch's rows.
+
+        Raises:
+            UserError: when `count` does not divide them.
+        """
+        ...
+
+
+class Share(NamedTuple):
+    """Which rows of a batch one of several processes makes."""
+
+    place: int = 0
+    shares: int = 1
+
+    def of(self, rows: list[_T]) -> list[_T]:
+        """My rows."""
+        size = len(rows) // self.shares
+        return rows[self.place * size : (self.place + 1) * size]
+
+
+def share_of(rows: int, index: int, count: int) -> Share:
+    """The `index`-th of `count` equal shares of `rows`.
+
+    Raises:
+        UserError: when they cannot be equal.
+    """
+    if rows % count:
+        raise UserError(
+            f"a batch of {rows} rows cannot be shared by {count} ranks",
+            where="parallel",
+            fix=f"make its rows (batch_tokens / sequence_length; a reward model's pairs) divide by {count},"
+            " or use fewer data-parallel ranks (shard x replicate)",
+        )
+    return Share(index, count)
 
 
 def pack(lengths: Sequence[int], sequence_length: int, seed: int) -> list[list[Piece]]:
@@ -117,7 +166,8 @@ def collate(rows: Sequence[Sequence[Piece]], examples: Sequence[Example], sequen
             positions[r, here], documents[r, here] = np.arange(length), number
             place += length
     arrays = (tokens, targets, weights, positions, documents, np.flatnonzero(weights > 0))
-    return Batch(*(torch.from_numpy(array) for array in arrays))
+    parts = [torch.from_numpy(array) for array in arrays]
+    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5])
 
 
 class PackedBatches:
@@ -143,6 +193,7 @@ class PackedBatches:
                 fix="check the stage that made this input, and its filters",
             )
         self._epoch = self._row = 0
+        self._share = Share()
         self._order = self._pack(0)
 
     @property
@@ -171,7 +222,11 @@ class PackedBatches:
             take = self._order[self._row : self._row + self.rows - len(picked)]
             picked += take
             self._row += len(take)
-        return collate(picked, self.examples, self.sequence_length)
+        return collate(self._share.of(picked), self.examples, self.sequence_length)
+
+    def share(self, index: int, count: int) -> None:
+        """Make only a share of each batch's rows; the place in the data stays that of all."""
+        self._share = share_of(self.rows, index, count)
 
     def state(self) -> dict[str, int]:
         """Epoch and row."""
@@ -212,6 +267,7 @@ class ShuffledBatches(Generic[_T, _B]):
             )
         self.items, self.build, self.rows, self.seed = items, build, rows, seed
         self._epoch = self._place = 0
+        self._share = Share()
         self._order = self._shuffle()
 
     @property
@@ -229,7 +285,11 @@ class ShuffledBatches(Generic[_T, _B]):
             take = self._order[self._place : self._place + self.rows - len(picked)]
             picked += [self.items[i] for i in take]
             self._place += len(take)
-        return self.build(picked)
+        return self.build(self._share.of(picked))
+
+    def share(self, index: int, count: int) -> None:
+        """Make only a share of each batch's items; the place in the data stays that of all."""
+        self._share = share_of(self.rows, index, count)
 
     def state(self) -> dict[str, int]:
         """Epoch and place in it."""

@@ -73,7 +73,7 @@ def language_loss(model: Transformer, batch: Batch) -> LossSum:
 
     The head works only where a weight is positive, so prompts and padding cost no logits.
     """
-    mask = document_mask(batch.documents_BT)
+    mask = document_mask(batch.documents_BT, batch.first, batch.tokens_BT.shape[1])
     hidden_BTD = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, mask=mask)
     weights_N = batch.weights_BT.flatten()[batch.trained_N]
     targets_N = batch.targets_BT.flatten()[batch.trained_N]

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
@@ -28,6 +29,7 @@ from publius.core.device import compute_dtype, pick_device, set_threads
 from publius.pipeline.run import Run
 from publius.training.batches import BatchSource
 from publius.training.compiling import compile_blocks
+from publius.training.distributed import ParallelConfig, join_session
 from publius.training.guard import Guard
 from publius.training.optimizer import OptimizerConfig, build_optimizers, schedule
 from publius.training.prefetch import Prefetched
@@ -70,6 +72,8 @@ class LoopConfig(Config):
     third more work, the same gradients."""
     threads: int | None = execution(None)
     """CPU threads; None respects OMP_NUM_THREADS."""
+    parallel: ParallelConfig = execution(ParallelConfig())
+    """How ranks share the work, where there are several (`publius run --nproc`)."""
 
 
 class LossSum(NamedTuple):
@@ -138,7 +142,8 @@ def train_loop(
     Args:
         run: takes the log (`step`, `loss`, `lr`, `grad_norm`, `tokens_per_second`; of a skipped step also
             `skipped`, the reason, and `batch_*`, its place in the data), counts and states.
-        model: fp32 weights, on any device; moved to the config's. Left there, in eval mode.
+        model: fp32 weights, on any device; moved to the config's. Left there, in eval mode. In a job of
+            several ranks it is sharded meanwhile, and left whole on rank 0's CPU, empty on the others.
         batches: where batches (NamedTuples of tensors) come from.
         loss: (module, batch) -> LossSum. The module is `model` or a bf16 copy: use no other.
         config: optimizers, clipping, precision, device.
@@ -157,9 +162,10 @@ def train_loop(
     with _Training(model, batches, loss, config, steps, tokens * flops_per_token) as training:
         training.resume(run)
         _steps(run, training, flops_per_token, evaluate, label)
-    evaluation = _evaluate(model, evaluate) if evaluate else {}
-    if evaluation:
-        run.log(step=training.seen.step, **evaluation)
+        run.settle()
+        evaluation = _evaluate(model, evaluate) if evaluate else {}
+        if evaluation:
+            run.log(step=training.seen.step, **evaluation)
     model.eval()
     return training.result(evaluation)
 
@@ -185,7 +191,7 @@ def _steps(
             run.log(**line)
             ticker.advance(1, f"loss {line['loss']:.3f}  {line['tokens_per_second']:,.0f} tok/s")
             run.stop_here(training.save)
-            due = time.monotonic() - saved >= config.save_seconds
+            due = run.agree(time.monotonic() - saved >= config.save_seconds)
             if seen.step < steps and (due or (config.save_every and seen.step % config.save_every == 0)):
                 run.save(training.save)
                 saved = time.monotonic()
@@ -209,10 +215,14 @@ class _Training(Generic[B]):
         self.source = batches
         self.batches: BatchSource[B] | Prefetched[B] = batches
         self.device = pick_device(config.device)
-        model.to(self.device)
         torch.manual_seed(config.seed)
-        self.optimizers = build_optimizers(model, config.optimizer)
         dtype = compute_dtype(self.device, config.dtype)
+        self.session = join_session(model, batches, config.parallel, config.optimizer, dtype, self.device)
+        if self.session is None:
+            model.to(self.device)
+            self.optimizers = build_optimizers(model, config.optimizer)
+        else:  # the shards are cast where they are gathered: there is no copy
+            self.optimizers, dtype = self.session.optimizers, torch.float32
         compiled = compile_blocks(config.compile, self.device, flops)
         self.twin = Twin(model, dtype, compiled=compiled, recompute=config.recompute == "block")
         self.guard = Guard(config.spike_sigmas)
@@ -223,6 +233,8 @@ class _Training(Generic[B]):
 
     def __exit__(self, *error: object) -> None:
         self.twin.__exit__(*error)
+        if self.session is not None:
+            self.session.close(failed=error[0] is not None)
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
@@ -237,12 +249,13 @@ class _Training(Generic[B]):
         self.twin.refresh()
         total, denominator, tokens = 0.0, 0.0, 0
         for _ in range(self.config.accumulation):
-            part = self.loss(self.twin.module, to_device(self.batches.next(), self.device))
+            part = self._loss(to_device(self.batches.next(), self.device))
             part.total.backward()
             self.twin.collect()
             total, denominator = total + part.total.detach(), denominator + part.denominator.detach()
             tokens += part.tokens
-        value, norm, scale = self._measure(total, denominator)
+        gradients = self.twin.gradients() if self.session is None else self.session.gradients()
+        value, norm, scale, tokens = self._measure(gradients, total, denominator, tokens)
         multiplier = schedule(self.seen.step, self.steps, self.config.optimizer)
         self.seen.step += 1
         self.seen.tokens += tokens
@@ -254,7 +267,7 @@ class _Training(Generic[B]):
         }
         skip = self.guard.judge(value, norm, f"step {self.seen.step} of {self.steps}, batch {place}")
         if skip is None:
-            torch._foreach_mul_(self.twin.gradients(), scale)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
             self.optimizers.step(multiplier)
         else:
             line |= {"skipped": skip} | {f"batch_{name}": number for name, number in place.items()}
@@ -262,24 +275,42 @@ class _Training(Generic[B]):
         self.seen.seconds += seconds
         return line | {"tokens_per_second": tokens / seconds}
 
-    def _measure(self, total: Any, denominator: Any) -> tuple[float, float, float]:
-        """Mean loss, gradient norm, and the factor for the summed gradients: one read from the device."""
-        norm = torch.nn.utils.get_total_norm(self.twin.gradients(), foreach=True)
-        summed, weight, summed_norm = torch.stack((total.float(), denominator.float(), norm.float())).tolist()
-        if not weight:
-            return math.nan, math.nan, 0.0
-        norm = summed_norm / weight
-        return summed / weight, norm, min(1.0, self.config.grad_clip / norm if norm else 1.0) / weight
+    def _loss(self, batch: B) -> LossSum:
+        if self.session is None:
+            return self.loss(self.twin.module, batch)
+        return self.loss(self.session.module, self.session.part(batch))
 
-    def save(self, folder: Any) -> None:
-        """Write the state of this moment, between two steps, into `folder`."""
+    def _measure(
+        self, gradients: list[Tensor], total: Any, denominator: Any, tokens: int
+    ) -> tuple[float, float, float, int]:
+        """Mean loss, gradient norm, the factor for the summed gradients (one read from the device), and the
+        tokens of all ranks."""
+        if self.session is None:
+            norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+            numbers = torch.stack((total.float(), denominator.float(), norm.float()))
+            summed, weight, summed_norm = numbers.tolist()
+        else:
+            summed, weight, summed_norm, tokens = self.session.sums(total, denominator, tokens)
+        if not weight:
+            return math.nan, math.nan, 0.0, tokens
+        norm = summed_norm / weight
+        scale = min(1.0, self.config.grad_clip / norm if norm else 1.0) / weight
+        return summed / weight, norm, scale, tokens
+
+    def save(self, folder: Path) -> Callable[[], None] | None:
+        """Write the state of this moment, between two steps, into `folder`; what is returned waits for what
+        is still being written."""
         words = {"batches": self.batches.state(), "progress": vars(self.seen), "guard": self.guard.state()}
-        save_state(folder, self.model, self.optimizers, words)
+        if self.session is not None:
+            return self.session.save(folder, words)
+        return save_state(folder, self.model, self.optimizers, words)
 
     def resume(self, run: Run) -> None:
         """Go on from the run's saved state, if it has one."""
         if (folder := run.restore()) is not None:
-            words = load_state(folder, self.model, self.optimizers)
+            words = (
+                self.session.load(folder) if self.session else load_state(folder, self.model, self.optimizers)
+            )
             self.source.restore(words["batches"])
             self.guard.restore(words["guard"])
             vars(self.seen).update(words["progress"])

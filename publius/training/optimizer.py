@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from publius.core.config import Config
 from publius.model.fused import Part, fused_parts
 
-__all__ = ["Muon", "OptimizerConfig", "Optimizers", "build_optimizers", "orthogonalise", "schedule"]
+__all__ = [
+    "MatrixOptimizer",
+    "Muon",
+    "OptimizerConfig",
+    "Optimizers",
+    "build_optimizers",
+    "divide",
+    "lying",
+    "orthogonalise",
+    "schedule",
+]
 
 
 class OptimizerConfig(Config):
@@ -58,8 +68,9 @@ def orthogonalise(matrices_NRC: Tensor, steps: int) -> Tensor:
 
 
 class _Rows(NamedTuple):
-    """One matrix: some rows of a parameter."""
+    """One matrix: some rows of a parameter, and the name it has outside."""
 
+    name: str
     param: nn.Parameter
     start: int
     stop: int
@@ -70,6 +81,18 @@ class _Rows(NamedTuple):
     def grad(self) -> Tensor:
         whole = self.param.grad
         return torch.zeros_like(self.weight()) if whole is None else whole[self.start : self.stop]
+
+
+class MatrixOptimizer(Protocol):
+    """What trains the matrices."""
+
+    def step(self, lr: float) -> None:
+        """Update every parameter from its `.grad` (none counts as zero)."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, in place: writing into the tensors restores it."""
+        ...
 
 
 class Muon:
@@ -96,7 +119,9 @@ class Muon:
         for name, param in params.items():
             for part in (parts or {}).get(name) or (Part(name, 0, param.shape[0]),):
                 rows, columns = sorted((part.stop - part.start, param.shape[1]))
-                self.groups.setdefault((rows, columns), []).append(_Rows(param, part.start, part.stop))
+                self.groups.setdefault((rows, columns), []).append(
+                    _Rows(part.name, param, part.start, part.stop)
+                )
         self.momenta = {
             shape: torch.zeros(len(group), *shape, device=group[0].param.device)
             for shape, group in self.groups.items()
@@ -108,20 +133,25 @@ class Muon:
         keep, decay = self.config.momentum, 1 - lr * self.config.weight_decay
         torch._foreach_mul_(self.params, decay)  # pyright: ignore[reportPrivateImportUsage]
         for shape, group in self.groups.items():
-            grads = torch.stack([_lying(matrix.grad()) for matrix in group])
+            grads = torch.stack([lying(matrix.grad()) for matrix in group])
             momentum = self.momenta[shape].lerp_(grads, 1 - keep)
             updates = orthogonalise(grads.lerp_(momentum, keep), self.config.newton_schulz_steps).float()
             for matrix, update in zip(group, updates, strict=True):
                 weight = matrix.weight()
                 scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
-                _lying(weight).add_(update, alpha=-lr * scale)
+                lying(weight).add_(update, alpha=-lr * scale)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, by name."""
-        return {f"muon.{rows}x{columns}": value for (rows, columns), value in self.momenta.items()}
+        """The state by name: a momentum of the shape of each matrix."""
+        state: dict[str, Tensor] = {}
+        for shape, group in self.groups.items():
+            for matrix, momentum in zip(group, self.momenta[shape], strict=True):
+                standing = matrix.weight().shape != momentum.shape
+                state[f"muon.{matrix.name}"] = momentum.mT if standing else momentum
+        return state
 
 
-def _lying(matrix: Tensor) -> Tensor:
+def lying(matrix: Tensor) -> Tensor:
     """A view of the matrix with rows <= columns."""
     return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
 
@@ -129,17 +159,24 @@ def _lying(matrix: Tensor) -> Tensor:
 class Optimizers:
     """Muon and AdamW together, with a state of plain named tensors.
 
+    Names in the state are those of a checkpoint: a fused parameter's moments are kept by its parts, so that a
+    state does not depend on how the model is laid out in memory, or over how many processes.
+
     Args:
-        model: matrices inside `layers` go to Muon; embeddings, norms and heads to AdamW.
+        rest: what AdamW trains, by name.
+        muon: trains the other parameters; None when there are none.
         config: rates and constants.
+        parts: of fused parameters in `rest`.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        self.config = config
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        inside = {n: p for n, p in named.items() if config.matrices and p.ndim == 2 and ".layers." in f".{n}"}
-        self.rest = {name: p for name, p in named.items() if name not in inside}
-        self.muon = Muon(inside, config, fused_parts(model)) if inside else None
+    def __init__(
+        self,
+        rest: dict[str, nn.Parameter],
+        muon: MatrixOptimizer | None,
+        config: OptimizerConfig,
+        parts: dict[str, tuple[Part, ...]] | None = None,
+    ) -> None:
+        self.config, self.rest, self.muon, self._parts = config, rest, muon, parts or {}
         wide = [p for p in self.rest.values() if p.ndim >= 2]
         thin = [p for p in self.rest.values() if p.ndim < 2]
         groups = [(wide, config.weight_decay), (thin, 0.0)]
@@ -168,8 +205,12 @@ class Optimizers:
         """The whole state by name; empty moments before the first step."""
         state = self.muon.tensors() if self.muon is not None else {}
         for name, param in self.rest.items():
-            for key, value in self._moments(param).get(param, {}).items():
-                state[f"adamw.{key}.{name}"] = value
+            moments = self._moments(param).get(param, {})
+            for key, value in moments.items():
+                for part in self._named(name, param):
+                    state[f"adamw.{key}.{part.name}"] = (
+                        value[part.start : part.stop] if value.ndim else value.reshape(1)
+                    )
         return state
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -178,14 +219,34 @@ class Optimizers:
             for name, value in self.muon.tensors().items():
                 value.copy_(tensors[name])
         for name, param in self.rest.items():
+            names = [part.name for part in self._named(name, param)]
+            moments = self._moments(param)[param]
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if (stored := tensors.get(f"adamw.{key}.{name}")) is not None:
-                    self._moments(param)[param][key] = stored.clone().to(param.device)
+                if f"adamw.{key}.{names[0]}" not in tensors:
+                    continue
+                values = [tensors[f"adamw.{key}.{part}"] for part in names]
+                if key == "step":
+                    moments[key] = values[0].reshape(()).clone().to(param.device)
+                else:
+                    moments[key] = torch.cat(values).reshape(param.shape).to(param.device)
+
+    def _named(self, name: str, param: Tensor) -> tuple[Part, ...]:
+        return self._parts.get(name) or (Part(name, 0, len(param) if param.ndim else 1),)
 
     def _moments(self, param: Tensor) -> dict[Any, dict[str, Tensor]]:
         return next(a.state for a in self._adamw if any(p is param for p in a.param_groups[0]["params"]))
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> Optimizers:
-    """The optimizers of `model` under `config`."""
-    return Optimizers(model, config)
+    """The optimizers of `model`: matrices in `layers` go to Muon; embeddings, norms and heads to AdamW."""
+    inside, rest = divide({n: p for n, p in model.named_parameters() if p.requires_grad}, config)
+    parts = fused_parts(model)
+    return Optimizers(rest, Muon(inside, config, parts) if inside else None, config, parts)
+
+
+def divide(
+    named: dict[str, nn.Parameter], config: OptimizerConfig
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Parameters for Muon, and the rest."""
+    inside = {n: p for n, p in named.items() if config.matrices and p.ndim == 2 and ".layers." in f".{n}"}
+    return inside, {name: p for name, p in named.items() if name not in inside}

@@ -58,7 +58,7 @@ def predicted(config: LanguageConfig, shape: ModelConfig) -> dict[str, float | s
     return numbers
 
 
-@stage(version=1, predict=predict_pretrain)
+@stage(version=1, predict=predict_pretrain, parallel=True)
 def pretrain(
     run: Run,
     config: PretrainConfig,
@@ -103,6 +103,7 @@ def pretrain(
         evaluate=lambda: _measure(model, shards, words, config),
         label="pretrain",
     )
+    run.lead()
     for name, value in result.evaluation.items():
         run.metric(name, value)
     run.metric("train_loss", result.loss)

@@ -78,7 +78,7 @@ def render_all(renderer: Renderer, chats: Sequence[Conversation], sequence_lengt
     return Rendering(examples, truncated, dropped)
 
 
-@stage(version=1, predict=predict_sft)
+@stage(version=1, predict=predict_sft, parallel=True)
 def sft(
     run: Run,
     config: SFTConfig,
@@ -122,6 +122,7 @@ def sft(
         evaluate=lambda: _measure(model, val.examples, config),
         label="sft",
     )
+    run.lead()
     places = batches.rows_per_epoch * config.sequence_length
     metrics = result.evaluation | {
         "train_loss": result.loss,

@@ -36,8 +36,7 @@ def train(home, folder, kills, stage, seed=0):
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env=environment, timeout=200, check=True
     )
-    reached, files = done.stdout.split("
-")[:2]
+    reached, files = done.stdout.split("\n")[:2]
     log = [json.loads(line) for line in (Path(files).parent / "metrics.jsonl").read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in log if "loss" in line]
     return (Path(files) / "model.safetensors").read_bytes(), losses, json.loads(reached)
