@@ -16,6 +16,7 @@ from torch import Tensor
 
 from publius.core.errors import UserError
 from publius.tokenizer.tokenizer import Tokenizer
+from publius.training.batches import Share, share_of
 from publius.training.needles import TRAIN_WORDINGS, draw_needles
 
 __all__ = ["Hiding", "LongBatch", "LongBatches", "Plan", "Row", "end_to_end"]
@@ -114,15 +115,21 @@ class LongBatches:
         self._seed, self._hiding, self._gap = seed, hiding, tokenizer.encode("\n\n")
         self._batch = self._epoch = self._place = self._offset = 0
         self._order = self._shuffle()
+        self._share = Share()
 
     def next(self) -> LongBatch:
         """The next batch."""
         plan = self._plan()
         rng = np.random.default_rng([self._seed, self._batch, 0])
-        rows = [self._row(rng, plan.length) for _ in range(plan.rows)]
+        rows = self._share.of([self._row(rng, plan.length) for _ in range(plan.rows)])
         self._batch += 1
         tokens, weights, answers = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         return LongBatch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], answers[:, 1:])
+
+    def share(self, index: int, count: int) -> None:
+        """Make only a share of each batch's rows; the place in the data stays that of all."""
+        for plan in self._plans:
+            self._share = share_of(plan.rows, index, count)
 
     def state(self) -> dict[str, int]:
         """Batches given, and the place in the documents."""
