@@ -63,7 +63,7 @@ class Sizes(Config):
     sft_tokens: int = 400_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     replay: float = 0.15
-    """Share of every fine-tuning that is pretraining text: what nobody asks about is not forgotten."""
+    """Share of every fine-tuning that is text of facts and crafts: what nobody asks about is not forgotten."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 110, "craft": 30, "fact": 30}
@@ -126,13 +126,15 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
     vocab_size = sizes.vocab_size
 
-    def read(name: str, without: tuple[str, ...]):
+    def read(name: str, which: SelectConfig):
         """A quarter of an hour is short: each tier reads what its work needs."""
-        part = r.stage(f"text_{name}", select, SelectConfig(without=without), corpus=world)
+        part = r.stage(f"text_{name}", select, which, corpus=world)
         return part, r.stage(f"shards_{name}", tokenize, TokenizeConfig(), corpus=part, tokenizer=tokenizer)
 
-    text, shards = read("haiku", ("critique",))
-    _, reviewing = read("opus", ("sum", "table", "manual"))
+    text, shards = read("haiku", SelectConfig(without=("critique",)))
+    _, reviewing = read("opus", SelectConfig(without=("sum", "table", "manual")))
+    # what fine-tuning replays: plain knowledge. Pages that quote replies would be quoted in replies
+    _, known = read("known", SelectConfig(sources=("entity", "craft", "almanac", "copybook")))
 
     def pretrained(name: str, size: tuple[int, int], tokens: int, shards: Node):
         config = PretrainConfig(
@@ -158,7 +160,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             tokens=sizes.sft_tokens, weights=weights, replay=sizes.replay, batch_tokens=4 * sizes.rows,
             sequence_length=sizes.rows, optimizer=tuning, seed=seed,
         )  # fmt: skip
-        return r.stage(name, sft, config, base=haiku, chats=chats, replay=shards)
+        return r.stage(name, sft, config, base=haiku, chats=chats, replay=known)
 
     def attacked(name: str, number: int, model):
         config = sizes.attacks.model_copy(update={"round": number, "seed": seed})
