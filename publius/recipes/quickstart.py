@@ -63,7 +63,7 @@ class Sizes(Config):
     sft_tokens: int = 400_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     replay: float = 0.15
-    """Share of every fine-tuning that is text of facts and crafts: what nobody asks about is not forgotten."""
+    """Share of every fine-tuning that is text of facts and crafts: what is not asked about is kept."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 110, "craft": 30, "fact": 30}
@@ -76,11 +76,11 @@ class Sizes(Config):
     revisions: int = 2
     reward_epochs: float = 1.0
     comparisons: int = 2400
-    ppo_steps: int = 16
+    ppo_steps: int = 14
     ppo_batch: int = 64
     ppo_eval_prompts: int = 96
     feedback_prompts: int = 240
-    feedback_ppo_steps: int = 16
+    feedback_ppo_steps: int = 10
     attacks: RedTeamConfig = RedTeamConfig(samples=4)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
@@ -244,9 +244,9 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             steps=steps,
             batch=sizes.ppo_batch,
             max_tokens=64,
-            learning_rate=1.2e-4,
+            learning_rate=6e-5,
             critic_learning_rate=3e-4,
-            beta=0.1,
+            beta=0.05,
             eval_prompts=sizes.ppo_eval_prompts,
             seed=seed,
         )
