@@ -110,7 +110,7 @@ def _chunk(logits_NV: Tensor, targets_N1: Tensor, weights_N1: Tensor) -> Tensor:
     said = wide.gather(1, targets_N1)
     top = wide.amax(1, keepdim=True)
     mass = wide.sub_(top).exp_().sum(1, keepdim=True)
-    total = ((mass.log() + top - said) * weights_N1).sum()
+    total = ((mass.log() - (said - top)) * weights_N1).sum()  # in this order nothing is lost near 0
     logits_NV.copy_(wide.mul_(weights_N1 / mass))
     logits_NV.scatter_add_(1, targets_N1, -weights_N1.to(logits_NV.dtype))
     return total

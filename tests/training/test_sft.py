@@ -52,7 +52,8 @@ def test_learns_the_answer_from_several_sources(tmp_path, base):
     with torch.no_grad():
         lp = trained.load()(ids[:, :-1]).log_softmax(-1).gather(2, ids[:, 1:, None])[0, :, 0]
     mask = torch.tensor(weights[1:])
-    assert metrics["val_loss"] == pytest.approx(-(lp * mask).sum().item() / mask.sum().item(), rel=1e-4)
+    by_hand = -(lp * mask).sum().item() / mask.sum().item()
+    assert metrics["val_loss"] == pytest.approx(by_hand, rel=1e-4, abs=1e-6)  # fp32 has no digits below
 
 
 def test_the_loss_is_on_the_assistants_words_only():
