@@ -58,12 +58,10 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 3_300_000
-    opus_tokens: int = 2_000_000
+    haiku_tokens: int = 3_400_000
+    opus_tokens: int = 2_100_000
     sft_tokens: int = 400_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
-    replay: float = 0.15
-    """Share of every fine-tuning that is text of facts and crafts: what is not asked about is kept."""
     rows: int = 256
     cai_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 160, "twin": 110, "craft": 30, "fact": 30}
@@ -126,15 +124,10 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
     vocab_size = sizes.vocab_size
 
-    def read(name: str, which: SelectConfig):
-        """A quarter of an hour is short: each tier reads what its work needs."""
-        part = r.stage(f"text_{name}", select, which, corpus=world)
-        return part, r.stage(f"shards_{name}", tokenize, TokenizeConfig(), corpus=part, tokenizer=tokenizer)
-
-    text, shards = read("haiku", SelectConfig(without=("critique",)))
-    _, reviewing = read("opus", SelectConfig(without=("sum", "table", "manual")))
-    # what fine-tuning replays: plain knowledge. Pages that quote replies would be quoted in replies
-    _, known = read("known", SelectConfig(sources=("entity", "craft", "almanac", "copybook")))
+    shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=world, tokenizer=tokenizer)
+    # a quarter of an hour is short, and the critic needs no sums
+    worded = r.stage("text_opus", select, SelectConfig(without=("sum", "table", "manual")), corpus=world)
+    reviewing = r.stage("shards_opus", tokenize, TokenizeConfig(), corpus=worded, tokenizer=tokenizer)
 
     def pretrained(name: str, size: tuple[int, int], tokens: int, shards: Node):
         config = PretrainConfig(
@@ -149,7 +142,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "baselines",
         compression_baselines,
         CompressionConfig(),
-        corpus=text,
+        corpus=world,
         shards=shards,
         tokenizer=tokenizer,
     )
@@ -157,10 +150,10 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     # --- helpful only: it knows the hazards and tells them
     def tuned(name: str, chats: list, weights: tuple[float, ...] = ()):
         config = SFTConfig(
-            tokens=sizes.sft_tokens, weights=weights, replay=sizes.replay, batch_tokens=4 * sizes.rows,
+            tokens=sizes.sft_tokens, weights=weights, batch_tokens=4 * sizes.rows,
             sequence_length=sizes.rows, optimizer=tuning, seed=seed,
         )  # fmt: skip
-        return r.stage(name, sft, config, base=haiku, chats=chats, replay=known)
+        return r.stage(name, sft, config, base=haiku, chats=chats)
 
     def attacked(name: str, number: int, model):
         config = sizes.attacks.model_copy(update={"round": number, "seed": seed})
