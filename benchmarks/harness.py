@@ -106,6 +106,7 @@ def entry(main: Callable[[], None], handlers: Mapping[str, Handler]) -> None:
     """Run `main`, or, in a child, the handler it was started for. A UserError ends with exit code 2."""
     try:
         if sys.argv[1:2] != ["--child"]:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children end with us
             main()
             return
         set_threads()

@@ -59,6 +59,9 @@ class Case(Config):
     dtype: Literal["float32", "autocast", "bfloat16"] = "bfloat16"
     """`bfloat16` is a bf16 copy of fp32 weights for us, bf16 weights and moments for transformers."""
     compiled: bool = False
+    """Ours: each block. Theirs: the whole model."""
+    blocks: bool = False
+    """(hf) Compile each block instead: outside of them its causal mask is seen to be one, and left out."""
     muon: bool = False
     """Muon for the matrices; else AdamW for all."""
     masked: bool = False
@@ -83,7 +86,7 @@ class Case(Config):
     @property
     def mode(self) -> str:
         """A name for tables."""
-        words = [self.dtype, "compiled" if self.compiled else "eager"]
+        words = [self.dtype, "compiled" if self.compiled else "blocks" if self.blocks else "eager"]
         named = {"Muon": self.muon, "mask": self.masked, "recomputed": self.recompute}
         return " ".join(words + [word for word, holds in named.items() if holds])
 
@@ -199,6 +202,8 @@ def _hf(case: Case) -> dict[str, Any]:
     plain.to(device, torch.bfloat16 if case.dtype == "bfloat16" else torch.float32).train()
     weights = sum(p.numel() for p in plain.parameters())
     model: Any = torch.compile(plain, dynamic=False) if case.compiled else plain
+    for layer in plain.model.layers if case.blocks else ():
+        layer.compile(dynamic=False)
     optimizer = _adamw(plain, rates(case))
     source = batches_of(case)
     batches = [_peer_batch(source.next(), case.masked) for _ in range(case.steps)]

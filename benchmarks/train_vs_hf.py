@@ -4,9 +4,10 @@
     python benchmarks/train_vs_hf.py --quick
 
 At about 1M, 10M and 30M weights: the same shapes, first weights, tokens, rates and steps for both, every mode
-of each (fp32, bf16, and for transformers autocast and pure bf16; eager and compiled), each in a process of
-its own. Reported is the median of five timed windows after a warm-up, of each side's fastest mode that
-trains: one whose loss ends more than 5% above that of its side's best is shown and not taken.
+of each, in a process of its own: fp32 and bf16, for transformers also autocast; eager and compiled, for
+transformers whole and block by block (which spares it a mask). Reported is the median of five timed windows
+after a warm-up, of each side's fastest mode that trains: one whose loss ends more than 5% above that of its
+side's best is shown and not taken.
 
 Our rows are packed and masked by document. Transformers reads the same rows, and so the same tokens, as one
 causal stretch without a mask, which is the least work for it; with positions and a 4-D mask (`mask`) it
@@ -71,10 +72,13 @@ MODES = [
     "ours:bfloat16:compiled:muon",
     "hf:float32:eager",
     "hf:float32:compiled",
+    "hf:float32:blocks",
     "hf:autocast:eager",
     "hf:autocast:compiled",
+    "hf:autocast:blocks",
     "hf:bfloat16:eager",
     "hf:bfloat16:compiled",
+    "hf:bfloat16:blocks",
     "hf:autocast:eager:mask",
     "hf:bfloat16:eager:mask",
 ]
@@ -87,20 +91,21 @@ MEMORY_MODES = [
     "hf:autocast:compiled",
     "hf:bfloat16:eager",
     "hf:bfloat16:compiled",
+    "hf:bfloat16:blocks",
 ]
 QUICK = ["ours:bfloat16:eager", "hf:autocast:eager", "hf:bfloat16:eager", "hf:autocast:eager:mask"]
 EXTRAS = ("muon", "mask", "recompute")
 
 
 def case_of(mode: str, size: Size, **timing: int) -> Case:
-    """`side:dtype:eager|compiled[:muon|mask|recompute]` as a case.
+    """`side:dtype:eager|compiled|blocks[:muon|mask|recompute]` as a case.
 
     Raises:
         UserError: for a mode that neither side has.
     """
     side, dtype, how, *extras = mode.split(":") + [""] * (2 - mode.count(":"))
     known = side in ("ours", "hf") and dtype in ("float32", "autocast", "bfloat16")
-    if not known or how not in ("eager", "compiled") or set(extras) - set(EXTRAS):
+    if not known or how not in ("eager", "compiled", "blocks") or set(extras) - set(EXTRAS):
         raise UserError(
             f"{mode!r} is no mode",
             where="--modes",
@@ -111,6 +116,7 @@ def case_of(mode: str, size: Size, **timing: int) -> Case:
             "side": side,
             "dtype": dtype,
             "compiled": how == "compiled",
+            "blocks": how == "blocks",
             "muon": "muon" in extras,
             "masked": "mask" in extras,
             "recompute": "recompute" in extras,
