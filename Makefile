@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3 pytho
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test check bench wheelhouse clean
 
 # The numbers are shown when the gate refuses the release, too: that is when they are wanted most.
 quickstart: $(STAMP)
@@ -21,8 +21,33 @@ check: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_house.py
 
+# What is claimed and can be measured on a CPU, the other side in the same run; hours on two cores.
+# NANOCHAT=/a/checkout adds nanochat, DATA='texts/*.jsonl.xz' the optimizers. GPUs: benchmarks/gpu.sh.
 bench: $(STAMP)
-	@for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	$(BIN)/python benchmarks/train_vs_hf.py --out docs/results
+ifdef NANOCHAT
+	$(BIN)/python benchmarks/train_vs_nanochat.py '$(NANOCHAT)' --out docs/results
+endif
+ifdef DATA
+	$(BIN)/python benchmarks/optimizers.py --home build/bench --data '$(DATA)' --out docs/results
+endif
+	$(BIN)/python benchmarks/lr_transfer.py --home build/bench --out docs/results
+	$(BIN)/python benchmarks/quickstart_seeds.py --home build/bench --out docs/results
+
+# For benchmarks/gpu.sh: what a machine with Python 3.12 and PyTorch, but no network, lacks. Left out: PyTorch
+# and what comes with it, and what only tests, other stages or signatures need.
+WHEELS_WITHOUT := torch|triton|nvidia-.*|sympy|networkx|mpmath|Jinja2|MarkupSafe|coverage|cffi|cryptography|datatrove|\
+dill|execnet|grimp|humanize|hypothesis|import-linter|iniconfig|loguru|multiprocess|nodeenv|pluggy|pycparser|pyright|\
+pytest|pytest-.*|python-dateutil|ruff|sortedcontainers|tzdata
+PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_26 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
+
+wheelhouse: $(STAMP)
+	rm -rf wheelhouse
+	mkdir wheelhouse
+	grep -Ev '^($(subst $() ,,$(WHEELS_WITHOUT)))==' constraints.txt > wheelhouse/requirements.txt
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --implementation cp --python-version 3.12 \
+	  $(PLATFORMS) --dest wheelhouse --requirement wheelhouse/requirements.txt
+	@du -sh wheelhouse
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage

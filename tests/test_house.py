@@ -153,7 +153,7 @@ def test_layers_in_pyproject_are_these_rooms():
 
 
 def test_tests_mirror_the_house():
-    known = {*FLOOR, "laws", "golden", "clients"}
+    known = {*FLOOR, "laws", "golden", "clients", "benchmarks"}
     strangers = {
         p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and not p.name.startswith("_")
     } - known

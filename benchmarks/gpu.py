@@ -1,0 +1,328 @@
+"""Training on one GPU: first that it is right, then how fast. `benchmarks/gpu.sh` runs this.
+
+    benchmarks/gpu.sh
+    python benchmarks/gpu.py --device cpu --tiny
+
+Right: our logits against transformers' on the device, from the same weights, plain and packed, in fp32 and
+bf16; and the loss curve of the device against the CPU's. When one is wrong, no speed is measured.
+
+Fast: 125M, 350M and 1B weights in rows of 2,048, and 350M in rows of 32,768, through the real loop (packed
+rows, Muon + AdamW, bf16 over fp32 weights, compiled blocks): tokens/s, MFU and peak memory.
+
+    MFU = tokens/s x (6 x weights in products + 6 x layers x heads x head_dim x row) / peak FLOP/s
+
+with attention's causal half counted once, as if a row were one document. The peak is the data sheet's (dense
+bf16) where the card is known; the best of large bf16 products, measured here, stands beside it.
+
+Each part is a child with a time limit of its own, inside one budget (8 minutes): a part that fails or runs
+out of memory or time is a row that says so. A compiled part that fails is tried once more, eager.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from harness import child, cores, entry, markdown, matmul_ceiling, record_of, say, write_record
+from sides import Case, batches_of, peer_model, train
+
+from publius.model import ModelConfig
+from publius.model.attention import document_mask
+from publius.model.transformer import Transformer
+from publius.pipeline.hardware import HARDWARE
+
+FORMULA = "tokens/s x (6 x weights in products + 6 x layers x heads x head_dim x row) / peak FLOP/s"
+
+
+class Part(NamedTuple):
+    """One speed to measure."""
+
+    name: str
+    shape: ModelConfig
+    sequence_length: int
+    rows: int
+    seconds: float
+    """Its time limit."""
+    recompute: bool = False
+    per_window: int = 5
+
+
+def _shape(vocab: int, width: int, layers: int, heads: int, kv: int, inner: int, longest: int) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=vocab, hidden_size=width, layers=layers, heads=heads, kv_heads=kv, head_dim=width // heads,
+        intermediate_size=inner, max_position=longest, rope_theta=500_000.0,
+    )  # fmt: skip
+
+
+PARTS = [
+    Part("125M", _shape(50_304, 768, 14, 12, 4, 2048, 2048), 2048, 16, 80.0),
+    Part("350M", _shape(50_304, 1024, 26, 16, 4, 2816, 2048), 2048, 8, 90.0),
+    Part("1B", _shape(50_304, 2048, 16, 32, 8, 7168, 2048), 2048, 4, 100.0),
+    Part("350M at 32k", _shape(50_304, 1024, 26, 16, 4, 2816, 32_768), 32_768, 1, 100.0, True, 2),
+]
+TINY = [
+    Part("tiny", _shape(512, 64, 2, 2, 1, 128, 128), 128, 2, 120.0, False, 2),
+    Part("tiny, long", _shape(512, 64, 2, 2, 1, 128, 512), 512, 1, 120.0, True, 2),
+]
+
+
+def peak_of(name: str) -> float | None:
+    """FLOP/s on the data sheet of the card with this name; None when it is not in the table."""
+    known = next((key for key in ("gb200", "b200", "h200", "h100", "a100") if key in name.lower()), None)
+    return HARDWARE[known].peak_flops if known else None
+
+
+class Check(NamedTuple):
+    """Something measured that must not be above a limit."""
+
+    name: str
+    value: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is right; what is not a number is not."""
+        return self.value <= self.limit
+
+
+def logit_checks(shape: ModelConfig, device: torch.device) -> list[Check]:
+    """Ours against transformers, on the same packed rows from the same weights.
+
+    In fp32 the largest difference; in bf16 our mean distance from the fp32 logits over transformers' own,
+    because there both are wrong, and ours must not be more so.
+    """
+    case = Case(side="ours", shape=shape, sequence_length=min(512, shape.max_position), rows=2)
+    batch = batches_of(case).next()
+    tokens, documents = batch.tokens_BT.to(device), batch.documents_BT.to(device)
+    positions, mask = batch.positions_BT.to(device), document_mask(documents)
+    real = documents >= 0
+    ours, peer = Transformer(shape, seed=0).eval(), peer_model(shape, 0).eval()
+    found: dict[tuple[str, str, str], torch.Tensor] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        ours.to(device, dtype)
+        peer.to(device, dtype)
+        for how, packed in (("plain", False), ("packed", True)):
+            key = (str(dtype).removeprefix("torch."), how)
+            rows = {"position_ids": positions, "attention_mask": mask} if packed else {}
+            with torch.no_grad():
+                mine = ours(tokens, positions_BT=positions, mask=mask) if packed else ours(tokens)
+                theirs = peer(input_ids=tokens, use_cache=False, **rows).logits
+            found[(*key, "ours")], found[(*key, "peer")] = mine[real].float(), theirs[real].float()
+    checks: list[Check] = []
+    for how in ("plain", "packed"):
+        truth = found["float32", how, "peer"]
+        far = (found["float32", how, "ours"] - truth).abs().max()
+        checks.append(Check(f"logits, {how}, float32: largest difference", float(far), 1e-3))
+        off = [float((found["bfloat16", how, side] - truth).abs().mean()) for side in ("ours", "peer")]
+        checks.append(
+            Check(f"logits, {how}, bfloat16: our mean error over transformers'", off[0] / off[1], 1.5)
+        )
+    return checks
+
+
+def curve_checks(shape: ModelConfig, device: str) -> list[Check]:
+    """The loss curve of the device against the CPU's in fp32: largest difference in nats over 20 steps."""
+    timing = {"warm": 2, "windows": 1, "per_window": 18}
+    base = Case(side="ours", shape=shape, sequence_length=128, rows=4, dtype="float32", **timing)
+    truth = train(base)["losses"]
+    checks: list[Check] = []
+    for dtype, limit in (("float32", 0.01), ("bfloat16", 0.1)):
+        found = train(base.model_copy(update={"device": device, "dtype": dtype}))["losses"]
+        gap = max(abs(a - b) for a, b in zip(truth, found, strict=True))
+        checks.append(Check(f"loss curve, {dtype}: largest difference from the CPU's in float32", gap, limit))
+    return checks
+
+
+def case_of(part: Part, device: str, compiled: bool) -> Case:
+    """The case of a part."""
+    return Case(
+        side="ours", shape=part.shape, sequence_length=part.sequence_length, rows=part.rows, device=device,
+        compiled=compiled, muon=True, recompute=part.recompute, warm=3, windows=3,
+        per_window=part.per_window,
+    )  # fmt: skip
+
+
+def speed_row(
+    part: Part, result: Mapping[str, Any], mode: str, peak: float | None, ceiling: float
+) -> dict[str, Any]:
+    """What the table and the JSON say of a part."""
+    row: dict[str, Any] = {"part": part.name, "mode": mode, "weights": part.shape.parameters()}
+    if "error" in result:
+        return row | {"error": result["error"]}
+    flops = part.shape.flops_per_token(part.sequence_length) * result["tokens_per_second"]
+    return row | {
+        "tokens_per_second": result["tokens_per_second"],
+        "spread": result["spread"],
+        "mfu": None if peak is None else flops / peak,
+        "of_ceiling": flops / ceiling,
+        "peak_bytes": result["peak_bytes"],
+        "first_loss": result["first_loss"],
+        "last_loss": result["last_loss"],
+    }
+
+
+def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: one row a part."""
+    head = ["model", "mode", "tokens/s", "spread", "MFU", "of measured ceiling", "peak GB", "loss"]
+    lines: list[list[str]] = []
+    for row in rows:
+        start = [f"{row['part']} ({row['weights'] / 1e6:.0f}M)", row["mode"]]
+        if "error" in row:
+            lines.append([*start, row["error"], "", "", "", "", ""])
+            continue
+        lines.append(
+            [
+                *start,
+                f"{row['tokens_per_second']:,.0f}",
+                f"{row['spread']:.0%}",
+                "no data sheet" if row["mfu"] is None else f"{row['mfu']:.1%}",
+                f"{row['of_ceiling']:.1%}",
+                f"{row['peak_bytes'] / 1e9:.2f}",
+                f"{row['first_loss']:.2f} to {row['last_loss']:.2f}",
+            ]
+        )
+    return markdown(head, lines)
+
+
+def check_table(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: one row a check."""
+    rows = [
+        [check["name"], check["error"], "", "FAILED"]
+        if "error" in check
+        else [check["name"], f"{check['value']:.3g}", f"{check['limit']:g}", "ok" if check["ok"] else "WRONG"]
+        for check in checks
+    ]
+    return markdown(["check", "found", "at most", ""], rows)
+
+
+class Budget:
+    """Runs children while there is time.
+
+    Args:
+        seconds: in all.
+        ask: starts a child; (handler, payload, limit) -> result.
+    """
+
+    def __init__(self, seconds: float, ask: Callable[[str, dict[str, Any], float], dict[str, Any]]) -> None:
+        self._end, self._ask = time.monotonic() + seconds, ask
+
+    def run(self, name: str, handler: str, payload: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The child's result, or why there is none."""
+        left = self._end - time.monotonic()
+        if left < min(10.0, seconds):
+            return {"error": "no time left"}
+        begun = time.monotonic()
+        result = self._ask(handler, payload, min(seconds, left))
+        say(f"{name}: {result.get('error', 'done')} ({time.monotonic() - begun:.0f} s)")
+        return result
+
+
+def correctness(budget: Budget, device: str, tiny: bool) -> list[dict[str, Any]]:
+    """Every check; a child that failed is one that is not ok."""
+    found: list[dict[str, Any]] = []
+    for handler in ("logits", "curve"):
+        result = budget.run(handler, handler, {"device": device, "tiny": tiny}, 90.0)
+        if "error" in result:
+            found.append({"name": handler, "ok": False, "error": result["error"]})
+        found += result.get("checks", [])
+    return found
+
+
+def speeds(
+    budget: Budget, options: argparse.Namespace, peak: float | None, ceiling: float
+) -> list[dict[str, Any]]:
+    """Every part, compiled; eager too where that failed."""
+    rows: list[dict[str, Any]] = []
+    for part in TINY if options.tiny else PARTS:
+        for compiled in (False,) if options.eager else (True, False):
+            case = case_of(part, options.device, compiled)
+            result = budget.run(
+                f"{part.name} {case.mode}", "speed", case.model_dump(mode="json"), part.seconds
+            )
+            rows.append(speed_row(part, result, case.mode, peak, ceiling))
+            if "error" not in result:
+                break
+    return rows
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="two tiny models: the same path, in a minute")
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
+    parser.add_argument("--budget", type=float, default=465.0, help="seconds in all")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--threads", type=int, default=cores())
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Check, measure, record, print."""
+    options = arguments()
+
+    def ask(handler: str, payload: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return child(Path(__file__), handler, payload, seconds=seconds, threads=options.threads)
+
+    budget = Budget(options.budget, ask)
+    machine = budget.run("ceiling", "ceiling", {"device": options.device, "tiny": options.tiny}, 60.0)
+    checks = [{"name": "the device answers", "ok": False, **machine}] if "error" in machine else []
+    checks = checks or correctness(budget, options.device, options.tiny)
+    right = all(check["ok"] for check in checks)
+    print(check_table(checks), end="\n\n")
+    rows: list[dict[str, Any]] = []
+    peak = peak_of(machine.get("name", ""))
+    if right:
+        rows = speeds(budget, options, peak, machine["ceiling"])
+        print(speed_table(rows), end="\n\n")
+        print(f"MFU = {FORMULA}, causal attention counted once")
+        print(
+            f"peak: {'unknown' if peak is None else f'{peak:.4g}'} FLOP/s; measured: {machine['ceiling']:.4g}"
+        )
+    else:
+        print("not right: no speed was measured")
+    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    cpu = torch.device("cpu")
+    record = record_of(
+        cpu if "error" in machine else torch.device(options.device), settings=settings, machine=machine,
+        peak_flops=peak, mfu=FORMULA, checks=checks, speeds=rows,
+    )  # fmt: skip
+    say(f"written: {write_record(options.out, 'gpu-tiny' if options.tiny else 'gpu', record)}")
+    if not right:
+        raise SystemExit(1)
+
+
+def _ceiling(payload: dict[str, Any]) -> dict[str, Any]:
+    device = torch.device(payload["device"])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    sizes = [256] if payload["tiny"] else [4096, 8192, 16_384]
+    return {"name": name, "ceiling": matmul_ceiling(device, torch.bfloat16, sizes)}
+
+
+def _small(tiny: bool) -> ModelConfig:
+    return TINY[0].shape if tiny else _shape(8192, 384, 4, 6, 2, 1024, 512)
+
+
+def _logits(payload: dict[str, Any]) -> dict[str, Any]:
+    checks = logit_checks(_small(payload["tiny"]), torch.device(payload["device"]))
+    return {"checks": [{**check._asdict(), "ok": check.ok} for check in checks]}
+
+
+def _curve(payload: dict[str, Any]) -> dict[str, Any]:
+    shape = TINY[0].shape if payload["tiny"] else _shape(2048, 192, 4, 6, 2, 512, 128)
+    checks = curve_checks(shape, payload["device"])
+    return {"checks": [{**check._asdict(), "ok": check.ok} for check in checks]}
+
+
+def _speed(payload: dict[str, Any]) -> dict[str, Any]:
+    return train(Case.model_validate(payload))
+
+
+if __name__ == "__main__":
+    entry(main, {"ceiling": _ceiling, "logits": _logits, "curve": _curve, "speed": _speed})

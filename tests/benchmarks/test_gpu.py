@@ -1,0 +1,103 @@
+"""Checks that can fail, parts, budget and tables; and the whole path, tiny, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import gpu as bench
+import pytest
+import torch
+
+from publius.model.transformer import Transformer
+
+
+def test_parts_are_what_they_are_called():
+    for part in bench.PARTS:
+        number, unit = part.name.split()[0][:-1], part.name.split()[0][-1]
+        count = float(number) * {"M": 1e6, "B": 1e9}[unit]
+        assert part.shape.parameters() == pytest.approx(count, rel=0.05)
+        assert part.shape.max_position >= part.sequence_length
+    assert [part.sequence_length for part in bench.PARTS] == [2048, 2048, 2048, 32_768]
+    assert sum(part.seconds for part in bench.PARTS) < 465
+
+
+@pytest.mark.parametrize("name, peak", [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA GB200", 2.5e15),
+                                        ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA Foo", None)])  # fmt: skip
+def test_peak_of_a_card(name, peak):
+    assert bench.peak_of(name) == peak
+
+
+def test_checks_hold_at_their_limit_only():
+    assert bench.Check("a", 1.0, 1.0).ok
+    assert not bench.Check("a", 1.1, 1.0).ok
+    assert not bench.Check("a", math.nan, 1.0).ok
+
+
+def test_a_wrong_model_is_seen(monkeypatch):
+    shape, cpu = bench.TINY[0].shape, torch.device("cpu")
+    assert all(check.ok for check in bench.logit_checks(shape, cpu))
+    plain = Transformer.logits
+    monkeypatch.setattr(Transformer, "logits", lambda self, hidden: plain(self, hidden) * 1.01)
+    assert not all(check.ok for check in bench.logit_checks(shape, cpu))
+
+
+def test_speed_rows_and_their_table():
+    part = bench.PARTS[0]
+    result = {
+        "tokens_per_second": 1e5,
+        "spread": 0.02,
+        "peak_bytes": 5e9,
+        "first_loss": 10.8,
+        "last_loss": 7.0,
+    }
+    row = bench.speed_row(part, result, "bfloat16 compiled Muon", 989e12, 8e14)
+    assert row["mfu"] == pytest.approx(1e5 * part.shape.flops_per_token(2048) / 989e12)
+    failed = bench.speed_row(part, {"error": "torch.OutOfMemoryError: CUDA out of memory"}, "m", None, 1.0)
+    unknown = bench.speed_row(part, result, "m", None, 8e14)
+    table = bench.speed_table([row, failed, unknown])
+    assert f"{row['mfu']:.1%}" in table and "out of memory" in table and "no data sheet" in table
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_a_budget_ends():
+    asked = []
+
+    def ask(handler, payload, seconds):
+        asked.append(seconds)
+        return {}
+
+    assert bench.Budget(100.0, ask).run("a", "h", {}, 30.0) == {} and asked == [30.0]
+    bench.Budget(20.0, ask).run("a", "h", {}, 30.0)
+    assert 19.0 < asked[1] <= 20.0
+    assert bench.Budget(5.0, ask).run("a", "h", {}, 30.0) == {"error": "no time left"} and len(asked) == 2
+
+
+def test_a_failed_child_is_not_right():
+    broken = bench.Budget(1000.0, lambda handler, payload, seconds: {"error": "boom"})
+    found = bench.correctness(broken, "cpu", True)
+    assert [check["ok"] for check in found] == [False, False]
+    assert "boom" in bench.check_table(found) and "FAILED" in bench.check_table(found)
+
+
+def test_tiny(script, tmp_path):
+    done = script("gpu.py", "--device", "cpu", "--tiny", "--eager", "--threads", "1", "--out", "results")
+    assert done.returncode == 0, done.stderr + done.stdout
+    (path,) = (tmp_path / "results").iterdir()
+    record = json.loads(path.read_text())
+    assert len(record["checks"]) == 6 and all(check["ok"] for check in record["checks"])
+    assert [row["part"] for row in record["speeds"]] == ["tiny", "tiny, long"]
+    assert all(row["last_loss"] < row["first_loss"] and row["of_ceiling"] > 0 for row in record["speeds"])
+    assert "MFU = " in done.stdout and record["peak_flops"] is None
+
+
+def test_without_the_card_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "child", lambda *_, **__: {"error": "no CUDA here"})
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        bench.main()
+    printed = capsys.readouterr().out
+    assert stop.value.code == 1 and "no CUDA here" in printed and "no speed was measured" in printed
+    (path,) = tmp_path.iterdir()
+    assert json.loads(path.read_text())["speeds"] == []
