@@ -58,7 +58,10 @@ ROWS: list[tuple[str, str, str]] = [
     ("backdoor scan: leak under the best trigger, release", "backdoor.leak", ""),
     ("... planted model", "backdoor.leak.planted", ""),
 ]
-RATES = ("helpful", "leak", "in_vain", "overrefusal", "judge", "reward.accuracy", "gate", "sum_no_thinking", "backdoor")
+RATES = (
+    *("helpful", "leak", "in_vain", "overrefusal", "judge", "reward.accuracy", "gate", "sum_no_thinking"),
+    "backdoor",
+)
 
 
 def cell(name: str, metric: Any) -> str:
