@@ -45,11 +45,11 @@ from publius.pipeline import (
     run_recipe,
     show_run,
 )
+from publius.pipeline.job import load_reference
 from publius.release.locate import locate
 from publius.report import write_report
 from publius.training.calibrate import Calibration, calibrate
-from publius.training.distributed.job import Member, in_job
-from publius.training.distributed.launch import launch
+from publius.training.distributed.layout import in_job
 from publius.training.plan import TrainingPlan, plan_training, read_model, tier_shape
 from publius.training.scaling import read_amount
 
@@ -136,8 +136,10 @@ def run(
         options = {"--name": name, "--until": until, "--jobs": jobs, "--home": home}
         given = [part for flag, value in options.items() if value is not None for part in (flag, str(value))]
         given += [part for setting in settings or [] for part in ("--set", setting)]
-        sys.exit(launch(nproc, ["run", recipe, *given, *(["--json"] if as_json else [])]))
-    member = Member.join() if in_job() else None
+        sys.exit(
+            _distributed("launch", "launch")(nproc, ["run", recipe, *given, *(["--json"] if as_json else [])])
+        )
+    member = _distributed("job", "Member").join() if in_job() else None
     if member is not None and member.rank:
         sys.exit(member.serve())
     wired = load_recipe(recipe, parse_settings(settings or []))
@@ -152,6 +154,11 @@ def run(
     else:
         console.print(f"done. numbers: publius show {run_name}   report: {page}", markup=False)
         console.print(f"to chat: publius chat {run_name}", markup=False)
+
+
+def _distributed(module: str, name: str) -> Any:
+    """Loaded by name: only a job of several processes should pay for its import."""
+    return load_reference({"module": f"publius.training.distributed.{module}", "name": name, "file": None})
 
 
 @app.command()

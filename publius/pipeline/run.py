@@ -40,6 +40,9 @@ class Run:
         stage: the stage's name in the recipe, for display.
     """
 
+    join: Callable[..., Any] | None = None
+    """Where several processes do a stage together: how a training joins the others."""
+
     def __init__(self, folder: Path, stage: str = "stage") -> None:
         self.folder = Path(folder)
         self.stage = stage

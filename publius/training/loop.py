@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
@@ -29,12 +29,15 @@ from publius.core.device import compute_dtype, pick_device, set_threads
 from publius.pipeline.run import Run
 from publius.training.batches import BatchSource
 from publius.training.compiling import compile_blocks
-from publius.training.distributed import ParallelConfig, join_session
+from publius.training.distributed import ParallelConfig
 from publius.training.guard import Guard
 from publius.training.optimizer import OptimizerConfig, build_optimizers, schedule
 from publius.training.prefetch import Prefetched
 from publius.training.state import load_state, save_state
 from publius.training.twin import Twin
+
+if TYPE_CHECKING:
+    from publius.training.distributed.session import Session
 
 __all__ = ["LoopConfig", "LoopResult", "LossSum", "to_device", "train_loop"]
 
@@ -159,7 +162,8 @@ def train_loop(
     """
     if config.threads is not None:
         set_threads(config.threads)
-    with _Training(model, batches, loss, config, steps, tokens * flops_per_token) as training:
+    work = tokens * flops_per_token
+    with _Training(model, batches, loss, config, steps, work, run.join) as training:
         training.resume(run)
         _steps(run, training, flops_per_token, evaluate, label)
         run.settle()
@@ -210,6 +214,7 @@ class _Training(Generic[B]):
         config: LoopConfig,
         steps: int,
         flops: float = 0.0,
+        join: Callable[..., Session | None] | None = None,
     ) -> None:
         self.model, self.loss, self.config, self.steps = model, loss, config, steps
         self.source = batches
@@ -217,13 +222,16 @@ class _Training(Generic[B]):
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
         dtype = compute_dtype(self.device, config.dtype)
-        self.session = join_session(model, batches, config.parallel, config.optimizer, dtype, self.device)
+        self.session = (
+            join(model, batches, config.parallel, config.optimizer, dtype, self.device) if join else None
+        )
         if self.session is None:
             model.to(self.device)
             self.optimizers = build_optimizers(model, config.optimizer)
         else:  # the shards are cast where they are gathered: there is no copy
             self.optimizers, dtype = self.session.optimizers, torch.float32
-        compiled = compile_blocks(config.compile, self.device, flops)
+        wanted = config.compile if self.session is None or config.compile != "auto" else False
+        compiled = compile_blocks(wanted, self.device, flops)
         self.twin = Twin(model, dtype, compiled=compiled, recompute=config.recompute == "block")
         self.guard = Guard(config.spike_sigmas)
         self.seen = _Progress()

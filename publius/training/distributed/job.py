@@ -35,7 +35,7 @@ from publius.pipeline.stop import Stopped, interrupts
 from publius.training.distributed.ranks import Link, backend
 from publius.training.distributed.run import Done, Follower, Leader
 
-__all__ = ["LAUNCHED", "LOST", "Member", "in_job", "lost_contact"]
+__all__ = ["LAUNCHED", "LOST", "Member", "lost_contact"]
 
 LAUNCHED = "PUBLIUS_LAUNCHED"
 """Set in processes that `launch` started: it tells the user of lost ones, and holds a pipe to them."""
@@ -45,11 +45,6 @@ _LAST_WORDS = 2.0
 """Seconds between reporting a failure to rank 0 and ending, for rank 0 to tell it before it is ended too."""
 _WHILE = timedelta(hours=1)
 _FAILED = "failed"
-
-
-def in_job() -> bool:
-    """Was this process started as one of several (by torchrun, or by `publius run --nproc`)?"""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def lost_contact(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.model.config import ModelConfig
 
-__all__ = ["ParallelConfig", "Sizes", "check_model", "sizes"]
+__all__ = ["ParallelConfig", "Sizes", "check_model", "in_job", "sizes"]
 
 
 class ParallelConfig(Config):
@@ -81,3 +82,8 @@ def check_model(layout: Sizes, model: ModelConfig) -> None:
                 where="parallel.tensor",
                 fix="use a divisor of all of " + ", ".join(f"{n} ({v})" for n, v in parts.items()),
             )
+
+
+def in_job() -> bool:
+    """Was this process started as one of several (by torchrun, or by `publius run --nproc`)?"""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ

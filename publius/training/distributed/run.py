@@ -14,6 +14,7 @@ import torch.distributed as dist
 from publius.core.console import Ticker
 from publius.pipeline.run import Run
 from publius.training.distributed.ranks import Link
+from publius.training.distributed.session import join_session
 
 __all__ = ["Done", "Follower", "Leader"]
 
@@ -40,6 +41,8 @@ class Leader(Run):
         stage: as `Run`.
         link: to the other ranks.
     """
+
+    join = staticmethod(join_session)
 
     def __init__(self, folder: Path, stage: str, link: Link) -> None:
         super().__init__(folder, stage)
@@ -68,6 +71,8 @@ class Follower(Run):
         stage: as `Run`.
         link: to rank 0.
     """
+
+    join = staticmethod(join_session)
 
     def __init__(self, folder: Path, stage: str, link: Link) -> None:
         super().__init__(folder, stage)

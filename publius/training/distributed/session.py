@@ -13,10 +13,10 @@ from publius.training.batches import BatchSource
 from publius.training.distributed.context import ContextParallel
 from publius.training.distributed.layout import ParallelConfig
 from publius.training.distributed.muon import ShardedMuon
+from publius.training.distributed.parts import load_shards, save_shards
 from publius.training.distributed.ranks import Ranks, current_ranks
 from publius.training.distributed.shard import ShardedModel
 from publius.training.optimizer import OptimizerConfig, Optimizers, divide
-from publius.training.state import load_shards, save_shards
 
 __all__ = ["Session", "join_session"]
 
