@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from publius.model.config import ModelConfig
 
-__all__ = ["LOGITS_CHUNK", "Memory", "activation_bytes", "training_memory"]
+__all__ = ["LOGITS_ROWS", "Memory", "activation_bytes", "training_memory"]
 
-LOGITS_CHUNK = 1 << 27
-"""Logits kept at once (`publius.model.likelihood` computes the loss in such chunks)."""
+LOGITS_ROWS = 512
+"""Tokens whose logits are there at once (`publius.model.likelihood` computes the loss in such chunks)."""
 _RESERVED = 0.1
 """Share of a device left to its context, communication buffers and a fragmented allocator (assumed)."""
 
@@ -53,11 +53,12 @@ def activation_bytes(config: ModelConfig, tokens: float, *, recompute: bool) -> 
     """bf16 activations that backward needs of `tokens` tokens, on one undivided device.
 
     A block keeps, per token: its input, the normed input, the middle and the normed middle (4 D); rotated
-    queries and keys, values and the attended (2 (H + K) d); gate, up, silu(gate) and their product (4 F).
+    queries and keys, the fused product that they and the values come from, and the attended (3 (H + K) d);
+    gate, up, silu(gate) and their product (4 F).
     With `recompute` only each block's input is kept, and one block at a time is made again.
     """
     wide, queries = config.hidden_size, (config.heads + config.kv_heads) * config.head_dim
-    block = 4 * wide + 2 * queries + 4 * config.intermediate_size
+    block = 4 * wide + 3 * queries + 4 * config.intermediate_size
     ends = 2 * wide  # embedded input of the first block, normed output of the last
     kept = config.layers * wide + block if recompute else config.layers * block
     return 2.0 * tokens * (kept + ends)
@@ -99,7 +100,7 @@ def training_memory(
         muon=4 * matrices / share,
         adamw=8 * embeddings / share,
         activations=activation_bytes(config, tokens, recompute=recompute) / tensor,
-        logits=2 * 2 * min(tokens * config.vocab_size / tensor, LOGITS_CHUNK),
+        logits=2 * 2 * min(tokens, LOGITS_ROWS) * config.vocab_size / tensor,
         optimizer=(4 + 3 * 2) * largest,
         overhead=_RESERVED * device_bytes,
     )
