@@ -50,9 +50,9 @@ def killed() -> Recipe:
     world = r.stage("world", make_pocket, WORLD)
     tokenizer = r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=400), corpus=world)
     shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=world, tokenizer=tokenizer)
-    config = PretrainConfig(model=SHAPE, steps=60, batch_tokens=512, sequence_length=128, save_every=5)
+    config = PretrainConfig(model=SHAPE, steps=200, batch_tokens=512, sequence_length=128, save_every=5)
     base = r.stage("base", pretrain, config, shards=shards, tokenizer=tokenizer)
     chats = r.stage("chats", demonstrations, DemonstrationsConfig(), world=world)
-    config = SFTConfig(steps=30, batch_tokens=512, sequence_length=128, save_every=5)
+    config = SFTConfig(steps=160, batch_tokens=512, sequence_length=128, save_every=5)
     r.stage("sft", sft, config, base=base, chats=[chats])
     return r
