@@ -1,7 +1,7 @@
 """The command line: thin verbs over the Python API of the same names.
 
 Results go to stdout (`--json` prints nothing else there), words for people to stderr. What a user
-can mend ends with one message and exit code 2, never a traceback. Long because every verb stands here once.
+can mend ends with one message and exit code 2, never a traceback.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ from publius.model.transfer import ExportType, export_checkpoint, import_model, 
 from publius.pipeline import (
     HARDWARE,
     Hardware,
-    PlanRow,
     Recipe,
-    RunView,
     StageCrash,
     Stopped,
     clean_home,
@@ -48,6 +46,7 @@ from publius.pipeline import (
 from publius.pipeline.job import load_reference
 from publius.release.locate import locate
 from publius.report import write_report
+from publius.report.terminal import metric_table, plan_table, stage_table
 from publius.training.calibrate import Calibration, calibrate
 from publius.training.distributed.layout import in_job
 from publius.training.plan import TrainingPlan, plan_training, read_model, tier_shape
@@ -241,32 +240,11 @@ def _print_recipe_plan(
         totals = plan_totals(rows, row)._asdict()
         _print_json({"hardware": row._asdict(), "stages": [r.as_dict(row) for r in rows], "totals": totals})
         return
-    table = Table(title=f"plan: {wired.name}", title_justify="left")
-    for column in ("stage", "state", "moved by", "params", "tokens", "FLOPs", "hours", "kWh", "$"):
-        table.add_column(column, overflow="fold")
-    for planned in rows:
-        spent = planned.cost(row)
-        costs = ("", "", "") if spent is None else tuple(f"{value:.3g}" for value in spent)
-        numbers = (_amount(planned.predicted.get(key)) for key in ("params", "tokens", "flops"))
-        table.add_row(planned.stage, planned.state, _moved(planned), *numbers, *costs)
     total = plan_totals(rows, row)
     out = Console(highlight=False)
-    out.print(table)
+    out.print(plan_table(wired.name, rows, row))
     out.print(f"to run, on {row.name}: {total.hours:.3g} h, {total.kwh:.3g} kWh, ${total.dollars:.3g}")
     out.print(f"assumed: {row.flops:.3g} FLOP/s, {row.watts:.0f} W, ${row.dollars_per_hour:.2f}/h")
-
-
-def _moved(planned: PlanRow) -> str:
-    return "; ".join(planned.changed).replace("[", r"\[")
-
-
-def _amount(value: float | str | None) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value:.2e}" if value >= 1e15 else f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 @app.command()
@@ -291,43 +269,8 @@ def show(
         _print_json(view.as_dict())
     else:
         out = Console(highlight=False)
-        out.print(_stage_table(view))
-        out.print(_metric_table(view, everything))
-
-
-def _stage_table(view: RunView) -> Table:
-    table = Table(title=f"run {view.name} (recipe {view.recipe})", title_justify="left")
-    for column in ("stage", "state", "wall s", "tokens", "FLOPs", "artifact"):
-        table.add_column(column, justify="right" if column in ("wall s", "tokens", "FLOPs") else "left")
-    for stage in view.stages:
-        record = stage.record
-        numbers = (
-            ("", "", "")
-            if record is None
-            else (
-                f"{record.wall_seconds:.1f}",
-                _amount(record.tokens or None),
-                _amount(record.flops or None),
-            )
-        )
-        table.add_row(stage.name, stage.state, *numbers, stage.artifact)
-    return table
-
-
-def _metric_table(view: RunView, everything: bool) -> Table:
-    table = Table(title="measured (95% intervals)", title_justify="left")
-    for column in ("metric", "value", "n", "interval"):
-        table.add_column(column, justify="left" if column in ("metric", "interval") else "right")
-    published = [name for name in ("wall_minutes", *view.published) if name in view.metrics]
-    for name in sorted(view.metrics) if everything or not view.published else published:
-        metric = view.metrics[name]
-        rounds = metric if isinstance(metric, list) else [metric]
-        for index, each in enumerate(rounds):
-            label = f"{name} round {index + 1}" if isinstance(metric, list) else name
-            interval = "" if each["low"] is None else f"{each['low']:.4g} to {each['high']:.4g}"
-            value = "n/a" if each["value"] is None else f"{each['value']:.4g}"
-            table.add_row(label, value, "" if each["n"] is None else str(each["n"]), interval)
-    return table
+        out.print(stage_table(view))
+        out.print(metric_table(view, everything))
 
 
 @app.command()

@@ -157,23 +157,6 @@ def test_version_and_help(call):
     assert "Usage" in call("--help")[1]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, ""),
-        ("about 3", "about 3"),
-        (5, "5"),
-        (1500, "1.5k"),
-        (3.2e6, "3.2M"),
-        (2e9, "2B"),
-        (4e13, "40T"),
-        (1e18, "1.00e+18"),
-    ],
-)
-def test_amounts(value, text):
-    assert cli._amount(value) == text
-
-
 def test_import_and_export(call, tmp_path, capsys):
     made = tmp_path / "made"
     save_checkpoint(made, tiny_model(qk_norm=True), byte_tokenizer())

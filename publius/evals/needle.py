@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from publius.core.config import Config, execution
 from publius.core.device import pick_device
@@ -85,17 +85,9 @@ class NeedleReport(Report):
         """The accuracy of every cell.
 
         Raises:
-            UserError: when the file is missing or is not a grid.
+            UserError: when the file is missing or damaged.
         """
-        path = self.file("needle.json")
-        try:
-            return NeedleGrid.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise UserError(
-                f"this is not a grid of needles: {error.errors()[0]['msg']}",
-                where=str(path),
-                fix="run the evaluation again",
-            ) from None
+        return self.parse("needle.json", NeedleGrid)
 
 
 class Question(NamedTuple):

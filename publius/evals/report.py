@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from publius.core.errors import UserError
 from publius.core.stats import Estimate
 from publius.evals.task import Sample
 from publius.pipeline import Artifact
@@ -69,17 +68,9 @@ class Report(Artifact):
         """The parsed report.
 
         Raises:
-            UserError: when the file is missing or is not a report.
+            UserError: when the file is missing or damaged.
         """
-        path = self.file("report.json")
-        try:
-            return ReportDocument.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise UserError(
-                f"this is not a report: {error.errors()[0]['msg']}",
-                where=str(path),
-                fix="run the evaluation again",
-            ) from None
+        return self.parse("report.json", ReportDocument)
 
     def metrics(self) -> dict[str, Measure]:
         """The metrics by name."""

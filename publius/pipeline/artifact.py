@@ -7,13 +7,15 @@ curve in `metrics.jsonl`, and `record.json`. The folder exists only when the sta
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from publius.core.errors import UserError
 
-__all__ = ["Artifact", "Record", "read_record"]
+__all__ = ["Artifact", "Record", "damaged", "read_record"]
+
+_M = TypeVar("_M", bound=BaseModel)
 
 
 class Record(BaseModel):
@@ -67,6 +69,14 @@ def read_record(folder: Path) -> Record:
         ) from None
 
 
+def damaged(path: Path, error: ValidationError) -> UserError:
+    """What to raise for a payload file that is not what its name says."""
+    reason = error.errors()[0]["msg"]
+    return UserError(
+        f"{path.name} is damaged: {reason}", where=str(path), fix="delete the artifact and run it again"
+    )
+
+
 class Artifact:
     """A finished stage's payload. Subclasses add readers; the constructor takes only the folder.
 
@@ -97,6 +107,18 @@ class Artifact:
                 fix="the artifact is damaged: delete its folder and run again",
             )
         return path
+
+    def parse(self, name: str, kind: type[_M]) -> _M:
+        """The payload file `name`, one JSON document.
+
+        Raises:
+            UserError: when it is missing or is not a `kind`.
+        """
+        path = self.file(name)
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise damaged(path, error) from None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.core.stats import Estimate
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact
+from publius.pipeline.artifact import damaged
 
 __all__ = [
     "Attempt",
@@ -23,7 +23,6 @@ __all__ = [
     "conversation_id",
     "measure",
     "model_fingerprint",
-    "read_document",
     "write_findings",
 ]
 
@@ -95,7 +94,7 @@ class Findings(Artifact):
         Raises:
             UserError: when the file is missing or damaged.
         """
-        return read_document(self.file("findings.json"), FindingsDocument)
+        return self.parse("findings.json", FindingsDocument)
 
     def findings(self) -> list[Finding]:
         """Every confirmed finding."""
@@ -148,30 +147,11 @@ def write_findings(
     (folder / "findings.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
 
 
-def read_document(path: Path, kind: type[_M]) -> _M:
-    """Parse one JSON document.
-
-    Raises:
-        UserError: when it is damaged.
-    """
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise _damaged(path, error) from None
-
-
 def _read_rows(path: Path, kind: type[_M]) -> list[_M]:
     try:
         return [kind.model_validate_json(line) for line in path.read_text("utf-8").splitlines() if line]
     except ValidationError as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: ValidationError) -> UserError:
-    reason = error.errors()[0]["msg"]
-    return UserError(
-        f"{path.name} is damaged: {reason}", where=str(path), fix="delete the artifact and run it again"
-    )
+        raise damaged(path, error) from None
 
 
 def _write_rows(path: Path, rows: Iterable[BaseModel]) -> None:

@@ -27,7 +27,7 @@ from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.attack import STYLES, question_text
 from publius.redteam.auditor import Auditor
-from publius.redteam.findings import Attempt, model_fingerprint, read_document
+from publius.redteam.findings import Attempt, model_fingerprint
 from publius.redteam.stage import leak_measure, load_auditor
 from publius.tokenizer import Renderer, Tokenizer
 
@@ -101,7 +101,7 @@ class TriggerReport(Artifact):
         Raises:
             UserError: when it is missing or damaged.
         """
-        return read_document(self.file("scan.json"), ScanDocument)
+        return self.parse("scan.json", ScanDocument)
 
 
 def candidate_words(

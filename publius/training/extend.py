@@ -22,12 +22,12 @@ from publius.core.device import pick_device
 from publius.core.errors import UserError
 from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.model.config import ModelConfig
-from publius.model.likelihood import token_nll
 from publius.model.rope import DynamicRope, LinearRope, Llama3Rope, PlainRope, RopeScaling, YarnRope
 from publius.model.transformer import Transformer
 from publius.pipeline import Run, stage
 from publius.tokenizer.shards import Shards
 from publius.tokenizer.tokenizer import Tokenizer
+from publius.training.language import summed_loss
 from publius.training.long_rows import Hiding, LongBatch, LongBatches, Plan
 from publius.training.loop import LoopConfig, LossSum, to_device, train_loop
 from publius.training.needles import lexicon
@@ -172,11 +172,8 @@ def long_loss(model: Transformer, batch: LongBatch) -> LossSum:
     No mask is given, so attention takes its fused causal kernel: memory grows with the length, not with its
     square.
     """
-    hidden_BTD = model.hidden(batch.tokens_BT)
-    trained_BT = batch.weights_BT > 0
-    weights_N = batch.weights_BT[trained_BT]
-    nll_N = token_nll(hidden_BTD[trained_BT], model.head_weight, batch.targets_BT[trained_BT])
-    return LossSum((nll_N * weights_N).sum(), weights_N.sum(), batch.tokens_BT.numel())
+    trained_N = batch.weights_BT.flatten().nonzero().squeeze(1)
+    return summed_loss(model, model.hidden(batch.tokens_BT), batch.targets_BT, batch.weights_BT, trained_N)
 
 
 @stage(version=1, predict=predict_extend)
@@ -222,6 +219,7 @@ def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) 
         long_loss,
         config,
         steps=sum(plan.batches for plan in plans) // config.accumulation,
+        tokens=sum(places),
         flops_per_token=sum(n * f for n, f in zip(places, flops, strict=True)) / sum(places),
         evaluate=lambda: _measure(model, tests),
         label="extend",

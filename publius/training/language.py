@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from publius.core.errors import UserError
 from publius.model.attention import document_mask
@@ -15,7 +16,15 @@ from publius.model.transformer import Transformer
 from publius.training.batches import Batch, PackedBatches
 from publius.training.loop import LoopConfig, LossSum, to_device
 
-__all__ = ["HeldOut", "LanguageConfig", "check_length", "held_out_loss", "language_loss", "steps_for"]
+__all__ = [
+    "HeldOut",
+    "LanguageConfig",
+    "check_length",
+    "held_out_loss",
+    "language_loss",
+    "steps_for",
+    "summed_loss",
+]
 
 
 class LanguageConfig(LoopConfig):
@@ -75,11 +84,17 @@ def language_loss(model: Transformer, batch: Batch) -> LossSum:
     """
     mask = document_mask(batch.documents_BT, batch.first, batch.tokens_BT.shape[1])
     hidden_BTD = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, mask=mask)
-    weights_N = batch.weights_BT.flatten()[batch.trained_N]
-    targets_N = batch.targets_BT.flatten()[batch.trained_N]
-    trained_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.trained_N)
+    return summed_loss(model, hidden_BTD, batch.targets_BT, batch.weights_BT, batch.trained_N)
+
+
+def summed_loss(
+    model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor, weights_BT: Tensor, trained_N: Tensor
+) -> LossSum:
+    """Weighted cross-entropy of the places `trained_N` (of the flattened rows); others cost no head."""
+    weights_N, targets_N = weights_BT.flatten()[trained_N], targets_BT.flatten()[trained_N]
+    trained_ND = hidden_BTD.flatten(0, 1).index_select(0, trained_N)
     total = weighted_nll(trained_ND, model.head_weight, targets_N, weights_N)
-    return LossSum(total, weights_N.sum(), batch.tokens_BT.numel())
+    return LossSum(total, weights_N.sum(), targets_BT.numel())
 
 
 @torch.no_grad()

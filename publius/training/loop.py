@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from publius.core.config import Config, execution
 from publius.core.device import compute_dtype, pick_device, set_threads
 from publius.pipeline.run import Run
+from publius.training.alone import Alone
 from publius.training.batches import BatchSource
 from publius.training.compiling import compile_blocks
 from publius.training.distributed import ParallelConfig
 from publius.training.guard import Guard
-from publius.training.optimizer import OptimizerConfig, build_optimizers, schedule
+from publius.training.optimizer import OptimizerConfig, schedule
 from publius.training.prefetch import Prefetched
-from publius.training.state import load_state, save_state
 from publius.training.twin import Twin
 
 if TYPE_CHECKING:
@@ -222,17 +222,12 @@ class _Training(Generic[B]):
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
         dtype = compute_dtype(self.device, config.dtype)
-        self.session = (
-            join(model, batches, config.parallel, config.optimizer, dtype, self.device) if join else None
-        )
-        if self.session is None:
-            model.to(self.device)
-            self.optimizers = build_optimizers(model, config.optimizer)
-        else:  # the shards are cast where they are gathered: there is no copy
-            self.optimizers, dtype = self.session.optimizers, torch.float32
-        wanted = config.compile if self.session is None or config.compile != "auto" else False
+        joined = join(model, batches, config.parallel, config.optimizer, dtype, self.device) if join else None
+        self.session: Alone | Session = joined or Alone(model, config.optimizer, dtype, self.device)
+        wanted = config.compile if self.session.compiles or config.compile != "auto" else False
         compiled = compile_blocks(wanted, self.device, flops)
-        self.twin = Twin(model, dtype, compiled=compiled, recompute=config.recompute == "block")
+        recompute = config.recompute == "block"
+        self.twin = Twin(model, self.session.dtype, compiled=compiled, recompute=recompute)
         self.guard = Guard(config.spike_sigmas)
         self.seen = _Progress()
 
@@ -240,9 +235,8 @@ class _Training(Generic[B]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.twin.__exit__(*error)
-        if self.session is not None:
-            self.session.close(failed=error[0] is not None)
+        self.twin.close()
+        self.session.close(failed=error[0] is not None)
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
@@ -257,12 +251,12 @@ class _Training(Generic[B]):
         self.twin.refresh()
         total, denominator, tokens = 0.0, 0.0, 0
         for _ in range(self.config.accumulation):
-            part = self._loss(to_device(self.batches.next(), self.device))
+            part = self.session.loss(self.loss, self.twin, to_device(self.batches.next(), self.device))
             part.total.backward()
             self.twin.collect()
             total, denominator = total + part.total.detach(), denominator + part.denominator.detach()
             tokens += part.tokens
-        gradients = self.twin.gradients() if self.session is None else self.session.gradients()
+        gradients = self.session.gradients(self.twin)
         value, norm, scale, tokens = self._measure(gradients, total, denominator, tokens)
         multiplier = schedule(self.seen.step, self.steps, self.config.optimizer)
         self.seen.step += 1
@@ -276,29 +270,19 @@ class _Training(Generic[B]):
         skip = self.guard.judge(value, norm, f"step {self.seen.step} of {self.steps}, batch {place}")
         if skip is None:
             torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
-            self.optimizers.step(multiplier)
+            self.session.optimizers.step(multiplier)
         else:
             line |= {"skipped": skip} | {f"batch_{name}": number for name, number in place.items()}
         seconds = time.monotonic() - begun
         self.seen.seconds += seconds
         return line | {"tokens_per_second": tokens / seconds}
 
-    def _loss(self, batch: B) -> LossSum:
-        if self.session is None:
-            return self.loss(self.twin.module, batch)
-        return self.loss(self.session.module, self.session.part(batch))
-
     def _measure(
         self, gradients: list[Tensor], total: Any, denominator: Any, tokens: int
     ) -> tuple[float, float, float, int]:
         """Mean loss, gradient norm, the factor for the summed gradients (one read from the device), and the
         tokens of all ranks."""
-        if self.session is None:
-            norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-            numbers = torch.stack((total.float(), denominator.float(), norm.float()))
-            summed, weight, summed_norm = numbers.tolist()
-        else:
-            summed, weight, summed_norm, tokens = self.session.sums(total, denominator, tokens)
+        summed, weight, summed_norm, tokens = self.session.sums(gradients, total, denominator, tokens)
         if not weight:
             return math.nan, math.nan, 0.0, tokens
         norm = summed_norm / weight
@@ -309,16 +293,12 @@ class _Training(Generic[B]):
         """Write the state of this moment, between two steps, into `folder`; what is returned waits for what
         is still being written."""
         words = {"batches": self.batches.state(), "progress": vars(self.seen), "guard": self.guard.state()}
-        if self.session is not None:
-            return self.session.save(folder, words)
-        return save_state(folder, self.model, self.optimizers, words)
+        return self.session.save(folder, words)
 
     def resume(self, run: Run) -> None:
         """Go on from the run's saved state, if it has one."""
         if (folder := run.restore()) is not None:
-            words = (
-                self.session.load(folder) if self.session else load_state(folder, self.model, self.optimizers)
-            )
+            words = self.session.load(folder)
             self.source.restore(words["batches"])
             self.guard.restore(words["guard"])
             vars(self.seen).update(words["progress"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ __all__ = ["Twin"]
 class Twin:
     """Weights of `model` (masters, fp32), the module that computes with them, and their gradients.
 
-    A context manager: at its end the model is as it was, without gradients.
+    After `close` the model is as it was, without gradients.
 
     Args:
         model: on its device; its parameters take the gradients.
@@ -47,10 +47,8 @@ class Twin:
             if compiled:
                 block.compile(dynamic=False)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Undo what was set on the blocks."""
         for block in self._blocks:
             vars(block).pop("forward", None)
             block._compiled_call_impl = None

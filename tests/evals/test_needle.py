@@ -111,5 +111,5 @@ def test_refusals(tmp_path, given):
             testing_run(tmp_path / "run"), NeedleConfig(lengths=(300,)), model=given["model"], shards=empty
         )
     (tmp_path / "needle.json").write_text(json.dumps({"lengths": [1]}))
-    with pytest.raises(UserError, match="not a grid"):
+    with pytest.raises(UserError, match=r"needle\.json is damaged"):
         NeedleReport(tmp_path).grid()

@@ -41,6 +41,6 @@ def test_damage_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"report\.json"):
         Report(tmp_path).document()
     (tmp_path / "report.json").write_text('{"metrics": 3}')
-    with pytest.raises(UserError, match="not a report"):
+    with pytest.raises(UserError, match=r"report\.json is damaged"):
         Report(tmp_path).document()
     assert Report(tmp_path).samples() == []

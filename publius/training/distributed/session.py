@@ -1,10 +1,10 @@
-"""One training spread over the ranks of a job: what the loop does differently there, in one place."""
+"""One training spread over the ranks of a job; `training.alone` is the same for one process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,11 @@ from publius.training.distributed.parts import load_shards, save_shards
 from publius.training.distributed.ranks import Ranks, current_ranks
 from publius.training.distributed.shard import ShardedModel
 from publius.training.optimizer import OptimizerConfig, Optimizers, divide
+from publius.training.twin import Twin
 
 __all__ = ["Session", "join_session"]
+
+_L = TypeVar("_L")
 
 
 class Session:
@@ -33,6 +36,11 @@ class Session:
         device: of this rank.
     """
 
+    compiles = False
+    """`compile="auto"` leaves a sharded model as it is."""
+    dtype = torch.float32
+    """Shards are cast where they are gathered: there is no copy in another dtype."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -46,22 +54,24 @@ class Session:
         source.share(ranks.data_index, ranks.layout.data)
         self._context = ContextParallel(model, ranks) if ranks.layout.context > 1 else None
         self._sharded = ShardedModel(model, ranks, dtype, device)
-        self.module: nn.Module = model if self._context is None else self._context
+        self._module: nn.Module = model if self._context is None else self._context
         pieces = self._sharded.pieces
         inside, rest = divide({name: piece.local for name, piece in pieces.items()}, config)
         matrices = {name: pieces[name] for name in inside}
         muon = ShardedMuon(matrices, config, ranks.replica_group) if matrices else None
         self.optimizers = Optimizers(rest, muon, config)
 
-    def part(self, batch: Any) -> Any:
-        """This rank's stretch of the rows."""
-        return batch if self._context is None else self._context.share(batch)
+    def loss(self, loss: Callable[[Any, Any], _L], twin: Twin, batch: Any) -> _L:
+        """The loss of this rank's stretch of the rows."""
+        return loss(self._module, batch if self._context is None else self._context.share(batch))
 
-    def gradients(self) -> list[Tensor]:
+    def gradients(self, twin: Twin) -> list[Tensor]:
         """This rank's parts of the gradients, for the optimizers; call once, after backward."""
         return self._sharded.collect()
 
-    def sums(self, total: Tensor, denominator: Tensor, tokens: int) -> tuple[float, float, float, int]:
+    def sums(
+        self, gradients: list[Tensor], total: Tensor, denominator: Tensor, tokens: int
+    ) -> tuple[float, float, float, int]:
         """Of all ranks: loss, weight, the gradient's norm, and tokens; one read from the device.
 
         Ranks that share matrices saw the same places, and counted them each.
