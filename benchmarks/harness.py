@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from publius.core.device import describe_hardware, keep_memory, set_threads
+from publius.core.device import describe_hardware, keep_memory, set_threads, usable_cores
 from publius.core.errors import UserError
 from publius.pipeline.run import Run
 from publius.training.calibrate import rate
@@ -54,7 +54,7 @@ _STATUS = Path("/proc/self/status")
 def cores() -> int:
     """Threads a child uses unless told: OMP_NUM_THREADS, else every core this process may run on."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() and int(told) else len(os.sched_getaffinity(0))
+    return int(told) if told.isdigit() and int(told) else len(usable_cores())
 
 
 def say(text: str) -> None:

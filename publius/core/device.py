@@ -5,11 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-__all__ = ["compute_dtype", "describe_hardware", "keep_memory", "pick_device", "set_threads"]
+__all__ = [
+    "compute_dtype",
+    "describe_hardware",
+    "keep_memory",
+    "keep_to",
+    "pick_device",
+    "set_threads",
+    "usable_cores",
+]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -38,13 +48,30 @@ def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     return torch.bfloat16 if _cpu_flags() & {"amx_bf16", "avx512_bf16"} else torch.float32
 
 
+def usable_cores() -> list[int]:
+    """The cores this process may run on, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))  # macOS and Windows do not tell
+
+
+def keep_to(process: int, cores: Sequence[int]) -> None:
+    """Let `process` run on `cores` only, where the system can (Linux); its threads to come keep to them too.
+
+    Two trainings side by side on two cores run some 10% faster when neither wanders to the other's core.
+    """
+    if cores and hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):  # it has ended, or may not: then it runs where it likes
+            os.sched_setaffinity(process, cores)
+
+
 def set_threads(threads: int | None = None) -> int:
     """Use `threads` cores: those given, else OMP_NUM_THREADS, else all this process may run on.
 
     Stray threads cost up to 5x on small models, so a worker beside others is told its share.
     """
     told = os.environ.get("OMP_NUM_THREADS", "")
-    count = threads or (int(told) if told.isdigit() else 0) or len(os.sched_getaffinity(0))
+    count = threads or (int(told) if told.isdigit() else 0) or len(usable_cores())
     torch.set_num_threads(count)
     return count
 

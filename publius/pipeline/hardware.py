@@ -18,7 +18,6 @@ Dollars per hour are typical on-demand cloud prices. All are assumptions, and ar
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import re
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from publius.core.device import usable_cores
 from publius.core.errors import UserError
 from publius.pipeline.names import did_you_mean
 
@@ -161,7 +161,7 @@ def this_hardware(
         re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else []
     )
     model = names[0] if names else platform.processor() or platform.machine()
-    return f"{model}, {len(os.sched_getaffinity(0))} cores", HARDWARE["cpu"]
+    return f"{model}, {len(usable_cores())} cores", HARDWARE["cpu"]
 
 
 def energy_kwh(seconds: float) -> float:

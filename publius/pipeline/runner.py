@@ -9,14 +9,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from publius.core.console import console
-from publius.core.device import keep_memory
+from publius.core.device import keep_memory, keep_to, usable_cores
 from publius.core.errors import UserError
 from publius.pipeline.artifact import Artifact, read_record
 from publius.pipeline.execute import Outcome, run_stage
@@ -136,8 +136,10 @@ def _journal(store: Store, name: str, execution: _Execution) -> Iterator[None]:
 class _Worker:
     """One stage in a process of its own; its lines are passed on with the stage's name before them."""
 
-    def __init__(self, identity: Identity, job: Job, folder: Path, threads: int) -> None:
-        self.identity, self.job, self.clock = identity, job, time.monotonic()
+    def __init__(
+        self, identity: Identity, job: Job, folder: Path, threads: int, cores: Sequence[int]
+    ) -> None:
+        self.identity, self.job, self.cores, self.clock = identity, job, cores, time.monotonic()
         self._answer = folder / f"{job.name}.answer.json"
         job_file = folder / f"{job.name}.job.json"
         write_json(job_file, describe_job(job, self._answer))
@@ -150,6 +152,7 @@ class _Worker:
             | os.environ
             | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
+        keep_to(self.process.pid, cores)
         self._echo = threading.Thread(target=self._pass_on, daemon=True)
         self._echo.start()
 
@@ -249,11 +252,18 @@ class _Execution:
             # Alone: nothing else can become ready before it ends, so it has this process and all cores.
             self._here(ready[0])
             return
-        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
+        threads = max(1, len(usable_cores()) // self.jobs)
         for identity in ready[: self.jobs - len(self.workers)]:
             self._say(identity, "started")
-            self.workers.append(_Worker(identity, self._job(identity), folder, threads))
+            worker = _Worker(identity, self._job(identity), folder, threads, self._free_cores(threads))
+            self.workers.append(worker)
             self.pending.remove(identity)
+
+    def _free_cores(self, count: int) -> list[int]:
+        """`count` cores that no worker keeps to; none where there are fewer cores than workers."""
+        taken = {core for worker in self.workers for core in worker.cores}
+        free = [core for core in usable_cores() if core not in taken]
+        return free[:count] if len(free) >= count else []
 
     def _here(self, identity: Identity) -> None:
         job = self._job(identity)
@@ -280,7 +290,7 @@ class _Execution:
                 raise
             self._finish(worker.identity, worker.job, outcome, time.monotonic() - worker.clock)
         if self.workers and not ended:
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def _job(self, identity: Identity) -> Job:
         node = identity.node

@@ -61,9 +61,27 @@ def test_set_threads(monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         assert device.set_threads() == 1, "a worker's share is kept"
         monkeypatch.delenv("OMP_NUM_THREADS")
-        assert 1 <= device.set_threads() <= len(os.sched_getaffinity(0))
+        assert 1 <= device.set_threads() <= len(device.usable_cores())
     finally:
         torch.set_num_threads(before)
+
+
+def test_cores_where_the_system_tells_and_where_not(monkeypatch):
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        one = device.usable_cores()[0]
+        device.keep_to(child.pid, [one])
+        assert os.sched_getaffinity(child.pid) == {one}
+        device.keep_to(child.pid, [])
+        assert os.sched_getaffinity(child.pid) == {one}
+    finally:
+        child.kill()
+        child.wait()
+    device.keep_to(child.pid, [one])  # gone: nothing to hold
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_setaffinity")
+    assert device.usable_cores() == list(range(os.cpu_count() or 1))
+    device.keep_to(os.getpid(), [0])
 
 
 def test_describe_hardware(monkeypatch):

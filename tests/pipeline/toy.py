@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from publius.core.config import Config, execution
+from publius.core.device import usable_cores
 from publius.core.errors import UserError
 from publius.core.stats import wilson
 from publius.pipeline import Artifact, Recipe, Run, stage
@@ -101,7 +102,9 @@ def threads(run: Run, config: NumbersConfig) -> Numbers:
         time.sleep(0.01)
     run.metric("met", len(list(meeting.iterdir())))
     run.metric("pid", os.getpid())
-    (run.output / "numbers.json").write_text(json.dumps([int(os.environ["OMP_NUM_THREADS"])]))
+    (run.output / "numbers.json").write_text(
+        json.dumps([int(os.environ["OMP_NUM_THREADS"]), *usable_cores()])
+    )
     return Numbers(run.output)
 
 

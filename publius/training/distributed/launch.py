@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from publius.core.device import usable_cores
 from publius.core.errors import UserError
 from publius.training.distributed.job import LAUNCHED, LOST
 
@@ -32,7 +33,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         raise UserError(f"nproc is {processes}", where="--nproc", fix="give 1 or more")
     logging.disable(logging.CRITICAL)  # the launcher's own account of a failure is a page long
     _hold_pipe()
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, len(usable_cores()) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ[LAUNCHED] = "1"
     config = LaunchConfig(
