@@ -50,13 +50,16 @@ def _number(tokens: Ints, predict: NDArray[np.bool_], before: Ints, vocab_size: 
 
 
 def _discounts(counts: Ints) -> Floats:
-    """D(0), D(1), D(2), D(3+) from counts of counts; 0.5 where the data is too small to estimate them."""
+    """D(0), D(1), D(2), D(3+) from counts of counts; 0.5 where the data is too small to estimate them.
+
+    On little or odd data the estimates leave their range; none may be 0, or unseen words would have no mass.
+    """
     ones, twos, threes, fours = (int(np.count_nonzero(counts == c)) for c in (1, 2, 3, 4))
     if not (ones and twos and threes and fours):
         return np.array([0.0, 0.5, 0.5, 0.5])
     y = ones / (ones + 2 * twos)
     raw = [0.0, 1 - 2 * y * twos / ones, 2 - 3 * y * threes / twos, 3 - 4 * y * fours / threes]
-    return np.clip(np.array(raw), 0.0, [0.0, 1.0, 2.0, 3.0])
+    return np.clip(np.array(raw), [0.0, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0])
 
 
 def _level(keys: Ints, counts: Ints, contexts: int, vocab_size: int) -> _Level:
