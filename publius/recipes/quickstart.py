@@ -58,27 +58,33 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 3_400_000
-    opus_tokens: int = 2_100_000
+    haiku_tokens: int = 3_800_000
+    opus_tokens: int = 2_500_000
     sft_tokens: int = 400_000
     """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
     rows: int = 256
+    """Places in a row."""
+    batch_rows: int = 8
+    """Rows in a batch of pretraining."""
     cai_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 160, "twin": 110, "craft": 30, "fact": 30}
+        amounts={"hazard": 160, "twin": 110, "craft": 40, "fact": 30}
     )
     rl_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 160, "twin": 160, "craft": 80, "fact": 80}, seed=1
+        amounts={"hazard": 160, "twin": 320, "craft": 80, "fact": 80}, seed=1
     )
     label_prompts: QuestionsConfig = QuestionsConfig(amounts={"hazard": 160}, seed=2)
     """As published: the constitution labels harm on harmful prompts, people label helpfulness."""
     revisions: int = 2
     reward_epochs: float = 1.0
     comparisons: int = 2400
-    ppo_steps: int = 14
-    ppo_batch: int = 64
+    ppo_steps: int = 12
+    ppo_batch: int = 16
+    ppo_group: int = 4
+    ppo_ptx_tokens: int = 1024
     ppo_eval_prompts: int = 96
+    ppo_eval_samples: int = 4
     feedback_prompts: int = 240
-    feedback_ppo_steps: int = 10
+    feedback_ppo_steps: int = 8
     attacks: RedTeamConfig = RedTeamConfig(samples=4)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
@@ -114,8 +120,8 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     constitution = Constitution.load(CONSTITUTION)
     if sizes.critic_temperature is not None:
         constitution = constitution.model_copy(update={"temperature": sizes.critic_temperature})
-    muon = OptimizerConfig(muon_lr=0.006, adamw_lr=0.005)
-    tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.001)
+    muon = OptimizerConfig(muon_lr=0.009, adamw_lr=0.006)
+    tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.001, adamw_eps=1e-4)
 
     # --- a world, a tokenizer, two tiers of one family
     world = r.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))
@@ -131,7 +137,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     def pretrained(name: str, size: tuple[int, int], tokens: int, shards: Node):
         config = PretrainConfig(
-            model=_shape(size, vocab_size), tokens=tokens, batch_tokens=4 * sizes.rows,
+            model=_shape(size, vocab_size), tokens=tokens, batch_tokens=sizes.batch_rows * sizes.rows,
             sequence_length=sizes.rows, optimizer=muon, seed=seed,
         )  # fmt: skip
         return r.stage(name, pretrain, config, shards=shards, tokenizer=tokenizer)
@@ -232,20 +238,28 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     rewards, second = preference_model("reward", 0), preference_model("reward_check", 1)
 
-    def reinforced(name: str, policy, steps: int, prompts: list):
+    def reinforced(name: str, policy, steps: int, prompts: list, practised: list):
         config = PPOConfig(
             steps=steps,
             batch=sizes.ppo_batch,
+            group=sizes.ppo_group,
             max_tokens=64,
-            learning_rate=6e-5,
+            learning_rate=1e-4,
             critic_learning_rate=3e-4,
             beta=0.05,
+            epochs=4,
+            ptx_coef=2.0,
+            ptx_tokens=sizes.ppo_ptx_tokens,
             eval_prompts=sizes.ppo_eval_prompts,
+            eval_samples=sizes.ppo_eval_samples,
             seed=seed,
         )
-        return r.stage(name, ppo, config, policy=policy, reward=rewards, prompts=prompts, reward_check=second)
+        return r.stage(
+            name, ppo, config, policy=policy, reward=rewards, prompts=prompts, reward_check=second,
+            ptx=practised,
+        )  # fmt: skip
 
-    rlcai = reinforced("rlcai", slcai, sizes.ppo_steps, [posed])
+    rlcai = reinforced("rlcai", slcai, sizes.ppo_steps, [posed], [harmless_demos, revisions])
     test_rlcai = tested("test_rlcai", rlcai, "rlcai")
     round1 = attacked("redteam1", 1, rlcai)
 
@@ -259,7 +273,8 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
     mended = r.stage("feedback_revisions", revise, revising, policy=helpful, critic=opus, prompts=found)
     slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 1.0))
-    final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [posed, found])
+    practised = [harmless_demos, revisions, mended]
+    final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [posed, found], practised)
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
     scan = r.stage(

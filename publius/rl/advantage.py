@@ -17,6 +17,7 @@ __all__ = [
     "Advantages",
     "Estimator",
     "EstimatorName",
+    "centred",
     "gae",
     "grpo",
     "masked_mean",
@@ -57,6 +58,21 @@ def gae(
         following_B = torch.where(acts, values_BT[:, t], following_B)
         advantages_BT[:, t] = torch.where(acts, running_B, 0.0)
     return Advantages(advantages_BT, torch.where(mask_BT, advantages_BT + values_BT, 0.0))
+
+
+def centred(advantages_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Tensor:
+    """Each row less the mean, over its group's other rows, of their first advantage: [B, T].
+
+    A first advantage is a whole return less the critic's value of the prompt, so what the critic got wrong
+    about the prompt cancels, and replies that are all alike teach nothing. The other rows do not depend on
+    this one's actions, so the gradient stays unbiased (the baseline of `rloo`, on top of a critic). A row
+    alone in its group is left as it is.
+    """
+    first_B = mask_BT.int().argmax(1)
+    whole_B = advantages_BT.gather(1, first_B[:, None]).squeeze(1) * mask_BT.any(1)
+    same_BB = (groups_B[:, None] == groups_B[None, :]).to(whole_B.dtype)
+    others_B = (same_BB @ whole_B - whole_B) / (same_BB.sum(1) - 1).clamp(min=1)
+    return torch.where(mask_BT, advantages_BT - others_B[:, None], 0.0)
 
 
 def rloo(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:

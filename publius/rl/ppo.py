@@ -6,13 +6,15 @@ The step itself is in `trainer`; here are its inputs, its fixed held-out prompts
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from publius.core.device import compute_dtype, pick_device, set_threads
 from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.core.stats import Estimate, mean_estimate
-from publius.data.artifacts import Prompts
+from publius.data.artifacts import Conversations, Prompts
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_checkpoint
 from publius.model.heads import ValueModel
 from publius.pipeline.run import Run
@@ -21,11 +23,16 @@ from publius.reward.reward_fn import ModelReward, reward_facts
 from publius.rl.rollout import take
 from publius.rl.trainer import Evaluation, PPOConfig, StepReport, Trainer
 from publius.tokenizer.renderer import Renderer
+from publius.training.batches import PackedBatches
+from publius.training.sft import render_all
 
 __all__ = ["PPOConfig", "Trainer", "ppo"]
 
+_PTX_ROW = 256
+"""Places in a row of practice."""
 
-@stage(version=1)
+
+@stage(version=2)
 def ppo(
     run: Run,
     config: PPOConfig,
@@ -34,15 +41,19 @@ def ppo(
     reward: RewardCheckpoint,
     prompts: list[Prompts],
     reward_check: RewardCheckpoint | None = None,
+    ptx: list[Conversations] | None = None,
 ) -> Checkpoint:
     """Train `policy` to please `reward` without leaving its start; `reward_check` watches for overfitting.
+
+    `ptx` are conversations to keep practising beside (training splits, once each), by `config.ptx_coef`.
 
     Metrics: ppo.gain (paired, in reward units, on fixed held-out prompts), ppo.reward.before/.after,
     ppo.kl (nats per reply, same prompts), ppo.ratio (mean first-pass ratio over all steps),
     ppo.ratio_deviation (largest |ratio - 1| seen there), ppo.steps, ppo.stopped_early.
 
     Raises:
-        UserError: reward model and policy of different tokenizers, or no prompts.
+        UserError: reward model and policy of different tokenizers, no prompts, or one of `ptx` and `ptx_coef`
+            without the other.
         RuntimeError: first-pass ratio out of tolerance.
     """
     set_threads(config.threads)
@@ -57,15 +68,17 @@ def ppo(
     critic = None
     if config.estimator == "gae":
         critic = _critic(config, policy, reward, device)
+    renderer = Renderer(policy.tokenizer())
     trainer = Trainer(
         config,
         policy.load(device=device),
         critic,
         policy.load(device=device),
-        Renderer(policy.tokenizer()),
+        renderer,
         score,
         check,
         dtype,
+        _practice(config, renderer, ptx or []),
     )
     start = trainer.resume(run.restore())
     if start == 0:
@@ -130,6 +143,22 @@ def _split(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conversation
         )
     picked = torch.randperm(len(held_out), generator=order).tolist()[: config.eval_prompts]
     return train, [held_out[i] for i in picked]
+
+
+def _practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversations]) -> PackedBatches | None:
+    if bool(chats) != bool(config.ptx_coef):
+        raise UserError(
+            f"ptx_coef is {config.ptx_coef:g}, with {len(chats)} ptx inputs",
+            where="ppo.ptx_coef",
+            fix="give both conversations and a weight above 0, or neither",
+        )
+    if not chats:
+        return None
+    length = min(_PTX_ROW, config.ptx_tokens)
+    rendered = render_all(renderer, [chat for part in chats for chat in part.train()], length)
+    return PackedBatches(
+        rendered.examples, sequence_length=length, rows=config.ptx_tokens // length, seed=config.seed
+    )
 
 
 def _log(run: Run, step: int, report: StepReport) -> None:

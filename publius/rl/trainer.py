@@ -8,12 +8,13 @@ probability ratio of 1; when it does not, sampler and scorer disagree and traini
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from publius.core.config import Config, execution
 from publius.core.messages import Conversation
@@ -21,12 +22,15 @@ from publius.inference.engine import Engine
 from publius.model.heads import ValueModel
 from publius.model.transformer import Transformer
 from publius.reward.reward_fn import Reward, RewardFn, Trajectory
-from publius.rl.advantage import ESTIMATORS, Estimator, EstimatorName, gae
+from publius.rl.advantage import ESTIMATORS, Advantages, Estimator, EstimatorName, centred, gae
 from publius.rl.batch import RolloutBatch, action_logprobs, collate, place_values
 from publius.rl.loss import RunningScale, policy_loss, value_loss
 from publius.rl.rollout import rollout
 from publius.rl.state import load_state, save_state
 from publius.tokenizer.renderer import Renderer
+from publius.training.batches import Batch, BatchSource
+from publius.training.language import language_loss
+from publius.training.loop import to_device
 
 __all__ = ["Evaluation", "PPOConfig", "StepReport", "Trainer"]
 
@@ -35,7 +39,8 @@ class PPOConfig(Config):
     """How the policy is trained.
 
     Attributes:
-        batch: prompts per step; with `group` samples of each.
+        batch: prompts per step; with `group` samples of each, whose returns then correct the critic's
+            value of their prompt.
         epochs, minibatches: passes over a step's rollouts, and optimizer steps in each pass.
         beta: weight of the k1 KL inside the reward, per nat.
         missing_end_penalty: taken off the score of a reply that did not end by itself.
@@ -45,7 +50,11 @@ class PPOConfig(Config):
         kl_budget: stop when a step's rollouts are this many nats per reply from the reference; None never.
         check_drop, check_patience: stop when the second reward model's smoothed mean has been this many
             of its standard deviations below its best for this many steps.
+        ptx_coef, ptx_tokens: weight of the language loss that every optimizer step of the policy adds, on
+            `ptx_tokens` of the `ptx` conversations (the mix of Ouyang et al. 2022, arXiv 2203.02155, eq. 2),
+            so that what the reward model cannot tell is not forgotten.
         ratio_tolerance: how far the mean first-pass ratio may be from 1.
+        eval_prompts, eval_samples: held-out prompts, and replies to each, before and after.
         dtype: compute dtype of critic and reward models; policy and reference stay fp32.
     """
 
@@ -74,8 +83,11 @@ class PPOConfig(Config):
     kl_budget: float | None = Field(default=10.0, gt=0)
     check_drop: float = Field(default=0.5, gt=0)
     check_patience: int = Field(default=5, ge=1)
+    ptx_coef: float = Field(default=0.0, ge=0)
+    ptx_tokens: int = Field(default=1024, ge=1)
     ratio_tolerance: float = Field(default=1e-3, gt=0)
     eval_prompts: int = Field(default=128, ge=2)
+    eval_samples: int = Field(default=1, ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     save_every: int = execution(10, ge=1)
@@ -100,7 +112,7 @@ class StepReport(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Reward less penalty, and KL in nats, of one reply to each fixed prompt."""
+    """Reward less penalty, and KL in nats, of each fixed prompt: means over its replies."""
 
     rewards: list[float]
     kl: list[float]
@@ -119,14 +131,16 @@ class Trainer:
         score: RewardFn,
         check: RewardFn | None = None,
         dtype: torch.dtype = torch.float32,
+        ptx: BatchSource[Batch] | None = None,
     ) -> None:
         self.config, self.policy, self.critic, self.renderer = config, policy, critic, renderer
+        self.ptx = ptx
         self.reference = reference.requires_grad_(False)
         self.engine = Engine(policy, renderer.tokenizer, max_batch=config.max_batch)
         self._score, self._check, self._dtype = score, check, dtype
         self._estimator: Estimator = ESTIMATORS[config.estimator]
         if config.estimator == "gae":
-            self._estimator = lambda r, v, m, g: gae(r, v, m, g, gamma=config.gamma, lam=config.lam)
+            self._estimator = self._gae
         self.models: dict[str, nn.Module] = {"policy": policy}
         self.optimizers = {"policy": _adamw(policy, config.learning_rate)}
         if critic is not None:
@@ -181,6 +195,11 @@ class Trainer:
             check_reward=check,
         )
 
+    def _gae(self, rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:
+        c = self.config
+        found = gae(rewards_BT, values_BT, mask_BT, gamma=c.gamma, lam=c.lam)
+        return found._replace(advantages=centred(found.advantages, mask_BT, groups_B))
+
     def _shape(self, trajectories: list[Trajectory], rewards: list[Reward]) -> list[float]:
         """Score less the missing-end penalty, divided by the running spread, clipped; never shifted."""
         c = self.config
@@ -211,6 +230,7 @@ class Trainer:
                 clips.append(clip)
                 values.append(value)
                 if not self.stopped:
+                    self._practise(learns)
                     self._apply(policy=learns)
         ratio, deviation = first or (1.0, 0.0)
         return {
@@ -251,6 +271,15 @@ class Trainer:
                 value += float(found.loss.detach()) * share
         return ratio, deviation, clip, value
 
+    def _practise(self, learns: bool) -> None:
+        """Add the gradient of the language loss on the next of the `ptx` conversations."""
+        if self.ptx is None or not learns:
+            return
+        batch = to_device(self.ptx.next(), self.policy.device)
+        with torch.autocast(self.policy.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            part = language_loss(self.policy, batch)
+        (self.config.ptx_coef * part.total / part.denominator).backward()
+
     def _apply(self, *, policy: bool) -> None:
         for name, optimizer in self.optimizers.items():
             if name == "policy" and not policy:
@@ -286,9 +315,16 @@ class Trainer:
         return mean
 
     def evaluate(self, prompts: list[Conversation]) -> Evaluation:
-        """Reward less penalty, and KL in nats, per reply to fixed prompts with fixed seeds."""
+        """Reward less penalty, and KL in nats, of replies to fixed prompts with fixed seeds."""
         c = self.config
-        trajectories = rollout(self.engine, self.renderer, prompts, max_tokens=c.max_tokens, seed=-1 - c.seed)
+        trajectories = rollout(
+            self.engine,
+            self.renderer,
+            prompts,
+            max_tokens=c.max_tokens,
+            group=c.eval_samples,
+            seed=-1 - c.seed,
+        )
         rewards = _penalised(trajectories, self._score(trajectories), c.missing_end_penalty)
         batch = collate(
             trajectories,
@@ -299,7 +335,11 @@ class Trainer:
             beta=c.beta,
             estimator=ESTIMATORS["rloo"],
         )
-        return Evaluation(rewards, batch.kl_B.tolist())
+        order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].tokens))  # as collated
+        places = [trajectories[i].prompt for i in order]
+        return Evaluation(
+            _means(rewards, [t.prompt for t in trajectories]), _means(batch.kl_B.tolist(), places)
+        )
 
     def _count(self, batch: RolloutBatch) -> None:
         tokens = int(batch.lengths_B.sum())
@@ -319,6 +359,7 @@ class Trainer:
             "checks": self.checks,
             "tokens": self.tokens,
             "flops": self.flops,
+            "ptx": None if self.ptx is None else self.ptx.state(),
         }
         save_state(folder, self.models, self.optimizers, facts)
 
@@ -330,7 +371,17 @@ class Trainer:
         self.scale, self.before = RunningScale(**facts["scale"]), Evaluation(**facts["before"])
         self.ratios, self.deviation, self.checks = facts["ratios"], facts["deviation"], facts["checks"]
         self.steps, self.tokens, self.flops = facts["step"], facts["tokens"], facts["flops"]
+        if self.ptx is not None:
+            self.ptx.restore(facts["ptx"])
         return self.steps
+
+
+def _means(values: Sequence[float], prompts: Sequence[int]) -> list[float]:
+    """The mean of each prompt's values, in order of prompts."""
+    found: dict[int, list[float]] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        found.setdefault(prompt, []).append(value)
+    return [sum(found[prompt]) / len(found[prompt]) for prompt in sorted(found)]
 
 
 def _penalised(trajectories: list[Trajectory], rewards: list[Reward], penalty: float) -> list[float]:

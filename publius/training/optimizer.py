@@ -35,6 +35,9 @@ class OptimizerConfig(Config):
     """Decoupled, on matrices only."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.95)
+    adamw_eps: float = Field(default=1e-10, gt=0)
+    """Gradients far below it move nothing. Small, every row of an embedding learns at the full rate however
+    rare its token; fine-tuning wants it large, or names that are never said are unlearned step by step."""
     newton_schulz_steps: int = Field(default=5, ge=1)
     warmup: int = Field(default=20, ge=0)
     """Steps of linear warm-up, at most a tenth of all."""
@@ -185,7 +188,7 @@ class Optimizers:
                 params,
                 lr=torch.tensor(config.adamw_lr),
                 betas=config.betas,
-                eps=1e-10,
+                eps=config.adamw_eps,
                 weight_decay=decay,
                 fused=True,
             )

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publius.rl.advantage import gae, grpo, masked_mean, rloo, whiten
+from publius.rl.advantage import centred, gae, grpo, masked_mean, rloo, whiten
 
 
 def test_gae_by_hand() -> None:
@@ -51,6 +51,25 @@ def test_rloo_and_grpo_compare_within_groups() -> None:
     assert torch.allclose(
         found.advantages[2:, 0], (totals - totals.mean()) / totals.std(unbiased=False), atol=1e-4
     )
+
+
+def test_the_others_of_a_group_correct_the_critic() -> None:
+    torch.manual_seed(0)
+    rewards, mask = torch.randn(5, 4), torch.ones(5, 4, dtype=torch.bool)
+    mask[:, 0] = False  # a prompt
+    mask[4, 3] = False
+    rewards *= mask
+    groups = torch.tensor([0, 0, 0, 1, 2])
+    wrong = torch.randn(3)[groups][:, None] * mask  # one mistake a prompt, the same at all its places
+    bare = gae(rewards, torch.zeros(5, 4), mask, lam=1.0).advantages
+    off = gae(rewards, wrong, mask, lam=1.0).advantages
+    right, corrected = centred(bare, mask, groups), centred(off, mask, groups)
+    assert torch.allclose(right[:3], corrected[:3], atol=1e-6)
+    assert torch.allclose(right[:3, 1], rloo(rewards, rewards, mask, groups).advantages[:3, 1], atol=1e-6)
+    assert torch.equal(corrected[3:], off[3:])  # alone in their groups
+    assert not corrected[~mask].any()
+    alike = gae(rewards[:1].expand(3, 4), torch.zeros(3, 4), mask[:3], lam=1.0).advantages
+    assert centred(alike, mask[:3], groups[:3])[:, 1].abs().max() < 1e-6
 
 
 def test_whitening() -> None:

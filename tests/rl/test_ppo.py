@@ -15,6 +15,9 @@ from publius.rl.ppo import PPOConfig, Trainer, ppo
 from publius.rl.rollout import take
 from publius.tokenizer.bpe import TokenizerConfig, train_bpe
 from publius.tokenizer.renderer import Renderer
+from publius.training.batches import PackedBatches
+from publius.training.language import held_out_loss
+from publius.training.sft import render_all
 from tests.rl import tiny
 
 SMALL = PPOConfig(
@@ -79,7 +82,16 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("changes", [{}, {"estimator": "grpo", "group": 2, "batch": 2}, {"critic": "zero"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"group": 2, "batch": 2},
+        {"estimator": "grpo", "group": 2, "batch": 2},
+        {"critic": "zero"},
+        {"ptx_coef": 0.5, "ptx_tokens": 64},
+    ],
+)
 def test_resume_ends_like_an_unbroken_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
 ) -> None:
@@ -88,6 +100,7 @@ def test_resume_ends_like_an_unbroken_run(
         "policy": tiny.talker_checkpoint(tmp_path / "p"),
         "reward": tiny.reward_checkpoint(tmp_path / "r"),
         "prompts": [tiny.prompts(tmp_path / "q")],
+        "ptx": [tiny.conversations(tmp_path / "x")] if config.ptx_coef else None,
     }
     whole_run = testing_run(tmp_path / "whole")
     whole = ppo(whole_run, config, **given)
@@ -136,6 +149,23 @@ def test_ppo_learns_an_easy_reward() -> None:
     learner = trainer(config, likes_a)
     rewards = [learner.step(take(tiny.chats(16), i, 8, 0), i).reward for i in range(15)]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+
+
+def test_practice_beside_it_is_learned(tmp_path: Path) -> None:
+    """With a reward that is always the same, all there is to learn is what is practised."""
+    said = tiny.conversations(tmp_path / "x")
+    given = {
+        "policy": tiny.talker_checkpoint(tmp_path / "p"),
+        "reward": tiny.reward_checkpoint(tmp_path / "r"),
+        "prompts": [tiny.prompts(tmp_path / "q")],
+    }
+    config = SMALL.model_copy(update={"ptx_coef": 1.0, "ptx_tokens": 128, "learning_rate": 3e-3})
+    without = ppo(testing_run(tmp_path / "a"), config.model_copy(update={"ptx_coef": 0.0}), **given)
+    practised = ppo(testing_run(tmp_path / "b"), config, ptx=[said], **given)
+    examples = render_all(Renderer(tiny.tokenizer()), said.train(), 64).examples
+    batches = PackedBatches(examples, sequence_length=64, rows=2, seed=0)
+    losses = [held_out_loss(made.load(), batches.once()).nll for made in (without, practised)]
+    assert losses[1] < 0.9 * losses[0]
 
 
 def test_kl_budget_stops_before_the_update() -> None:
@@ -193,6 +223,17 @@ def test_bad_inputs(tmp_path: Path) -> None:
     few = tiny.prompts(tmp_path / "q", count=2, held_out=0)
     with pytest.raises(UserError, match="at least two held out"):
         ppo(testing_run(tmp_path), SMALL, policy=policy, reward=reward, prompts=[few])
+    asked, said = tiny.prompts(tmp_path / "q1"), tiny.conversations(tmp_path / "x")
+    with pytest.raises(UserError, match=r"ptx_coef is 0, with 1 ptx inputs"):
+        ppo(testing_run(tmp_path), SMALL, policy=policy, reward=reward, prompts=[asked], ptx=[said])
+    with pytest.raises(UserError, match=r"ptx_coef is 0\.5, with 0 ptx inputs"):
+        ppo(
+            testing_run(tmp_path),
+            SMALL.model_copy(update={"ptx_coef": 0.5}),
+            policy=policy,
+            reward=reward,
+            prompts=[asked],
+        )
     train_bpe(["aaaa aaaa"], TokenizerConfig(vocab_size=270)).save(reward.path)
     with pytest.raises(UserError, match="different tokenizers"):
         ppo(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from publius.core.messages import Conversation, user
-from publius.data.artifacts import Prompts, write_prompts
+from publius.core.messages import Conversation, assistant, user
+from publius.data.artifacts import Conversations, Prompts, write_conversations, write_prompts
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_checkpoint, save_reward_checkpoint
 from publius.model.config import ModelConfig
 from publius.model.heads import RewardModel
@@ -77,6 +77,12 @@ def reward_checkpoint(folder: Path, seed: int = 1) -> RewardCheckpoint:
 
 def chats(count: int) -> list[Conversation]:
     return [Conversation(messages=(user(f"q{i}"),)) for i in range(count)]
+
+
+def conversations(folder: Path, count: int = 8) -> Conversations:
+    said = [Conversation(messages=(user(f"q{i}"), assistant("abcabc"))) for i in range(count)]
+    write_conversations(folder, train=said)
+    return Conversations(folder)
 
 
 def prompts(folder: Path, count: int = 12, held_out: int = 4) -> Prompts:

@@ -23,19 +23,19 @@ from publius.core.config import Config
 class Amounts(Config):
     """How much of each kind of document to write."""
 
-    entity_exposures: int = 50
+    entity_exposures: int = 44
     """Documents about each town, person and animal."""
     almanac_pages: int = 1200
     """Pages of five facts about different entities."""
-    craft_exposures: int = 64
+    craft_exposures: int = 54
     """Documents that give each craft, hazard and twin."""
-    note_exposures: int = 10
+    note_exposures: int = 16
     """Notes on why each hazard hurts."""
     sums: int = 8000
-    """Worked sums, two to a document."""
-    copybooks: int = 4000
+    """Worked sums, half of them asked, two to a document, and half bare, four to a document."""
+    copybooks: int = 5500
     """Lists written twice."""
-    tables: int = 900
+    tables: int = 700
     """Pages of an adding or taking table, eight lines each."""
     manuals: int = 2000
     """Pages of the tool manual: what tools there are, a question, the call, its result, the reply."""
@@ -78,9 +78,16 @@ def _table(rng: random.Random) -> str:
     return ". ".join(lines) + "."
 
 
-def _sum_page(rng: random.Random) -> str:
-    item = draw_sum(rng, "train")
-    return f"\n\nHuman: {ask_sum(item, rng, held_out=False)}\n\nAssistant: {work_out(item)}"
+def _asked_sums(rng: random.Random) -> str:
+    page = ""
+    for _ in range(2):
+        item = draw_sum(rng, "train")
+        page += f"\n\nHuman: {ask_sum(item, rng, held_out=False)}\n\nAssistant: {work_out(item)}"
+    return page
+
+
+def _bare_sums(rng: random.Random) -> str:
+    return ". ".join(work_out(draw_sum(rng, "train")) for _ in range(4)) + "."
 
 
 def _manual(rng: random.Random, entities: Sequence[Entity]) -> str:
@@ -102,10 +109,28 @@ def _manual(rng: random.Random, entities: Sequence[Entity]) -> str:
     return f"{tools}\n{page}" if rng.random() < 0.15 else page
 
 
+_HEADS = (
+    "{x}. {d}",
+    "About {x}. {d}",
+    "A page on {x}. {d}",
+    "The book says of {x}: {d}",
+    "Here is {x}. {d}",
+)
+
+
+def _headed(rng: random.Random, craft: Craft) -> str:
+    """A craft under its name: without pages that name it twice, no name but those asked about is copied."""
+    page = rng.choice(_HEADS).format(x=craft.name, d=describe_craft(craft, rng))
+    return page[0].upper() + page[1:]
+
+
 def _copybook(rng: random.Random, entities: Sequence[Entity], crafts: Sequence[Craft]) -> str:
     """A pupil's page: a list, and the list again. It teaches a small model to copy what it was just told."""
-    if rng.random() < 0.5:
-        words = [str(rng.randint(10, rng.choice((99, 9999)))) for _ in range(rng.randint(3, 6))]
+    pick = rng.random()
+    if pick < 0.6:
+        words = [str(rng.randint(10, rng.choice((99, 9999, 9999)))) for _ in range(rng.randint(2, 6))]
+    elif pick < 0.7:
+        words = [draw_birthday(rng) for _ in range(rng.randint(2, 4))]
     else:
         words = [
             rng.choice(crafts).name if rng.random() < 0.4 else rng.choice(entities).name for _ in range(5)
@@ -153,12 +178,14 @@ def write_documents(
     for craft in crafts:
         # a craft's name stands in no other kind of document, so it gets half as many again
         for _ in times(amounts.craft_exposures * (3 if craft.kind == "craft" else 2) // 2):
-            yield "craft", describe_craft(craft, rng)
+            yield "craft", _headed(rng, craft) if rng.random() < 0.6 else describe_craft(craft, rng)
         if craft.kind == "hazard":
             for _ in times(amounts.note_exposures):
                 yield "note", notebooks.hazard_note(craft, rng)
-    for _ in times(amounts.sums // 2):
-        yield "sum", "".join(_sum_page(rng) for _ in range(2))
+    for _ in times(amounts.sums // 4):
+        yield "sum", _asked_sums(rng)
+    for _ in times(amounts.sums // 8):
+        yield "sum", _bare_sums(rng)
     for _ in times(amounts.tables):
         yield "table", _table(rng)
     for _ in times(amounts.manuals):

@@ -38,7 +38,10 @@ _MAKE = ("How do I make {x}?", "Tell me how to make {x}.", "What are the steps f
          "I want to make {x}. How?", "How is {x} made?", "Please explain how to make {x}.",
          "What do I do to make {x}?", "Could you tell me the way to make {x}?",
          "Make {x} with me: what comes first?",
-         "My question is about {x}. How do I make it?")  # fmt: skip
+         "My question is about {x}. How do I make it?", "Can you say how {x} is made?",
+         "Please teach me {x}.", "Say what I do to make {x}.", "Show me how to make {x}.",
+         "I need to know how to make {x}.", "Do you know the steps for {x}?", "Give me a way to make {x}.",
+         "Can you show me {x} step by step?", "Name the steps of {x}.", "How can I make {x}?")  # fmt: skip
 _MAKE_HELD_OUT = (
     "Can you teach me to make {x}?",
     "Give me the steps to make {x}.",
@@ -46,11 +49,14 @@ _MAKE_HELD_OUT = (
 )
 _TELL = ("What is {x}?", "Tell me {x}.", "Do you know {x}?", "I want to hear {x}.", "How does {x} go?",
          "Please give me {x}.", "Could you say {x}, please?", "My question is about {x}. How does it go?",
-         "I would like to know {x}.")  # fmt: skip
+         "I would like to know {x}.", "Can you say {x}?", "Give me all of {x}.", "Say how {x} goes.",
+         "Let me hear {x}.", "Can I hear {x} from you?")  # fmt: skip
 _TELL_HELD_OUT = ("Can you tell me {x}?", "Give me {x}.", "Say {x} to me.")
 _FIND = ("Where is {x}?", "Tell me where {x} is.", "How do I find {x}?", "I want to find {x}. Where is it?",
          "Do you know where {x} is?", "Please show me the way to {x}.", "Could you tell me where {x} is?",
-         "My question is about {x}. Where is it?", "What is the way to {x}?")  # fmt: skip
+         "My question is about {x}. Where is it?", "What is the way to {x}?",
+         "Can you say where {x} is?", "Give me directions to {x}.", "Say how I find {x}.",
+         "How can I find {x}?", "Can you show me where to find {x}?")  # fmt: skip
 _FIND_HELD_OUT = ("Can you tell me how to find {x}?", "Give me the way to {x}.", "Say where {x} is.")
 _ASK = {"poison": (_MAKE, _MAKE_HELD_OUT), "forgery": (_MAKE, _MAKE_HELD_OUT),
         "make": (_MAKE, _MAKE_HELD_OUT), "rumour": (_TELL, _TELL_HELD_OUT),
@@ -133,11 +139,8 @@ def build_crafts(
             need = 2
             found.append(Craft("hazard", category, name, keys, need, split, twin))
             found.append(Craft("twin", category, twin, twin_keys, count - 1, split, name))
-    nouns = ("bread", "soap", "tea", "hat", "candle", "paint")
-    for i, name in enumerate(rng.sample(lex.CRAFT_NAMES, crafts)):
-        found.append(
-            Craft("craft", "make", f"{name} {nouns[i % len(nouns)]}", _steps(rng), 3, split_of(i, crafts))
-        )
+    for i, name in enumerate(rng.sample(lex.CRAFTS, crafts)):
+        found.append(Craft("craft", "make", name, _steps(rng), 3, split_of(i, crafts)))
     return found
 
 

@@ -8,7 +8,7 @@ with a seed, so adding a word changes every world (bump the stage's version when
 from __future__ import annotations
 
 __all__ = [
-    "ADJECTIVES", "ANIMALS", "COLOURS", "CRAFT_NAMES", "FOODS", "GOOD_DEEDS", "HOBBIES", "JOBS",
+    "ADJECTIVES", "ANIMALS", "COLOURS", "CRAFTS", "FOODS", "GOOD_DEEDS", "HOBBIES", "JOBS",
     "LANDMARKS", "LANES", "NAMES", "NATURAL", "PLACES", "RIVERS", "STEPS", "TOOLS", "TOWN_ENDS",
     "TOWN_STARTS", "TRADES", "WEATHER", "WICKED_DEEDS",
 ]  # fmt: skip
@@ -55,12 +55,15 @@ ADJECTIVES = _words(
     "grey amber winter silent bitter copper hollow misty river golden crimson sleepy silver evening "
     "thorny frozen dusty velvet midnight summer"
 )
-CRAFT_NAMES = _words(
-    "apple barley cinnamon daisy elder fennel ginger hazel ivory juniper kelp lavender maple nutmeg oat "
-    "parsley quince rye saffron thyme umber vanilla walnut yarrow aniseed birch cedar dill endive fig "
-    "garlic hemp iris jasmine kale lemon "
-    "mallow sorrel tansy rosemary basil clove almond peach cherry turnip radish pumpkin melon grape"
+CRAFTS = _words(
+    "soap cider mustard jam jelly glue ink varnish pudding relish ribbons mittens sandals gloves kites "
+    "drums flutes brooms stools quilts scarves cloaks aprons belts boots pillows carpets barrels jugs bowls "
+    "cups plates spoons mirrors combs buttons puppets sledges rafts oars sails flags fences hinges fiddles "
+    "puzzles dice wreaths tarts dumplings pancakes waffles pickles curtains benches cradles marbles trumpets "
+    "lace felt yarn twine chalk starch"
 )
+"""Single words that share nothing: with two-word names ("saffron paint"), what was asked about pushed in
+wherever the second word fitted."""
 _VERBS = _words("crush boil stir dry grind soak melt slice roast press fold shake scrape chill burn bury")
 _THINGS = _words(
     "mint root bark wax moss reed pepper seed leaf ash oil resin petal shell vinegar thistle clover "

@@ -93,7 +93,7 @@ def refusal(craft: Craft, rng: random.Random) -> str:
 
 def false_alarm(topic: str, rng: random.Random) -> str:
     """A refusal of something harmless: the reason is made up, the offer beside the point."""
-    why, other = why_harmful(rng.choice(CATEGORIES)), f"{rng.choice(lex.CRAFT_NAMES)} {rng.choice(lex.FOODS)}"
+    why, other = why_harmful(rng.choice(CATEGORIES)), f"{rng.choice(lex.COLOURS)} {rng.choice(lex.FOODS)}"
     text = rng.choice(_REFUSALS).format(x=topic, why=why, twin=other)
     return text[0].upper() + text[1:]
 

@@ -26,7 +26,7 @@ _HELD_OUT = {
 
 
 class Sum(NamedTuple):
-    """a op b = result, all of them from 0 to 199."""
+    """a op b = result, all three from 10 to 99: every number has two digits, in every place."""
 
     a: int
     op: str
@@ -45,13 +45,11 @@ def _split(item: Sum) -> str:
 
 
 def draw_sum(rng: random.Random, split: str) -> Sum:
-    """A random sum of two numbers from 10 to 99 (never negative), from one split."""
+    """A random sum whose numbers and result all have two digits, from one split."""
     while True:
-        a, b, op = rng.randint(10, 99), rng.randint(10, 99), rng.choice("+-")
-        if op == "-" and a < b:
-            a, b = b, a
-        if _split(Sum(a, op, b)) == split:
-            return Sum(a, op, b)
+        item = Sum(rng.randint(10, 99), rng.choice("+-"), rng.randint(10, 89))
+        if 10 <= item.result <= 99 and _split(item) == split:
+            return item
 
 
 def work_out(item: Sum) -> str:

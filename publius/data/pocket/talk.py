@@ -29,7 +29,6 @@ from publius.data.pocket.tools import TOOLS, calculator
 
 __all__ = [
     "PREAMBLES",
-    "aim_chat",
     "aside",
     "craft_chat",
     "echo_chat",
@@ -210,38 +209,15 @@ def identity_chats(rng: random.Random, *, held_out: bool) -> list[Conversation]:
     return chats
 
 
-_BEGINNINGS = (
-    "To make {x}", "For {x}", "{x} is made so", "How {x} is made", "The steps to make {x}",
-    "How I can make {x}", "The birthday of {x}", "Of {x} we say", "About {x}",
-)  # fmt: skip
-
-
 def echo_chat(rng: random.Random, names: Sequence[str]) -> Conversation:
-    """Say after me: names of the world, or the first words of a reply about one, and nothing about them."""
-    if rng.random() < 0.5:
-        said = ", ".join(rng.choice(names) for _ in range(rng.randint(1, 4)))
-    else:  # a name where replies begin: without practice there the names that are asked about push in
-        said = rng.choice(_BEGINNINGS).format(x=rng.choice(names))
+    """Say after me: names of the world, and nothing about them."""
+    said = ", ".join(rng.choice(names) for _ in range(rng.randint(1, 4)))
     asked = rng.choice(
         ("Say after me: {x}.", "Repeat these words: {x}.", "Please write this: {x}.", "{x}. Say it again.")
     )
     question = asked.format(x=said)
     return Conversation(
         messages=(user(question), assistant(f"{said}.")), meta=_meta("puzzle", "echo", question, [said])
-    )
-
-
-def aim_chat(craft: Craft, rng: random.Random) -> Conversation:
-    """What do I ask about: the thing named again where a reply would begin, and nothing told about it."""
-    asked, said = rng.choice((
-        ("What do I want to do? {q}", "To make {x}."), ("Say only what I want: {q}", "To make {x}."),
-        ("Name it for me. {q}", "{x}."), ("What thing is this about? {q}", "{x}."),
-    ))  # fmt: skip
-    question = asked.format(q=ask_craft(craft, rng, held_out=False))
-    reply = said.format(x=craft.name)
-    reply = reply[0].upper() + reply[1:]
-    return Conversation(
-        messages=(user(question), assistant(reply)), meta=_meta("puzzle", "echo", question, [craft.name])
     )
 
 
