@@ -42,7 +42,7 @@ class Slow:
             return [0.0, 0.5, 0.5, 0.5]
         y = n[1] / (n[1] + 2 * n[2])
         raw = [1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]]
-        return [0.0, *(min(max(d, 0.0), float(i)) for i, d in enumerate(raw, 1))]
+        return [0.0, *(min(max(d, 0.1), float(i)) for i, d in enumerate(raw, 1))]
 
     def p(self, word: int, history: tuple[int, ...]) -> float:
         return self._p(word, history[-(self.order - 1) :] if self.order > 1 else ())
@@ -92,6 +92,14 @@ def test_learns_what_repeats_and_not_across_documents() -> None:
     model = NGram(documents, 100, 5)
     assert model.bits(arrays([[BOS, 1, 2, 3]])) < 1.5
     assert model.probabilities(arrays([[BOS, 4, BOS]]))[-1] < 0.05  # a document's begin follows nothing
+
+
+def test_counts_of_counts_out_of_range_leave_mass_for_the_unseen() -> None:
+    """As many words seen four times as once: the estimate of D(3+) falls below 0."""
+    times = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4, 6: 4}
+    documents = [[BOS, word] for word, count in times.items() for _ in range(count)]
+    model = NGram(arrays([*documents, *[[BOS, 7, 8]] * 5]), 12, 2)
+    assert model.probabilities(arrays([[BOS, 7, 9]]))[-1] > 0
 
 
 def test_nothing_to_train_on_is_uniform() -> None:

@@ -168,6 +168,24 @@ def test_practice_beside_it_is_learned(tmp_path: Path) -> None:
     assert losses[1] < 0.9 * losses[0]
 
 
+def test_several_replies_to_a_prompt_are_measured_as_their_mean() -> None:
+    counted: list[int] = []
+
+    def letters(trajectories: list[Trajectory]) -> list[Reward]:
+        counted.extend(t.length for t in trajectories)
+        return [Reward(float(t.length), {}) for t in trajectories]
+
+    config = SMALL.model_copy(update={"estimator": "rloo", "eval_samples": 3, "missing_end_penalty": 0.0})
+    learner = trainer(config, letters)
+    learner.reference = tiny.talker(end=0.1)
+    found = learner.evaluate(tiny.chats(4))
+    assert found.rewards == pytest.approx([sum(counted[i : i + 3]) / 3 for i in (0, 3, 6, 9)])
+    assert len(found.kl) == 4
+    # talkers that differ in how readily they end: the longer a prompt's replies, the more they differ
+    order = sorted(range(4), key=lambda i: found.rewards[i])
+    assert found.kl[order[0]] > found.kl[order[-1]]
+
+
 def test_kl_budget_stops_before_the_update() -> None:
     learner = trainer(
         SMALL.model_copy(update={"kl_budget": 1e-9, "estimator": "rloo", "group": 2, "warmup": 0}), short
