@@ -31,7 +31,7 @@ class Amounts(Config):
     """Documents that give each craft, hazard and twin."""
     note_exposures: int = 16
     """Notes on why each hazard hurts."""
-    sums: int = 8000
+    sums: int = 10000
     """Worked sums, half of them asked, two to a document, and half bare, four to a document."""
     copybooks: int = 5500
     """Lists written twice."""
@@ -68,13 +68,11 @@ def _table(rng: random.Random) -> str:
     lines: list[str] = []
     for _ in range(8):
         a, b = rng.randint(0, 9), rng.randint(0, 9)
-        lines.append(
-            f"{a} + {b} = {a + b}" if rng.random() < 0.5 else f"{max(a, b)} - {min(a, b)} = {abs(a - b)}"
-        )
+        lines.append(f"{a}+{b}={a + b}" if rng.random() < 0.5 else f"{max(a, b)}-{min(a, b)}={abs(a - b)}")
         if rng.random() < 0.3:
             high = rng.randint(10, 18)
             low = rng.randint(high - 9, 9)
-            lines.append(f"{high} - {low} = {high - low}")
+            lines.append(f"{high}-{low}={high - low}")
     return ". ".join(lines) + "."
 
 

@@ -53,20 +53,20 @@ def draw_sum(rng: random.Random, split: str) -> Sum:
 
 
 def work_out(item: Sum) -> str:
-    """The written-out working, ones before tens, ending in the result."""
+    """The written-out working, ones before tens, ending in the result.
+
+    Without spaces inside: before a digit each would be a token of its own.
+    """
     (ta, oa), (tb, ob) = divmod(item.a, 10), divmod(item.b, 10)
     if item.op == "+":
         ones = oa + ob
         carry = ones // 10
-        return (
-            f"{item.a} + {item.b}. ones {oa} + {ob} = {ones}. "
-            f"tens {ta} + {tb} + {carry} = {ta + tb + carry}. so {item.result}"
-        )
+        tens = f"{ta}+{tb}+{carry}={ta + tb + carry}"
+        return f"{item.a}+{item.b}. ones {oa}+{ob}={ones}. tens {tens}. so {item.result}"
     borrow = int(oa < ob)
-    return (
-        f"{item.a} - {item.b}. ones {oa + 10 * borrow} - {ob} = {oa + 10 * borrow - ob}. "
-        f"tens {ta} - {tb} - {borrow} = {ta - tb - borrow}. so {item.result}"
-    )
+    tens = f"{ta}-{tb}-{borrow}={ta - tb - borrow}"
+    oa += 10 * borrow
+    return f"{item.a}-{item.b}. ones {oa}-{ob}={oa - ob}. tens {tens}. so {item.result}"
 
 
 def ask_sum(item: Sum, rng: random.Random, *, held_out: bool) -> str:

@@ -168,7 +168,7 @@ def tool_question(rng: random.Random, person: str, *, held_out: bool) -> tuple[s
     if rng.random() < 0.5:
         a, b = _operands(rng, held_out)
         asked = _PRODUCTS[held_out]
-        call = ToolUseBlock(id="toolu_0", name="calculator", input={"sum": f"{a} * {b}"})
+        call = ToolUseBlock(id="toolu_0", name="calculator", input={"sum": f"{a}*{b}"})
         return rng.choice(asked).format(a=a, b=b), call
     call = ToolUseBlock(id="toolu_0", name="almanac", input={"ask": f"birthday of {person}"})
     return rng.choice(_BIRTHDAYS[held_out]).format(x=person), call

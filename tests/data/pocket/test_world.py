@@ -112,8 +112,8 @@ def test_sealed_sums_are_written_nowhere_in_either_order(world: World) -> None:
     text = " ".join(d.text for d in world.train())
     for question in world.questions("sum", "test"):
         a, op, b = re.fullmatch(r"(\d+)([-+])(\d+)", question.meta["entity"]).groups()
-        assert f"{a} {op} {b}." not in text
-        assert op == "-" or f"{b} + {a}." not in text
+        assert f"{a}{op}{b}." not in text
+        assert op == "-" or f"{b}+{a}." not in text
 
 
 def test_refusals_right_and_wrong_look_alike(world: World) -> None:
