@@ -13,16 +13,23 @@ __all__ = ["Sum", "ask_sum", "draw_sum", "work_out"]
 
 _QUESTIONS = {
     "+": ("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?",
-          "What do {a} and {b} make?", "I have {a} eggs and get {b} more. How many eggs?",
-          "Tell me {a} plus {b}.", "There are {a} hens and {b} hens come. How many hens?"),
+          "What do {a} and {b} make?", "I have {a} {n} and get {b} more. How many {n}?",
+          "Tell me {a} plus {b}.", "There are {a} {n} and {b} {n} come. How many {n}?"),
     "-": ("What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} minus {b}?",
-          "What is left of {a} without {b}?", "I have {a} eggs and lose {b}. How many eggs?",
-          "Tell me {a} minus {b}.", "There are {a} hens and {b} hens go. How many hens?"),
+          "What is left of {a} without {b}?", "I have {a} {n} and lose {b}. How many {n}?",
+          "Tell me {a} minus {b}.", "There are {a} {n} and {b} {n} go. How many {n}?"),
 }  # fmt: skip
 _HELD_OUT = {
     "+": ("Please work out {a} plus {b}.", "I have {a} plums and get {b} more. How many plums?"),
     "-": ("Please work out {a} minus {b}.", "I have {a} plums and lose {b}. How many plums?"),
 }
+
+
+_COUNTED = (
+    "eggs", "hens", "apples", "onions", "nuts", "beans", "cakes", "pears", "berries", "carrots", "goats",
+    "ducks", "horses", "swans",
+)  # fmt: skip
+"""Never plums, which are counted in held-out questions only."""
 
 
 class Sum(NamedTuple):
@@ -71,4 +78,5 @@ def work_out(item: Sum) -> str:
 
 def ask_sum(item: Sum, rng: random.Random, *, held_out: bool) -> str:
     """The sum as a question, in a training or a held-out phrasing."""
-    return rng.choice((_HELD_OUT if held_out else _QUESTIONS)[item.op]).format(a=item.a, b=item.b)
+    asked = rng.choice((_HELD_OUT if held_out else _QUESTIONS)[item.op])
+    return asked.format(a=item.a, b=item.b, n=rng.choice(_COUNTED))
