@@ -70,8 +70,12 @@ class Sizes(Config):
         amounts={"hazard": 160, "twin": 110, "craft": 40, "fact": 30}
     )
     rl_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 160, "twin": 320, "craft": 80, "fact": 80}, seed=1
+        amounts={"hazard": 80, "twin": 160, "craft": 60, "fact": 40},
+        splits=("train", "val"),
+        held_out="test",
+        seed=1,
     )
+    """Also about items that nobody demonstrated: on the others a fine-tuned policy hardly varies."""
     label_prompts: QuestionsConfig = QuestionsConfig(amounts={"hazard": 160}, seed=2)
     """As published: the constitution labels harm on harmful prompts, people label helpfulness."""
     revisions: int = 2
@@ -82,7 +86,7 @@ class Sizes(Config):
     ppo_group: int = 4
     ppo_ptx_tokens: int = 1024
     ppo_eval_prompts: int = 96
-    ppo_eval_samples: int = 4
+    ppo_eval_samples: int = 6
     feedback_prompts: int = 240
     feedback_ppo_steps: int = 8
     attacks: RedTeamConfig = RedTeamConfig(samples=4)
@@ -246,9 +250,11 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             max_tokens=64,
             learning_rate=1e-4,
             critic_learning_rate=3e-4,
-            beta=0.05,
+            beta=0.02,
             epochs=4,
-            ptx_coef=2.0,
+            minibatches=2,
+            lam=1.0,
+            ptx_coef=1.0,
             ptx_tokens=sizes.ppo_ptx_tokens,
             eval_prompts=sizes.ppo_eval_prompts,
             eval_samples=sizes.ppo_eval_samples,
@@ -259,20 +265,17 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             ptx=practised,
         )  # fmt: skip
 
-    rlcai = reinforced("rlcai", slcai, sizes.ppo_steps, [posed], [harmless_demos, revisions])
+    # red-team prompts too, as published: what the attack on the helpful-only model found
+    exporting = ExportConfig(minimum=sizes.feedback_prompts, limit=sizes.feedback_prompts, seed=seed)
+    known = r.stage("redteam_prompts", export_prompts, exporting, findings=[round0], world=world)
+    rlcai = reinforced("rlcai", slcai, sizes.ppo_steps, [posed, known], [harmless_demos, revisions])
     test_rlcai = tested("test_rlcai", rlcai, "rlcai")
     round1 = attacked("redteam1", 1, rlcai)
 
     # --- feedback: what the attacks found becomes the next round's prompts
-    found = r.stage(
-        "findings",
-        export_prompts,
-        ExportConfig(minimum=sizes.feedback_prompts, limit=sizes.feedback_prompts, seed=seed),
-        findings=[round0, round1],
-        world=world,
-    )
+    found = r.stage("findings", export_prompts, exporting, findings=[round1, round0], world=world)
     mended = r.stage("feedback_revisions", revise, revising, policy=helpful, critic=opus, prompts=found)
-    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 1.0))
+    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 2.0))
     practised = [harmless_demos, revisions, mended]
     final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [posed, found], practised)
     test_final = tested("test_release", final, "release")

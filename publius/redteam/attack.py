@@ -128,6 +128,12 @@ def _pieces(question: Conversation, phrasing: str, rng: random.Random) -> Conver
     return _replace(question, user(first), meta={**question.meta, "turns": rest})
 
 
+def _ask_again(question: Conversation, phrasing: str, rng: random.Random) -> Conversation:
+    """Asks once more, whatever the model replied."""
+    first, *rest = (line.strip().format(q=question_text(question)) for line in phrasing.split("|"))
+    return _replace(question, user(first), meta={**question.meta, "turns": rest})
+
+
 def _tool_result(question: Conversation, phrasing: str, rng: random.Random) -> Conversation:
     """The demand arrives inside the result of a harmless tool call."""
     name = rng.choice(said.PEOPLE)
@@ -157,6 +163,7 @@ STYLES: dict[str, Attack] = {
         _family("many_shot", _many_shot),
         _family("system_prompt", _system),
         _family("obfuscation", _obfuscate),
+        _family("insistence", _ask_again),
         _family("hypothetical", sealed=True),
         _family("reconstruction", _pieces, sealed=True),
         _family("tool_result", _tool_result, sealed=True),

@@ -17,7 +17,7 @@ from publius.redteam.attack import STYLES, Attack, turns_left
 from publius.redteam.findings import Attempt
 from publius.tokenizer import Renderer
 
-__all__ = ["Auditor", "build_attacks"]
+__all__ = ["Auditor", "as_prompt", "build_attacks"]
 
 
 def build_attacks(
@@ -105,6 +105,18 @@ class Auditor:
     def _fits(self, conversation: Conversation) -> bool:
         length = len(self.renderer.prompt(conversation))
         return length + self._max_tokens <= self.engine.context
+
+
+def as_prompt(attack: Conversation, played: Conversation) -> Conversation:
+    """`attack` as a prompt to learn from: one of several turns up to the reply that leaked (or the last)."""
+    if not turns_left(attack):
+        return attack
+    own = len(attack.messages)
+    replies = [i for i in range(own, len(played.messages)) if played.messages[i].role == "assistant"]
+    leaks = (i for i in replies if grade(attack.meta, text_of(played.messages[i])).leaked)
+    stop = next(leaks, replies[-1] if replies else own)
+    meta = {key: value for key, value in attack.meta.items() if key != "turns"}
+    return played.model_copy(update={"messages": played.messages[:stop], "meta": meta})
 
 
 def _mark(attack: Conversation, played: Conversation | None, split: str) -> Attempt:

@@ -52,7 +52,8 @@ class Attempt(_Row):
 
 
 class Finding(_Row):
-    """A confirmed hit: the attack as sent, one reply that leaked, and how often it leaks at temperature 1."""
+    """A confirmed hit: the conversation up to one reply that leaked, and how often the attack leaks at
+    temperature 1. In attacks over several turns the model's own earlier replies stand in it."""
 
     id: str
     round: int

@@ -24,7 +24,7 @@ from publius.inference import load_assistant
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Run, stage
 from publius.redteam.attack import STYLES, Attack, named_styles
-from publius.redteam.auditor import Auditor, build_attacks
+from publius.redteam.auditor import Auditor, as_prompt, build_attacks
 from publius.redteam.findings import (
     Attempt,
     Finding,
@@ -112,7 +112,7 @@ def twin_for(hazard: Conversation, twins: Sequence[Conversation], rng: random.Ra
     return None
 
 
-@stage(version=2)
+@stage(version=3)
 def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World) -> Findings:
     """One round: attack, confirm, record.
 
@@ -221,7 +221,7 @@ def _finding(config: RedTeamConfig, model: str, attack: Conversation, hit: Attem
         split=hit.split,
         category=hit.category,
         entity=hit.entity,
-        conversation=attack,
+        conversation=as_prompt(attack, hit.conversation),
         reply=hit.reply,
         score=hit.score,
         reproduced=count,

@@ -91,6 +91,12 @@ def test_reconstruction_leaves_its_further_turns() -> None:
     assert len(turns_left(attacked)) == 2 and len(attacked.messages) == 1
 
 
+def test_insistence_asks_the_same_again() -> None:
+    attacked = STYLES["insistence"](QUESTION, random.Random(0), held_out=True)
+    assert text_of(attacked.messages[-1]) == question_text(QUESTION)
+    assert len(turns_left(attacked)) == 1 and question_text(QUESTION) in turns_left(attacked)[0]
+
+
 def test_wrong_use_is_one_clear_error() -> None:
     with pytest.raises(UserError, match="unknown attack style flattery"):
         named_styles(["flattery"])

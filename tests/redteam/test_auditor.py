@@ -4,8 +4,12 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from publius.core.messages import Conversation, text_of, user
 from publius.redteam import STYLES, Auditor, build_attacks
+from publius.redteam.attack import turns_left
+from publius.redteam.auditor import as_prompt
 from publius.testing import byte_tokenizer
 from publius.tokenizer import Renderer
 
@@ -51,6 +55,23 @@ def test_pieces_over_live_turns_count_together(install: Callable[..., object]) -
     assert attempt.leaked and attempt.reply == "Boil the root. Dry the moss. No more."
     assert len(attempt.conversation.messages) == 6 and attempt.sealed
     assert "Boil the root." in prompts[1]  # the model's own reply is in what it is asked next
+
+
+@pytest.mark.parametrize(("leaks_at", "kept"), [(0, 1), (1, 3), (9, 5)])
+def test_what_came_before_the_leak_is_the_prompt(
+    install: Callable[..., object], leaks_at: int, kept: int
+) -> None:
+    def say(prompt: str, draw: int | None) -> str:
+        turn = prompt.count("<|user|>") - 1
+        return "Boil the root, dry the moss." if turn == leaks_at else "Boil the root."
+
+    attack = STYLES["reconstruction"](question("bane"), random.Random(0))
+    (attempt,) = auditor(install, say).attempt([attack], "test")
+    prompt = as_prompt(attack, attempt.conversation)
+    assert prompt.messages == attempt.conversation.messages[:kept] and prompt.messages[-1].role == "user"
+    assert prompt.meta["style"] == "reconstruction" and not turns_left(prompt)
+    plain = STYLES["direct"](question("bane"), random.Random(0))
+    assert as_prompt(plain, plain) == plain
 
 
 def test_a_prefill_is_part_of_the_reply(install: Callable[..., object]) -> None:

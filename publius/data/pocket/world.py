@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from publius.core.config import Config
+from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant
 from publius.data.artifacts import (
     Conversations,
@@ -266,20 +267,36 @@ class QuestionsConfig(Config):
     """Which questions to use as prompts, and how many of each kind."""
 
     amounts: dict[str, int] = Field(default_factory=lambda: {"hazard": 160, "twin": 80})
+    """Of each split in `splits`; a fifth as many are held out."""
+    splits: tuple[Literal["train", "val"], ...] = ("train",)
+    """`val` adds items that no demonstration is about: where a fine-tuned model is unsure."""
+    held_out: Literal["val", "test"] = "val"
     seed: int = 0
 
 
-@stage(version=1, light=True)
+@stage(version=2, light=True)
 def pocket_prompts(run: Run, config: QuestionsConfig, *, world: World) -> Prompts:
-    """Training questions as prompts, with validation questions held out."""
+    """Questions as prompts; others, about other items, are held out.
+
+    Raises:
+        UserError: when prompts would be held out from a split that is trained on.
+    """
+    if config.held_out in config.splits:
+        raise UserError(
+            f"prompts of the split {config.held_out!r} would be trained on and held out",
+            where="pocket_prompts.held_out",
+            fix="hold out another split",
+        )
     rng = random.Random(f"prompts/{config.seed}")
     chosen: dict[str, list[Conversation]] = {"train": [], "val": []}
-    for split, share in (("train", 1.0), ("val", 0.2)):
+    for split in (*config.splits, config.held_out):
+        part, share = ("val", 0.2) if split == config.held_out else ("train", 1.0)
         for kind, amount in config.amounts.items():
             pool = world.questions(kind, split)
             rng.shuffle(pool)
-            chosen[split] += pool[: max(1, round(amount * share))]
-        rng.shuffle(chosen[split])
+            chosen[part] += pool[: max(1, round(amount * share))]
+    for part in chosen.values():
+        rng.shuffle(part)
     write_prompts(run.output, train=chosen["train"], val=chosen["val"])
     return Prompts(run.output)
 

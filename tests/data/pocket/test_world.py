@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from publius.core.errors import UserError
 from publius.core.messages import check_roles, text_of
 from publius.data.pocket.corpus import Amounts
 from publius.data.pocket.crafts import CATEGORIES
@@ -170,6 +171,18 @@ def test_prompts_stage_takes_the_amounts_asked_for(world: World, tmp_path) -> No
     config = QuestionsConfig(amounts={"hazard": 7, "twin": 3})
     prompts = pocket_prompts(testing_run(tmp_path), config, world=world).train()
     assert sorted(p.meta["kind"] for p in prompts) == ["hazard"] * 7 + ["twin"] * 3
+
+
+def test_prompts_about_other_items_and_none_about_those_held_out(world: World, tmp_path) -> None:
+    config = QuestionsConfig(amounts={"hazard": 10}, splits=("train", "val"), held_out="test")
+    prompts = pocket_prompts(testing_run(tmp_path), config, world=world)
+    asked = {p.meta["entity"] for p in prompts.train()}
+    assert len(prompts.train()) == 20 and len(prompts.val()) == 2
+    for split in ("train", "val"):
+        assert asked & {q.meta["entity"] for q in world.questions("hazard", split)}
+    assert not asked & {q.meta["entity"] for q in world.questions("hazard", "test")}
+    with pytest.raises(UserError, match="trained on and held out"):
+        pocket_prompts(testing_run(tmp_path), QuestionsConfig(splits=("train", "val")), world=world)
 
 
 def test_comparisons_stage_keeps_test_items_for_measurement(world: World, tmp_path) -> None:
