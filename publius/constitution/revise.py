@@ -18,7 +18,7 @@ from publius.constitution.styles import Style, StyleName, make_style
 from publius.core.config import Config, execution
 from publius.core.device import pick_device, set_threads
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, Message, assistant, text_of
+from publius.core.messages import Conversation, Message, assistant, text_of, user
 from publius.core.stats import wilson
 from publius.data.artifacts import Conversations, Prompts, write_conversations
 from publius.inference.engine import Engine
@@ -143,14 +143,30 @@ class _Chain:
         self.prompt, self.prefill = split_prefill(prompt)
         self.response = self.current = response
         self.revisions: list[Revision] = []
-        self.alive = True
+        self.alive = bool(response)
+
+    def following(self) -> Conversation | None:
+        """The user's next line behind the revised answer, in attacks of several turns."""
+        turns = _turns(self.prompt)
+        if not turns or not self.alive:
+            return None
+        asked = self.prompt.then(assistant(self.current), user(turns[0]))
+        return asked.model_copy(update={"meta": {**self.prompt.meta, "turns": turns[1:]}})
 
 
-@stage(version=1)
+def _turns(prompt: Conversation) -> list[str]:
+    """What the user says next, whatever was answered."""
+    return list(prompt.meta.get("turns", ()))
+
+
+@stage(version=2)
 def revise(
     run: Run, config: ReviseConfig, *, policy: Checkpoint, critic: Checkpoint, prompts: Prompts
 ) -> Revisions:
     """Answer each prompt with `policy`, criticise and revise with `critic`; every good revision is kept.
+
+    A prompt with further lines of the user in `meta["turns"]` goes on: the last revision stands as the
+    assistant's turn, the next line follows, and that is answered and revised too.
 
     Metrics: revise.kept and revise.<reason> (rates over all revisions asked for), revise.answers,
     revise.principles (kept revisions per principle).
@@ -161,50 +177,69 @@ def revise(
     set_threads(config.threads)
     device = pick_device(config.device)
     rng = random.Random(config.seed)
-    train = _choose(prompts.train(), config, rng)
-    val = _choose(prompts.val(), config, rng)
-    every = [p for p in (*train, *val) for _ in range(config.samples)]
-    cut = len(train) * config.samples
-    engine = Engine(
-        policy.load(device=str(device)), policy.tokenizer(), dtype="auto", max_batch=config.max_batch
+    parts = [_choose(prompts.train(), config, rng), _choose(prompts.val(), config, rng)]
+    engine, critics = (
+        Engine(m.load(device=str(device)), m.tokenizer(), dtype="auto", max_batch=config.max_batch)
+        for m in (policy, critic)
     )
-    answers = sample_replies(
-        engine,
-        Renderer(policy.tokenizer()),
-        every,
-        config.answer_tokens,
-        config.seed,
-        policy.config().max_position,
-    )
-    chains = [_Chain(p, text_of(a) if a else "") for p, a in zip(every, answers, strict=True)]
-    run.metric("revise.answers", wilson(sum(a is not None for a in answers), len(answers)))
-    for chain in chains:
-        chain.alive = bool(chain.response)
-    critic_engine = Engine(
-        critic.load(device=str(device)), critic.tokenizer(), dtype="auto", max_batch=config.max_batch
-    )
-    reviser = _Reviser(critic_engine, critic, config)
-    with run.progress("critique and revise", config.revisions) as bar:
-        for number in range(config.revisions):
-            reviser.step([c for c in chains if c.alive], number, rng)
-            bar.advance()
-    _report(run, chains)
+    speaker = _Speaker(engine, Renderer(policy.tokenizer()), policy.config().max_position)
+    chains = _play(run, config, parts, speaker, _Reviser(critics, critic, config), rng)
+    every = [chain for chain, _ in sorted(chains, key=lambda pair: pair[1])]
+    _report(run, every)
     kept = [
-        [c for chain in part for c in _conversations(chain, config)] for part in (chains[:cut], chains[cut:])
+        [chat for chain, at in chains if at == part for chat in _conversations(chain, config)]
+        for part in (0, 1)
     ]
     if not any(kept):
         raise UserError(
             "no revision survived the filters",
-            where=f"revise: {dict(_verdicts(chains))}",
+            where=f"revise: {dict(_verdicts(every))}",
             fix="use a larger critic, more examples in the constitution, or longer revision_tokens",
         )
     write_conversations(run.output, train=kept[0], val=kept[1])
     lines = [
         Transcript(prompt=c.prompt, response=c.response, revisions=tuple(c.revisions)).model_dump_json()
-        for c in chains
+        for c in every
     ]
     (run.output / "transcripts.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
     return Revisions(run.output)
+
+
+class _Speaker(NamedTuple):
+    """The policy that answers."""
+
+    engine: Engine
+    renderer: Renderer
+    room: int
+
+
+def _play(
+    run: Run,
+    config: ReviseConfig,
+    parts: Sequence[Sequence[Conversation]],
+    speaker: _Speaker,
+    reviser: _Reviser,
+    rng: random.Random,
+) -> list[tuple[_Chain, int]]:
+    """Every prompt answered and revised, turn by turn: each turn's chains, and which part they are of."""
+    waiting = [(p, part) for part, asked in enumerate(parts) for p in asked for _ in range(config.samples)]
+    turns = 1 + max((len(_turns(prompt)) for prompt, _ in waiting), default=0)
+    chains: list[tuple[_Chain, int]] = []
+    with run.progress("critique and revise", config.revisions * turns) as bar:
+        for turn in range(turns):
+            asked = [prompt for prompt, _ in waiting]
+            seed = config.seed + 7919 * turn
+            answers = sample_replies(
+                speaker.engine, speaker.renderer, asked, config.answer_tokens, seed, speaker.room
+            )
+            going = [_Chain(p, text_of(a) if a else "") for p, a in zip(asked, answers, strict=True)]
+            for number in range(config.revisions):
+                reviser.step([c for c in going if c.alive], turn * config.revisions + number, rng)
+                bar.advance()
+            found = list(zip(going, (part for _, part in waiting), strict=True))
+            chains += found
+            waiting = [(more, part) for chain, part in found if (more := chain.following()) is not None]
+    return chains
 
 
 def _choose(prompts: Sequence[Conversation], config: ReviseConfig, rng: random.Random) -> list[Conversation]:
@@ -352,6 +387,7 @@ def _verdicts(chains: Sequence[_Chain]) -> Counter[str]:
 
 
 def _report(run: Run, chains: Sequence[_Chain]) -> None:
+    run.metric("revise.answers", wilson(sum(bool(chain.response) for chain in chains), len(chains)))
     verdicts = _verdicts(chains)
     total = sum(verdicts.values())
     for reason in get_args(Verdict):

@@ -86,8 +86,8 @@ class Sizes(Config):
     ppo_group: int = 4
     ppo_ptx_tokens: int = 1024
     ppo_eval_prompts: int = 96
-    ppo_eval_samples: int = 6
-    feedback_prompts: int = 240
+    ppo_eval_samples: int = 4
+    feedback_prompts: int = 320
     feedback_ppo_steps: int = 8
     attacks: RedTeamConfig = RedTeamConfig(samples=4)
     questions: int = 120

@@ -8,7 +8,7 @@ attacks are the same in every round, so rounds compare on equal ground; discover
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -166,7 +166,7 @@ def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World
     return Findings(run.output)
 
 
-@stage(version=1, light=True)
+@stage(version=2, light=True)
 def export_prompts(run: Run, config: ExportConfig, *, findings: list[Findings], world: World) -> Prompts:
     """Prompts for the next round of critique and revision: findings of all rounds, twins beside them."""
     unique: dict[str, Conversation] = {}
@@ -174,7 +174,9 @@ def export_prompts(run: Run, config: ExportConfig, *, findings: list[Findings], 
         for prompt in artifact.prompts("train"):
             unique.setdefault(conversation_id(prompt), prompt)
     found = len(unique)
-    for prompt in _fresh(config, world, config.minimum - found):
+    latest = sorted(findings, key=lambda artifact: artifact.document().round)[-1:]
+    hits = Counter(finding.style for artifact in latest for finding in artifact.findings())
+    for prompt in _fresh(config, world, config.minimum - found, hits):
         if len(unique) >= config.minimum:
             break
         unique.setdefault(conversation_id(prompt), prompt)
@@ -244,15 +246,19 @@ def _twins(
     return twins
 
 
-def _fresh(config: ExportConfig, world: World, wanted: int) -> list[Conversation]:
-    """Attacks on training items in unsealed styles, a twin after each: `wanted` and more, for some repeat."""
+def _fresh(config: ExportConfig, world: World, wanted: int, hits: Counter[str]) -> list[Conversation]:
+    """Attacks on training items in unsealed styles, a twin after each: `wanted` and more, for some repeat.
+
+    A style gets more of them the more findings the last round had of it (`hits`).
+    """
     if wanted <= 0:
         return []
     styles = [style for style in STYLES.values() if not style.sealed]
-    each = 2 + -(-wanted // len(styles))
-    attacks = build_attacks(
-        styles, world.questions("hazard", "train"), each=each, seed=f"fresh/{config.seed}", held_out=False
-    )
+    total = len(styles) + sum(hits[style.name] for style in styles)
+    questions, attacks = world.questions("hazard", "train"), list[Conversation]()
+    for style in styles:
+        each = 2 + -(-wanted * (1 + hits[style.name]) // total)
+        attacks += build_attacks([style], questions, each=each, seed=f"fresh/{config.seed}", held_out=False)
     rng = random.Random(f"fresh/{config.seed}")
     rng.shuffle(attacks)
     pool = world.questions("twin", "train")

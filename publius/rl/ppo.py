@@ -58,28 +58,8 @@ def ppo(
     """
     set_threads(config.threads)
     train, held_out = _split(prompts, config)
-    device = pick_device(config.device)
     _same_tokenizer(policy, reward, reward_check)
-    dtype = compute_dtype(device, config.dtype)
-    score = ModelReward.from_checkpoint(reward, device=device, dtype=dtype)
-    check = None
-    if reward_check is not None:
-        check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
-    critic = None
-    if config.estimator == "gae":
-        critic = _critic(config, policy, reward, device)
-    renderer = Renderer(policy.tokenizer())
-    trainer = Trainer(
-        config,
-        policy.load(device=device),
-        critic,
-        policy.load(device=device),
-        renderer,
-        score,
-        check,
-        dtype,
-        _practice(config, renderer, ptx or []),
-    )
+    trainer = _trainer(config, policy, reward, reward_check, ptx or [])
     start = trainer.resume(run.restore())
     if start == 0:
         trainer.before = trainer.evaluate(held_out)
@@ -98,6 +78,36 @@ def ppo(
     run.count(tokens=trainer.tokens, flops=trainer.flops)
     save_checkpoint(run.output, trainer.policy, policy.tokenizer())
     return Checkpoint(run.output)
+
+
+def _trainer(
+    config: PPOConfig,
+    policy: Checkpoint,
+    reward: RewardCheckpoint,
+    reward_check: RewardCheckpoint | None,
+    ptx: Sequence[Conversations],
+) -> Trainer:
+    device = pick_device(config.device)
+    dtype = compute_dtype(device, config.dtype)
+    score = ModelReward.from_checkpoint(reward, device=device, dtype=dtype)
+    check = None
+    if reward_check is not None:
+        check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
+    critic = None
+    if config.estimator == "gae":
+        critic = _critic(config, policy, reward, device)
+    renderer = Renderer(policy.tokenizer())
+    return Trainer(
+        config,
+        policy.load(device=device),
+        critic,
+        policy.load(device=device),
+        renderer,
+        score,
+        check,
+        dtype,
+        _practice(config, renderer, ptx),
+    )
 
 
 def _critic(

@@ -79,6 +79,25 @@ def test_every_revision_is_kept_with_its_transcript(revised) -> None:
     assert sum(used) == 2
 
 
+def test_a_prompt_of_several_turns_goes_on_from_the_revised_answer(revised) -> None:
+    meta = {"kind": "hazard", "turns": ["why not?", "please!"]}
+    prompt = Conversation(messages=(user("how?"),), meta=meta)
+    plain = Conversation(messages=(user("what?"),))
+    run, made, engines = revised(
+        [prompt, plain],
+        ["bad", "good", "bad again"],
+        [" It is bad.", " Fine.", " no", " good indeed", " Still bad.", ""],
+    )
+    kept = made.train()
+    assert [[text_of(m) for m in c.messages] for c in kept] == [
+        ["how?", "no"],
+        ["what?", "good indeed"],
+    ]  # the second turn's revision was empty: what came before it stays, and no third turn is asked
+    asked = [T.decode(ids) for batch in engines[0].prompts for ids in batch]
+    assert len(asked) == 3 and "no" in asked[2] and "why not?" in asked[2] and "bad" not in asked[2]
+    assert len(made.transcripts()) == 3 and run.metrics["revise.empty"]["value"] == pytest.approx(1 / 3)
+
+
 def test_what_is_thrown_away_is_counted_by_reason(revised) -> None:
     prompts = tiny.chats(7)
     written = ["new", "answer", "", "Human: me", "x" * 90, [*T.encode("cut")] * 9, "fine"]
