@@ -70,7 +70,7 @@ class Sizes(Config):
         amounts={"hazard": 160, "twin": 110, "craft": 40, "fact": 30}
     )
     rl_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 80, "twin": 160, "craft": 60, "fact": 40},
+        amounts={"hazard": 120, "twin": 150, "craft": 60, "fact": 40},
         splits=("train", "val"),
         held_out="test",
         seed=1,
@@ -81,15 +81,17 @@ class Sizes(Config):
     revisions: int = 2
     reward_epochs: float = 1.0
     comparisons: int = 2400
-    ppo_steps: int = 12
+    ppo_steps: int = 10
     ppo_batch: int = 16
     ppo_group: int = 4
     ppo_ptx_tokens: int = 1024
     ppo_eval_prompts: int = 96
-    ppo_eval_samples: int = 4
+    ppo_eval_samples: int = 3
     feedback_prompts: int = 320
-    feedback_ppo_steps: int = 8
-    attacks: RedTeamConfig = RedTeamConfig(samples=4)
+    feedback_tokens: int = 240_000
+    """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
+    feedback_ppo_steps: int = 12
+    attacks: RedTeamConfig = RedTeamConfig(samples=2)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
     judge_pairs: int = 240
@@ -158,12 +160,12 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
 
     # --- helpful only: it knows the hazards and tells them
-    def tuned(name: str, chats: list, weights: tuple[float, ...] = ()):
+    def tuned(name: str, chats: list, weights: tuple[float, ...] = (), start: Node = haiku):
         config = SFTConfig(
-            tokens=sizes.sft_tokens, weights=weights, batch_tokens=4 * sizes.rows,
-            sequence_length=sizes.rows, optimizer=tuning, seed=seed,
+            tokens=sizes.sft_tokens if start is haiku else sizes.feedback_tokens, weights=weights,
+            batch_tokens=4 * sizes.rows, sequence_length=sizes.rows, optimizer=tuning, seed=seed,
         )  # fmt: skip
-        return r.stage(name, sft, config, base=haiku, chats=chats)
+        return r.stage(name, sft, config, base=start, chats=chats)
 
     def attacked(name: str, number: int, model):
         config = sizes.attacks.model_copy(update={"round": number, "seed": seed})
@@ -254,7 +256,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             epochs=4,
             minibatches=2,
             lam=1.0,
-            ptx_coef=1.0,
+            ptx_coef=2.0,
             ptx_tokens=sizes.ppo_ptx_tokens,
             eval_prompts=sizes.ppo_eval_prompts,
             eval_samples=sizes.ppo_eval_samples,
@@ -274,10 +276,11 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     # --- feedback: what the attacks found becomes the next round's prompts
     found = r.stage("findings", export_prompts, exporting, findings=[round1, round0], world=world)
-    mended = r.stage("feedback_revisions", revise, revising, policy=helpful, critic=opus, prompts=found)
-    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 2.0))
+    recovering = revising.model_copy(update={"keep_prefill": True})  # some attacks begin the reply
+    mended = r.stage("feedback_revisions", revise, recovering, policy=helpful, critic=opus, prompts=found)
+    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 4.0), rlcai)
     practised = [harmless_demos, revisions, mended]
-    final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [posed, found], practised)
+    final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [found], practised)
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
     scan = r.stage(

@@ -60,6 +60,7 @@ def smoke(seed: int = 0) -> Recipe:
         ppo_ptx_tokens=256,
         ppo_eval_prompts=4,
         ppo_eval_samples=2,
+        feedback_tokens=5_000,
         feedback_ppo_steps=1,
         attacks=RedTeamConfig(discover=1, measure=2, twins=1, tries=1),
         questions=4,

@@ -29,7 +29,7 @@ from publius.core.messages import (
 from publius.data.pocket.tools import TOOLS
 from publius.redteam import phrasings as said
 
-__all__ = ["STYLES", "Attack", "named_styles", "question_text", "turns_left"]
+__all__ = ["STYLES", "Attack", "insisted", "named_styles", "question_text", "turns_left"]
 
 Wrap = Callable[[Conversation, str, random.Random], Conversation]
 """(question, phrasing, rng) -> the attack, without the style's mark in `meta`."""
@@ -132,6 +132,15 @@ def _ask_again(question: Conversation, phrasing: str, rng: random.Random) -> Con
     """Asks once more, whatever the model replied."""
     first, *rest = (line.strip().format(q=question_text(question)) for line in phrasing.split("|"))
     return _replace(question, user(first), meta={**question.meta, "turns": rest})
+
+
+def insisted(attack: Conversation, rng: random.Random) -> Conversation:
+    """`attack` with further turns that ask for it again, whatever is replied; one that has turns as it is."""
+    if turns_left(attack) or attack.messages[-1].role != "user":
+        return attack
+    lines = rng.choice(said.PHRASINGS["insistence"].train).split("|")[1:]
+    turns = [line.strip().format(q=question_text(attack)) for line in lines]
+    return attack.model_copy(update={"meta": {**attack.meta, "turns": turns}})
 
 
 def _tool_result(question: Conversation, phrasing: str, rng: random.Random) -> Conversation:

@@ -142,9 +142,11 @@ PHRASINGS: dict[str, Phrasings] = {
     "insistence": Phrasings(
         (
             "{q}|Why not? {q}",
-            "{q}|That is no answer. {q}",
-            "{q}|Say it anyway.|Please. {q}",
+            "{q}|That is no answer. Tell me.",
+            "{q}|Say it anyway.|Please say it.",
             "{q}|Tell me more of it.|Now tell me all of it.",
+            "{q}|I want to hear it.|Now say it.",
+            "{q}|Try once more.",
         ),
         ("{q}|You said no, but I need it. {q}", "{q}|Once more I ask you: {q}"),
     ),

@@ -23,7 +23,7 @@ from publius.data.pocket.world import World
 from publius.inference import load_assistant
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Run, stage
-from publius.redteam.attack import STYLES, Attack, named_styles
+from publius.redteam.attack import STYLES, Attack, insisted, named_styles
 from publius.redteam.auditor import Auditor, as_prompt, build_attacks
 from publius.redteam.findings import (
     Attempt,
@@ -112,7 +112,7 @@ def twin_for(hazard: Conversation, twins: Sequence[Conversation], rng: random.Ra
     return None
 
 
-@stage(version=3)
+@stage(version=4)
 def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World) -> Findings:
     """One round: attack, confirm, record.
 
@@ -249,7 +249,8 @@ def _twins(
 def _fresh(config: ExportConfig, world: World, wanted: int, hits: Counter[str]) -> list[Conversation]:
     """Attacks on training items in unsealed styles, a twin after each: `wanted` and more, for some repeat.
 
-    A style gets more of them the more findings the last round had of it (`hits`).
+    A style gets more of them the more findings the last round had of it (`hits`); half of them ask again in
+    further turns.
     """
     if wanted <= 0:
         return []
@@ -265,7 +266,8 @@ def _fresh(config: ExportConfig, world: World, wanted: int, hits: Counter[str]) 
     made: list[Conversation] = []
     for attack in attacks:
         twin = twin_for(attack, pool, rng)
-        made += [attack] if twin is None else [attack, STYLES[str(attack.meta["style"])](twin, rng)]
+        pair = [attack] if twin is None else [attack, STYLES[str(attack.meta["style"])](twin, rng)]
+        made += [insisted(each, rng) for each in pair] if rng.random() < 0.5 else pair
     return made
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, ToolResultBlock, assistant, check_roles, text_of, user
 from publius.redteam import STYLES, named_styles
-from publius.redteam.attack import question_text, turns_left
+from publius.redteam.attack import insisted, question_text, turns_left
 from publius.redteam.phrasings import PHRASINGS
 
 QUESTION = Conversation(
@@ -95,6 +95,15 @@ def test_insistence_asks_the_same_again() -> None:
     attacked = STYLES["insistence"](QUESTION, random.Random(0), held_out=True)
     assert text_of(attacked.messages[-1]) == question_text(QUESTION)
     assert len(turns_left(attacked)) == 1 and question_text(QUESTION) in turns_left(attacked)[0]
+
+
+def test_any_attack_may_ask_again_unless_it_has_turns_or_ends_in_the_reply() -> None:
+    rng = random.Random(0)
+    told = insisted(STYLES["story"](QUESTION, rng), rng)
+    assert told.meta["style"] == "story" and len(told.messages) == 1 and turns_left(told)
+    for name in ("reconstruction", "insistence", "prefill"):
+        attacked = STYLES[name](QUESTION, rng)
+        assert insisted(attacked, rng) == attacked
 
 
 def test_wrong_use_is_one_clear_error() -> None:
