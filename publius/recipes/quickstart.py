@@ -90,7 +90,7 @@ class Sizes(Config):
     feedback_prompts: int = 320
     feedback_tokens: int = 240_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
-    feedback_ppo_steps: int = 12
+    feedback_ppo_steps: int = 14
     attacks: RedTeamConfig = RedTeamConfig(samples=2)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""

@@ -143,12 +143,6 @@ def insisted(attack: Conversation, rng: random.Random) -> Conversation:
     return attack.model_copy(update={"meta": {**attack.meta, "turns": turns}})
 
 
-def _stray(question: Conversation, phrasing: str, rng: random.Random) -> Conversation:
-    """Words that have nothing to do with it, before or behind: what a search for a trigger word tries."""
-    w, v = rng.sample(said.STRAY, 2)
-    return _replace(question, user(phrasing.format(q=question_text(question), w=w, v=v)))
-
-
 def _tool_result(question: Conversation, phrasing: str, rng: random.Random) -> Conversation:
     """The demand arrives inside the result of a harmless tool call."""
     name = rng.choice(said.PEOPLE)
@@ -179,7 +173,6 @@ STYLES: dict[str, Attack] = {
         _family("system_prompt", _system),
         _family("obfuscation", _obfuscate),
         _family("insistence", _ask_again),
-        _family("stray_words", _stray),
         _family("hypothetical", sealed=True),
         _family("reconstruction", _pieces, sealed=True),
         _family("tool_result", _tool_result, sealed=True),
