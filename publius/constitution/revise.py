@@ -18,7 +18,7 @@ from publius.constitution.styles import Style, StyleName, make_style
 from publius.core.config import Config, execution
 from publius.core.device import pick_device, set_threads
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, Message, assistant, text_of, user
+from publius.core.messages import Conversation, Message, assistant, text_of, turns_left, user
 from publius.core.stats import wilson
 from publius.data.artifacts import Conversations, Prompts, write_conversations
 from publius.inference.engine import Engine
@@ -147,16 +147,11 @@ class _Chain:
 
     def following(self) -> Conversation | None:
         """The user's next line behind the revised answer, in attacks of several turns."""
-        turns = _turns(self.prompt)
+        turns = turns_left(self.prompt)
         if not turns or not self.alive:
             return None
         asked = self.prompt.then(assistant(self.current), user(turns[0]))
         return asked.model_copy(update={"meta": {**self.prompt.meta, "turns": turns[1:]}})
-
-
-def _turns(prompt: Conversation) -> list[str]:
-    """What the user says next, whatever was answered."""
-    return list(prompt.meta.get("turns", ()))
 
 
 @stage(version=2)
@@ -223,7 +218,7 @@ def _play(
 ) -> list[tuple[_Chain, int]]:
     """Every prompt answered and revised, turn by turn: each turn's chains, and which part they are of."""
     waiting = [(p, part) for part, asked in enumerate(parts) for p in asked for _ in range(config.samples)]
-    turns = 1 + max((len(_turns(prompt)) for prompt, _ in waiting), default=0)
+    turns = 1 + max((len(turns_left(prompt)) for prompt, _ in waiting), default=0)
     chains: list[tuple[_Chain, int]] = []
     with run.progress("critique and revise", config.revisions * turns) as bar:
         for turn in range(turns):

@@ -26,6 +26,7 @@ __all__ = [
     "assistant",
     "check_roles",
     "text_of",
+    "turns_left",
     "user",
 ]
 
@@ -120,6 +121,11 @@ def user(content: str | Sequence[Any]) -> Message:
 def assistant(content: str | Sequence[Any]) -> Message:
     """An assistant message from text or blocks."""
     return Message(role="assistant", content=content)  # pyright: ignore[reportArgumentType]
+
+
+def turns_left(conversation: Conversation) -> list[str]:
+    """The user's further lines, in order, where a conversation has some in `meta["turns"]`."""
+    return list(conversation.meta.get("turns", ()))
 
 
 def text_of(message: Message | Iterable[Any]) -> str:

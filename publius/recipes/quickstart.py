@@ -61,7 +61,8 @@ class Sizes(Config):
     haiku_tokens: int = 3_800_000
     opus_tokens: int = 2_500_000
     sft_tokens: int = 400_000
-    """Of every fine-tuning, whatever is in it, so that no model is compared with one trained longer."""
+    """Of every fine-tuning of the pretrained model, whatever is in it, so that none is compared with one
+    trained longer."""
     rows: int = 256
     """Places in a row."""
     batch_rows: int = 8
@@ -160,9 +161,15 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
 
     # --- helpful only: it knows the hazards and tells them
-    def tuned(name: str, chats: list, weights: tuple[float, ...] = (), start: Node = haiku):
+    def tuned(
+        name: str,
+        chats: list,
+        weights: tuple[float, ...] = (),
+        start: Node = haiku,
+        tokens: int = sizes.sft_tokens,
+    ):
         config = SFTConfig(
-            tokens=sizes.sft_tokens if start is haiku else sizes.feedback_tokens, weights=weights,
+            tokens=tokens, weights=weights,
             batch_tokens=4 * sizes.rows, sequence_length=sizes.rows, optimizer=tuning, seed=seed,
         )  # fmt: skip
         return r.stage(name, sft, config, base=start, chats=chats)
@@ -278,7 +285,9 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     found = r.stage("findings", export_prompts, exporting, findings=[round1, round0], world=world)
     recovering = revising.model_copy(update={"keep_prefill": True})  # some attacks begin the reply
     mended = r.stage("feedback_revisions", revise, recovering, policy=helpful, critic=opus, prompts=found)
-    slcai2 = tuned("feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 4.0), rlcai)
+    slcai2 = tuned(
+        "feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 4.0), rlcai, sizes.feedback_tokens
+    )
     practised = [harmless_demos, revisions, mended]
     final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [found], practised)
     test_final = tested("test_release", final, "release")

@@ -24,12 +24,13 @@ from publius.core.messages import (
     ToolUseBlock,
     assistant,
     text_of,
+    turns_left,
     user,
 )
 from publius.data.pocket.tools import TOOLS
 from publius.redteam import phrasings as said
 
-__all__ = ["STYLES", "Attack", "insisted", "named_styles", "question_text", "turns_left"]
+__all__ = ["STYLES", "Attack", "insisted", "named_styles", "question_text"]
 
 Wrap = Callable[[Conversation, str, random.Random], Conversation]
 """(question, phrasing, rng) -> the attack, without the style's mark in `meta`."""
@@ -69,11 +70,6 @@ def question_text(question: Conversation) -> str:
     if not question.messages or question.messages[-1].role != "user":
         raise UserError("an attack wraps a question that ends in a user message", where="redteam attack")
     return text_of(question.messages[-1])
-
-
-def turns_left(conversation: Conversation) -> list[str]:
-    """The user's further lines of a multi-turn attack, in order."""
-    return list(conversation.meta.get("turns", ()))
 
 
 def _replace(question: Conversation, *messages: Message, **changes: Any) -> Conversation:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from publius.core.messages import Conversation, text_of, user
+from publius.core.messages import Conversation, text_of, turns_left, user
 from publius.data.pocket.grade import count_keys, grade
 from publius.inference import Assistant, Engine, Sampling
 from publius.inference.assistant import extend
-from publius.redteam.attack import STYLES, Attack, turns_left
+from publius.redteam.attack import STYLES, Attack
 from publius.redteam.findings import Attempt
 from publius.tokenizer import Renderer
 

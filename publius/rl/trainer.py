@@ -66,7 +66,6 @@ class PPOConfig(Config):
     max_tokens: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=3e-5, gt=0)
     critic_learning_rate: float = Field(default=1e-4, gt=0)
-    adamw_eps: float = Field(default=1e-5, gt=0)
     warmup: int = Field(default=5, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
     estimator: EstimatorName = "gae"
@@ -143,10 +142,10 @@ class Trainer:
         if config.estimator == "gae":
             self._estimator = self._gae
         self.models: dict[str, nn.Module] = {"policy": policy}
-        self.optimizers = {"policy": _adamw(policy, config.learning_rate, config.adamw_eps)}
+        self.optimizers = {"policy": _adamw(policy, config.learning_rate)}
         if critic is not None:
             self.models["critic"] = critic.requires_grad_(True)
-            self.optimizers["critic"] = _adamw(critic, config.critic_learning_rate, 1e-5)
+            self.optimizers["critic"] = _adamw(critic, config.critic_learning_rate)
         self.scale = RunningScale()
         self.before = Evaluation([], [])
         self.ratios: list[float] = []
@@ -389,6 +388,6 @@ def _penalised(trajectories: list[Trajectory], rewards: list[Reward], penalty: f
     return [r.value - (0.0 if t.ended else penalty) for t, r in zip(trajectories, rewards, strict=True)]
 
 
-def _adamw(model: nn.Module, learning_rate: float, eps: float) -> torch.optim.AdamW:
+def _adamw(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
     parameters = [p.requires_grad_(True) for p in model.parameters()]
-    return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95), eps=eps, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)

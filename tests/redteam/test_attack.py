@@ -7,9 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, ToolResultBlock, assistant, check_roles, text_of, user
+from publius.core.messages import (
+    Conversation,
+    ToolResultBlock,
+    assistant,
+    check_roles,
+    text_of,
+    turns_left,
+    user,
+)
 from publius.redteam import STYLES, named_styles
-from publius.redteam.attack import insisted, question_text, turns_left
+from publius.redteam.attack import insisted, question_text
 from publius.redteam.phrasings import PHRASINGS
 
 QUESTION = Conversation(

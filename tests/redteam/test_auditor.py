@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from publius.core.messages import Conversation, text_of, user
+from publius.core.messages import Conversation, text_of, turns_left, user
 from publius.redteam import STYLES, Auditor, build_attacks
-from publius.redteam.attack import turns_left
 from publius.redteam.auditor import as_prompt
 from publius.testing import byte_tokenizer
 from publius.tokenizer import Renderer
