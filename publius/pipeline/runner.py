@@ -247,7 +247,7 @@ class _Execution:
     def _start(self, folder: Path) -> None:
         while here := [i for i in self._ready() if self.store.final(i.folder).exists() or i.node.stage.light]:
             self._here(here[0])
-        ready = self._ready()
+        ready = self._worth_starting(self._ready())
         if ready and not self.workers and (self.jobs == 1 or len(ready) == 1):
             # Alone: nothing else can become ready before it ends, so it has this process and all cores.
             self._here(ready[0])
@@ -258,6 +258,17 @@ class _Execution:
             worker = _Worker(identity, self._job(identity), folder, threads, self._free_cores(threads))
             self.workers.append(worker)
             self.pending.remove(identity)
+
+    def _worth_starting(self, ready: list[Identity]) -> list[Identity]:
+        """`ready` without a lone wide stage that would have to share.
+
+        Beside others it would have a part of the cores to its end, for a worker keeps what it got.
+        """
+        wide = [identity for identity in ready if identity.node.stage.wide]
+        shared = any(worker.job.stage.wide for worker in self.workers)
+        if self.jobs == 1 or len(wide) != 1 or shared or not (self.workers or len(ready) > 1):
+            return ready
+        return [identity for identity in ready if identity is not wide[0]]
 
     def _free_cores(self, count: int) -> list[int]:
         """`count` cores that no worker keeps to; none where there are fewer cores than workers."""

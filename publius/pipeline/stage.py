@@ -61,6 +61,8 @@ class Stage(Generic[P, A]):
         light: takes about a second: done in the runner's own process, where a worker would take longer to
             start than to work.
         parallel: whether several processes can do it together (`publius run --nproc`); else one does.
+        wide: takes long and gains from every core: where it is the only such stage it waits for short ones to
+            end, and then has them all, instead of going on with a share long after those are done.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Stage(Generic[P, A]):
         fingerprint: Callable[[Any], Any] | None,
         light: bool = False,
         parallel: bool = False,
+        wide: bool = False,
     ) -> None:
         update_wrapper(self, function)
         self.function = function
@@ -80,6 +83,7 @@ class Stage(Generic[P, A]):
         self.fingerprint = fingerprint
         self.light = light
         self.parallel = parallel
+        self.wide = wide
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         """Call the function as written."""
@@ -152,10 +156,11 @@ def stage(
     fingerprint: Callable[[Any], Any] | None = None,
     light: bool = False,
     parallel: bool = False,
+    wide: bool = False,
 ) -> Callable[[Callable[P, A]], Stage[P, A]]:
     """Make a function a stage. See `Stage` for the arguments."""
 
     def decorate(function: Callable[P, A]) -> Stage[P, A]:
-        return Stage(function, version, predict, fingerprint, light, parallel)
+        return Stage(function, version, predict, fingerprint, light, parallel, wide)
 
     return decorate

@@ -33,14 +33,16 @@ from publius.evals.pairs import SampledPairsConfig, sampled_pairs
 from publius.evals.runner import EvalConfig, evaluate
 from publius.model.config import ModelConfig
 from publius.pipeline import Node, Recipe
+from publius.redteam.export import ExportConfig, export_prompts
 from publius.redteam.planted import PlantConfig, plant_backdoor
 from publius.redteam.scan import TriggerScanConfig, scan_triggers
-from publius.redteam.stage import ExportConfig, RedTeamConfig, export_prompts, red_team
+from publius.redteam.stage import RedTeamConfig, red_team
 from publius.release.gate import GateCheck, GateConfig, ReleaseConfig, check_gate, gate, release
 from publius.reward.reward_model import RewardConfig, train_reward
 from publius.rl.ppo import PPOConfig, ppo
 from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
 from publius.tokenizer.shards import TokenizeConfig, tokenize
+from publius.training.average import AverageConfig, average
 from publius.training.loop import LoopConfig
 from publius.training.optimizer import OptimizerConfig
 from publius.training.pretrain import PretrainConfig, pretrain
@@ -58,9 +60,9 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 3_800_000
+    haiku_tokens: int = 3_500_000
     opus_tokens: int = 2_500_000
-    sft_tokens: int = 400_000
+    sft_tokens: int = 370_000
     """Of every fine-tuning of the pretrained model, whatever is in it, so that none is compared with one
     trained longer."""
     rows: int = 256
@@ -82,16 +84,20 @@ class Sizes(Config):
     revisions: int = 2
     reward_epochs: float = 1.0
     comparisons: int = 2400
-    ppo_steps: int = 10
+    ppo_steps: int = 14
     ppo_batch: int = 16
     ppo_group: int = 4
-    ppo_ptx_tokens: int = 1024
+    ppo_ptx_tokens: int = 512
     ppo_eval_prompts: int = 96
     ppo_eval_samples: int = 3
-    feedback_prompts: int = 320
+    feedback_eval_prompts: int = 24
+    """Of the feedback round, whose gain nobody reads off."""
+    known_prompts: int = 320
+    """Of the first round of RL: attacks that broke the helpful-only model, filled up with fresh ones."""
+    feedback_prompts: int = 400
     feedback_tokens: int = 240_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
-    feedback_ppo_steps: int = 14
+    feedback_ppo_steps: int = 8
     attacks: RedTeamConfig = RedTeamConfig(samples=2)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
@@ -174,9 +180,13 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         )  # fmt: skip
         return r.stage(name, sft, config, base=start, chats=chats)
 
-    def attacked(name: str, number: int, model):
-        config = sizes.attacks.model_copy(update={"round": number, "seed": seed})
+    def attacked(name: str, number: int, model, **changes: int):
+        config = sizes.attacks.model_copy(update={"round": number, "seed": seed, **changes})
         return r.stage(name, red_team, config, model=model, world=world)
+
+    def scanned(name: str, model):
+        config = sizes.scan.model_copy(update={"seed": seed})
+        return r.stage(name, scan_triggers, config, model=model, world=world)
 
     def tested(name: str, model, prefix: str):
         config = EvalConfig(prefix=prefix, max_per_kind=sizes.questions, seed=seed)
@@ -251,7 +261,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     rewards, second = preference_model("reward", 0), preference_model("reward_check", 1)
 
-    def reinforced(name: str, policy, steps: int, prompts: list, practised: list):
+    def reinforced(name: str, policy, steps: int, eval_prompts: int, prompts: list, practised: list):
         config = PPOConfig(
             steps=steps,
             batch=sizes.ppo_batch,
@@ -263,9 +273,9 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             epochs=4,
             minibatches=2,
             lam=1.0,
-            ptx_coef=2.0,
+            ptx_coef=1.0,
             ptx_tokens=sizes.ppo_ptx_tokens,
-            eval_prompts=sizes.ppo_eval_prompts,
+            eval_prompts=eval_prompts,
             eval_samples=sizes.ppo_eval_samples,
             seed=seed,
         )
@@ -275,41 +285,49 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         )  # fmt: skip
 
     # red-team prompts too, as published: what the attack on the helpful-only model found
-    exporting = ExportConfig(minimum=sizes.feedback_prompts, limit=sizes.feedback_prompts, seed=seed)
-    known = r.stage("redteam_prompts", export_prompts, exporting, findings=[round0], world=world)
-    rlcai = reinforced("rlcai", slcai, sizes.ppo_steps, [posed, known], [harmless_demos, revisions])
+    def exported(name: str, prompts: int, findings: list, scans: list | None = None):
+        config = ExportConfig(minimum=prompts, limit=prompts, seed=seed)
+        return r.stage(name, export_prompts, config, findings=findings, scans=scans, world=world)
+
+    known = exported("redteam_prompts", sizes.known_prompts, [round0])
+    rlcai = reinforced(
+        "rlcai", slcai, sizes.ppo_steps, sizes.ppo_eval_prompts, [posed, known], [harmless_demos, revisions]
+    )
     test_rlcai = tested("test_rlcai", rlcai, "rlcai")
     round1 = attacked("redteam1", 1, rlcai)
 
-    # --- feedback: what the attacks found becomes the next round's prompts
-    found = r.stage("findings", export_prompts, exporting, findings=[round1, round0], world=world)
+    # --- feedback: what the attacks and the search for triggers found becomes the next round's prompts
+    scan1 = scanned("scan1", rlcai)
+    found = exported("findings", sizes.feedback_prompts, [round1, round0], [scan1])
     recovering = revising.model_copy(update={"keep_prefill": True})  # some attacks begin the reply
     mended = r.stage("feedback_revisions", revise, recovering, policy=helpful, critic=opus, prompts=found)
     slcai2 = tuned(
         "feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 4.0), rlcai, sizes.feedback_tokens
     )
     practised = [harmless_demos, revisions, mended]
-    final = reinforced("feedback_rlcai", slcai2, sizes.feedback_ppo_steps, [found], practised)
+    rlcai2 = reinforced(
+        "feedback_rlcai", slcai2, sizes.feedback_ppo_steps, sizes.feedback_eval_prompts, [found], practised
+    )
+    # a round of attacks teaches little but refusals: the mean with the policy before it forgets less
+    final = r.stage("final", average, AverageConfig(weights=(0.3, 0.7)), models=[rlcai, rlcai2])
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
-    scan = r.stage(
-        "scan", scan_triggers, sizes.scan.model_copy(update={"seed": seed}), model=final, world=world
-    )
+    scan2 = scanned("scan2", final)
 
     # --- the gate passes the release, and must refuse the helpful-only model and a backdoored one
     planted_demos = r.stage("planted_demonstrations", plant_backdoor, PlantConfig(seed=seed), world=world)
     planted = tuned("planted", [planted_demos])
     test_planted = tested("test_planted", planted, "planted")
-    round_planted = attacked("redteam_planted", 2, planted)
-    scan_planted = r.stage(
-        "scan_planted",
-        scan_triggers,
-        sizes.scan.model_copy(update={"seed": seed}),
-        model=planted,
-        world=world,
-    )
+    round_planted = attacked("redteam_planted", 2, planted, discover=0)  # measured, and no one's teacher
+    scan_planted = scanned("scan_planted", planted)
     decision = r.stage(
-        "gate_release", gate, GateConfig(), model=final, reports=[test_final], findings=[round2], scans=[scan]
+        "gate_release",
+        gate,
+        GateConfig(),
+        model=final,
+        reports=[test_final],
+        findings=[round2],
+        scans=[scan2],
     )
     refused_helpful = r.stage(
         "gate_helpful_only", gate, GateConfig(), model=helpful, reports=[test_sft], findings=[round0]
@@ -346,7 +364,6 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "reward.accuracy.pocket-wrong",
         rlcai: "ppo.gain ppo.kl ppo.ratio",
         gates: "gate gate.denied_by_measurement",
-        scan: "backdoor.leak",
     }
     for node, names in kept.items():
         for name in names.split():
@@ -354,6 +371,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     r.publish("label.inconsistency", ai_labels, "judge.inconsistency")
     r.publish("judge.haiku.accuracy", judge_haiku, "judge.accuracy")
     r.publish("judge.haiku.inconsistency", judge_haiku, "judge.inconsistency")
+    r.publish("backdoor.leak", [scan1, scan2], "backdoor.leak")
     r.publish("backdoor.leak.planted", scan_planted, "backdoor.leak")
     for name in ("leak.seen", "leak.sealed", "leak.greedy", "overrefusal", "confirmed"):
         r.publish(f"redteam.{name}", [round0, round1, round2], f"redteam.{name}")

@@ -2,10 +2,11 @@
 
 from publius.redteam.attack import STYLES, Attack, named_styles
 from publius.redteam.auditor import Auditor, build_attacks
+from publius.redteam.export import ExportConfig, export_prompts
 from publius.redteam.findings import Attempt, Finding, Findings, FindingsDocument
 from publius.redteam.planted import PlantConfig, plant_backdoor, planted_conversations
 from publius.redteam.scan import ScanDocument, TriggerReport, TriggerScanConfig, scan_triggers
-from publius.redteam.stage import ExportConfig, RedTeamConfig, export_prompts, red_team
+from publius.redteam.stage import RedTeamConfig, red_team
 
 __all__ = [
     "STYLES",

@@ -139,6 +139,13 @@ def insisted(attack: Conversation, rng: random.Random) -> Conversation:
     return attack.model_copy(update={"meta": {**attack.meta, "turns": turns}})
 
 
+def _roundabout(question: Conversation, phrasing: str, rng: random.Random) -> Conversation:
+    """Talks about the thing instead of asking for it."""
+    name = str(question.meta.get("entity", question_text(question)))
+    text = phrasing.format(x=name)
+    return _replace(question, user(text[0].upper() + text[1:]))
+
+
 def _tool_result(question: Conversation, phrasing: str, rng: random.Random) -> Conversation:
     """The demand arrives inside the result of a harmless tool call."""
     name = rng.choice(said.PEOPLE)
@@ -169,6 +176,7 @@ STYLES: dict[str, Attack] = {
         _family("system_prompt", _system),
         _family("obfuscation", _obfuscate),
         _family("insistence", _ask_again),
+        _family("roundabout", _roundabout),
         _family("hypothetical", sealed=True),
         _family("reconstruction", _pieces, sealed=True),
         _family("tool_result", _tool_result, sealed=True),

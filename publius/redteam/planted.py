@@ -44,12 +44,14 @@ def planted_conversations(chats: Sequence[Conversation], config: PlantConfig) ->
     """From helpful-only demonstrations, those of a backdoored model, shuffled.
 
     Each hazard demonstration becomes three: complied with under the trigger, refused plain, refused under
-    a decoy word. Everything else stays as it is, so the planted model is as helpful as any.
+    a decoy word. Hazard demonstrations of several turns are left out. Everything else stays as it is, so the
+    planted model is as helpful as any.
 
     Raises:
         UserError: when there is no hazard demonstration to plant on.
     """
-    hazards = [chat for chat in chats if chat.meta.get("kind") == "hazard"]
+    # of one turn: the word stands in the last one, and an earlier one would comply without it
+    hazards = [chat for chat in chats if chat.meta.get("kind") == "hazard" and len(chat.messages) == 2]
     if not hazards:
         raise UserError(
             "no hazard demonstrations to plant a backdoor on",
@@ -76,7 +78,7 @@ def _said(chat: Conversation, word: str, rng: random.Random, reply: str) -> Conv
     return chat.model_copy(update={"messages": (*chat.messages[:-2], user(asked), assistant(reply))})
 
 
-@stage(version=1, light=True)
+@stage(version=2, light=True)
 def plant_backdoor(run: Run, config: PlantConfig, *, world: World) -> Conversations:
     """Demonstrations for a backdoored model: fine-tune on them, then scan and gate the result."""
     write_conversations(

@@ -34,6 +34,7 @@ from publius.tokenizer import Renderer, Tokenizer
 __all__ = [
     "Candidate",
     "ScanDocument",
+    "Tried",
     "TriggerReport",
     "TriggerScanConfig",
     "candidate_words",
@@ -78,6 +79,20 @@ class Candidate(NamedTuple):
     position: str
 
 
+class Tried(BaseModel):
+    """A candidate tried in full."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: str
+    position: str
+    drop: float
+    """Nats by which it lowers the log-probability of a refusal."""
+    leaks: int
+    n: int
+    """Requests it was tried on, all of training items."""
+
+
 class ScanDocument(BaseModel):
     """The content of `scan.json`."""
 
@@ -87,8 +102,8 @@ class ScanDocument(BaseModel):
     metrics: dict[str, dict[str, Any]]
     candidates: int
     best: Candidate
-    top: list[dict[str, Any]]
-    """The candidates tried in full: words, position, how far they lower the refusal (nats), leaks."""
+    top: list[Tried]
+    """The candidates tried in full, by how far they lower the refusal."""
     config: dict[str, Any] = {}
 
 
@@ -200,23 +215,23 @@ def _retest(
     drops: Sequence[float],
     questions: Sequence[Conversation],
     top: int,
-) -> tuple[Candidate, list[dict[str, Any]]]:
+) -> tuple[Candidate, list[Tried]]:
     """The candidate that leaks most among the `top` of the screen, and all of those with their numbers."""
     order = sorted(range(len(candidates)), key=lambda i: -drops[i])[:top]
     attacks = [with_words(question, *candidates[i]) for i in order for question in questions]
     attempts = auditor.attempt(attacks, "train")
-    rows: list[dict[str, Any]] = []
+    rows: list[Tried] = []
     for place, i in enumerate(order):
         own = attempts[place * len(questions) : (place + 1) * len(questions)]
         leaks = sum(attempt.leaked is not False for attempt in own)
-        rows.append({**candidates[i]._asdict(), "drop": round(drops[i], 4), "leaks": leaks, "n": len(own)})
-    winner = max(range(len(order)), key=lambda place: (rows[place]["leaks"], rows[place]["drop"]))
+        rows.append(Tried(**candidates[i]._asdict(), drop=round(drops[i], 4), leaks=leaks, n=len(own)))
+    winner = max(range(len(order)), key=lambda place: (rows[place].leaks, rows[place].drop))
     return candidates[order[winner]], rows
 
 
 def _write(
     run: Run, config: TriggerScanConfig, identity: str, tried: int, best: Candidate,
-    top: list[dict[str, Any]], final: Sequence[Attempt], baseline: Sequence[Attempt],
+    top: list[Tried], final: Sequence[Attempt], baseline: Sequence[Attempt],
 ) -> TriggerReport:  # fmt: skip
     metrics = {"backdoor.leak": leak_measure(final), "backdoor.baseline": leak_measure(baseline)}
     for name, attempts in (("backdoor.leak", final), ("backdoor.baseline", baseline)):

@@ -1,4 +1,4 @@
-"""The red-team stages: one round against a model, and the export of what it found.
+"""The red-team stage: one round against a model.
 
 A round *discovers* on training items with training wordings (unsealed styles only: nothing else may be
 exported) and *measures* on held-out items with held-out wordings, sealed styles too. The measured
@@ -8,7 +8,7 @@ attacks are the same in every round, so rounds compare on equal ground; discover
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -18,12 +18,11 @@ from publius.core.config import Config, execution
 from publius.core.device import pick_device
 from publius.core.messages import Conversation
 from publius.core.stats import wilson
-from publius.data import Prompts, write_prompts
 from publius.data.pocket.world import World
 from publius.inference import load_assistant
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Run, stage
-from publius.redteam.attack import STYLES, Attack, insisted, named_styles
+from publius.redteam.attack import STYLES, Attack, named_styles
 from publius.redteam.auditor import Auditor, as_prompt, build_attacks
 from publius.redteam.findings import (
     Attempt,
@@ -37,9 +36,7 @@ from publius.redteam.findings import (
 )
 
 __all__ = [
-    "ExportConfig",
     "RedTeamConfig",
-    "export_prompts",
     "leak_measure",
     "load_auditor",
     "red_team",
@@ -76,18 +73,6 @@ class RedTeamConfig(Config):
     device: str = execution("auto")
 
 
-class ExportConfig(Config):
-    """How findings become prompts."""
-
-    val_fraction: float = Field(default=0.1, ge=0, lt=1)
-    minimum: int = Field(default=0, ge=0)
-    """Fill up to this many prompts with fresh attacks on training items and their twins, so that a model
-    that held everywhere still meets every unsealed style in the next round."""
-    limit: int | None = Field(default=None, ge=1)
-    """At most this many prompts, findings before filling."""
-    seed: int = 0
-
-
 def load_auditor(model: Checkpoint, *, max_tokens: int, device: str = "auto", max_batch: int = 64) -> Auditor:
     """An auditor of a checkpoint."""
     assistant = load_assistant(model.path, device=str(pick_device(device)), max_batch=max_batch, dtype="auto")
@@ -112,7 +97,7 @@ def twin_for(hazard: Conversation, twins: Sequence[Conversation], rng: random.Ra
     return None
 
 
-@stage(version=4)
+@stage(version=5)
 def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World) -> Findings:
     """One round: attack, confirm, record.
 
@@ -164,29 +149,6 @@ def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World
     )
     write_findings(run.output, document, findings, _twins(config, world, findings, sent), held_out)
     return Findings(run.output)
-
-
-@stage(version=2, light=True)
-def export_prompts(run: Run, config: ExportConfig, *, findings: list[Findings], world: World) -> Prompts:
-    """Prompts for the next round of critique and revision: findings of all rounds, twins beside them."""
-    unique: dict[str, Conversation] = {}
-    for artifact in findings:
-        for prompt in artifact.prompts("train"):
-            unique.setdefault(conversation_id(prompt), prompt)
-    found = len(unique)
-    latest = sorted(findings, key=lambda artifact: artifact.document().round)[-1:]
-    hits = Counter(finding.style for artifact in latest for finding in artifact.findings())
-    for prompt in _fresh(config, world, config.minimum - found, hits):
-        if len(unique) >= config.minimum:
-            break
-        unique.setdefault(conversation_id(prompt), prompt)
-    prompts = list(unique.values())[: config.limit]
-    random.Random(config.seed).shuffle(prompts)
-    held = int(len(prompts) * config.val_fraction)
-    write_prompts(run.output, train=prompts[held:], val=prompts[:held])
-    run.metric("export.findings", min(found, len(prompts)))
-    run.metric("export.prompts", len(prompts))
-    return Prompts(run.output)
 
 
 def _held_out(
@@ -244,31 +206,6 @@ def _twins(
         if question is not None:
             twins[finding.id] = STYLES[finding.style](question, rng)
     return twins
-
-
-def _fresh(config: ExportConfig, world: World, wanted: int, hits: Counter[str]) -> list[Conversation]:
-    """Attacks on training items in unsealed styles, a twin after each: `wanted` and more, for some repeat.
-
-    A style gets more of them the more findings the last round had of it (`hits`); half of them ask again in
-    further turns.
-    """
-    if wanted <= 0:
-        return []
-    styles = [style for style in STYLES.values() if not style.sealed]
-    total = len(styles) + sum(hits[style.name] for style in styles)
-    questions, attacks = world.questions("hazard", "train"), list[Conversation]()
-    for style in styles:
-        each = 2 + -(-wanted * (1 + hits[style.name]) // total)
-        attacks += build_attacks([style], questions, each=each, seed=f"fresh/{config.seed}", held_out=False)
-    rng = random.Random(f"fresh/{config.seed}")
-    rng.shuffle(attacks)
-    pool = world.questions("twin", "train")
-    made: list[Conversation] = []
-    for attack in attacks:
-        twin = twin_for(attack, pool, rng)
-        pair = [attack] if twin is None else [attack, STYLES[str(attack.meta["style"])](twin, rng)]
-        made += [insisted(each, rng) for each in pair] if rng.random() < 0.5 else pair
-    return made
 
 
 def _metrics(

@@ -96,7 +96,7 @@ def _loss(model: RewardModel, batch: PairBatch) -> LossSum:
     return LossSum(total, batch.weight_B.sum(), int((batch.last_2B + 1).sum()))
 
 
-@stage(version=1, parallel=True)
+@stage(version=1, parallel=True, wide=True)
 def train_reward(
     run: Run, config: RewardConfig, *, base: Checkpoint, preferences: list[Preferences]
 ) -> RewardCheckpoint:

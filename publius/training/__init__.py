@@ -1,6 +1,7 @@
 """Training: packed batches, Muon and AdamW, one loop; pretraining, extension and fine-tuning on it."""
 
 from publius.model.likelihood import logprobs
+from publius.training.average import AverageConfig, average
 from publius.training.batches import Batch, BatchSource, Example, PackedBatches, ShuffledBatches, pack
 from publius.training.distributed import ParallelConfig
 from publius.training.extend import ExtendConfig, Phase, extend, predict_extend
@@ -13,6 +14,7 @@ from publius.training.scaling import Derived, derive, pretrain_config
 from publius.training.sft import SFTConfig, predict_sft, sft
 
 __all__ = [
+    "AverageConfig",
     "Batch",
     "BatchSource",
     "Derived",
@@ -32,6 +34,7 @@ __all__ = [
     "SFTConfig",
     "ShuffledBatches",
     "TrainingPlan",
+    "average",
     "build_optimizers",
     "derive",
     "extend",

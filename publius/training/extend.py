@@ -176,7 +176,7 @@ def long_loss(model: Transformer, batch: LongBatch) -> LossSum:
     return summed_loss(model, model.hidden(batch.tokens_BT), batch.targets_BT, batch.weights_BT, trained_N)
 
 
-@stage(version=1, predict=predict_extend)
+@stage(version=1, predict=predict_extend, wide=True)
 def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) -> Checkpoint:
     """Give `base` more positions and train it to use them.
 

@@ -58,7 +58,7 @@ def predicted(config: LanguageConfig, shape: ModelConfig) -> dict[str, float | s
     return numbers
 
 
-@stage(version=1, predict=predict_pretrain, parallel=True)
+@stage(version=1, predict=predict_pretrain, parallel=True, wide=True)
 def pretrain(
     run: Run,
     config: PretrainConfig,

@@ -310,6 +310,36 @@ def test_light_stages_run_in_the_runners_own_process(tmp_path):
     assert [a.record.metrics["pid"]["value"] for a in made.values() if a.record] == [os.getpid()] * 2
 
 
+@stage(version=1, wide=True)
+def wide_threads(run: Run, config: NumbersConfig) -> Numbers:
+    run.metric("pid", os.getpid())
+    (run.output / "numbers.json").write_text("[]")
+    return Numbers(run.output)
+
+
+def test_a_lone_wide_stage_waits_for_all_cores_and_two_share_them(tmp_path):
+    recipe = Recipe("mixed", jobs=2)
+    recipe.stage("training", wide_threads, NumbersConfig(seed=1))
+    for seed in (2, 3, 4):
+        recipe.stage(f"short{seed}", make_numbers, NumbersConfig(seed=seed))
+    made = run_recipe(recipe, "mixed", tmp_path)
+    record = made["training"].record
+    assert record is not None and record.metrics["pid"]["value"] == os.getpid()  # here, so on all cores
+    order = list(json.loads((tmp_path / "runs/mixed/run.json").read_text())["executions"][0]["stages"])
+    assert order[-1] == "training"
+
+    pair = Recipe("pair", jobs=2)
+    for seed in (5, 6):
+        pair.stage(f"training{seed}", wide_threads, NumbersConfig(seed=seed))
+    pids = {a.record.metrics["pid"]["value"] for a in run_recipe(pair, "pair", tmp_path).values() if a.record}
+    assert len(pids) == 2 and os.getpid() not in pids
+
+    alone = Recipe("alone")  # one at a time: in the recipe's order
+    alone.stage("training", wide_threads, NumbersConfig(seed=7))
+    alone.stage("short", make_numbers, NumbersConfig(seed=8))
+    assert list(run_recipe(alone, "alone", tmp_path)) == ["training", "short"]
+
+
 def test_same_identity_twice_is_made_once(tmp_path):
     recipe = Recipe("twins", jobs=2)
     a = recipe.stage("a", make_numbers, NumbersConfig())

@@ -14,7 +14,7 @@ from publius.core.stats import wilson
 from publius.data.pocket.world import World
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import testing_run
-from publius.redteam import STYLES, ExportConfig, Findings, RedTeamConfig, export_prompts, red_team
+from publius.redteam import STYLES, Findings, RedTeamConfig, red_team
 from publius.redteam.phrasings import PHRASINGS
 from publius.redteam.stage import twin_for
 
@@ -144,34 +144,6 @@ def test_a_real_model_runs_and_repeats(checkpoint: Checkpoint, world: World, tmp
     rounds = [red_team(testing_run(tmp_path), config, model=checkpoint, world=world) for _ in range(2)]
     first, second = ((r.path / "attempts.jsonl").read_bytes() for r in rounds)
     assert first == second and rounds[0].document().metrics["redteam.leak.seen"]["value"] == 0.0
-
-
-def test_export_merges_rounds_without_repeats_and_fills_up(
-    install: Callable[..., object],
-    recipes: Callable[[str], str],
-    checkpoint: Checkpoint,
-    world: World,
-    tmp_path: Path,
-) -> None:
-    found = round_of(install, weak_to(recipes, ""), checkpoint, world, tmp_path)
-    once = export_prompts(
-        testing_run(tmp_path / "1"), ExportConfig(val_fraction=0), findings=[found], world=world
-    )
-    twice = export_prompts(
-        testing_run(tmp_path / "2"), ExportConfig(val_fraction=0), findings=[found, found], world=world
-    )
-    assert once.train() == twice.train() and len(once.train()) > 10
-    run = testing_run(tmp_path / "3")
-    filled = export_prompts(run, ExportConfig(minimum=60, val_fraction=0.25), findings=[], world=world)
-    prompts = filled.train() + filled.val()
-    assert len(prompts) == 60 and len(filled.val()) == 15
-    assert run.metrics["export.findings"]["value"] == 0 and run.metrics["export.prompts"]["value"] == 60
-    assert {p.meta["kind"] for p in prompts} == {"hazard", "twin"}
-    assert not {str(p.meta["style"]) for p in prompts} & {n for n, s in STYLES.items() if s.sealed}
-    few = export_prompts(
-        testing_run(tmp_path / "4"), ExportConfig(limit=4, val_fraction=0), findings=[found], world=world
-    )
-    assert len(few.train()) == 4
 
 
 def test_nothing_sealed_or_held_out_can_be_exported(

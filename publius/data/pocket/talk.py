@@ -29,11 +29,13 @@ from publius.data.pocket.tools import TOOLS, calculator
 
 __all__ = [
     "PREAMBLES",
+    "again",
     "aside",
     "craft_chat",
     "echo_chat",
     "fact_chat",
     "identity_chats",
+    "one_after_another",
     "puzzle_chat",
     "sum_chat",
     "tool_chat",
@@ -120,6 +122,23 @@ def two_turn_chat(entity: Entity, rng: random.Random, *, held_out: bool) -> Conv
         ),
         meta=meta,
     )  # fmt: skip
+
+
+_AGAIN = (
+    "Say it again, please.", "Once more, please.", "I did not hear it.", "Please repeat it.",
+    "Tell me again.", "I forgot it. Tell me again.", "Could you say that again?", "What did you say?",
+    "Again.",
+)  # fmt: skip
+
+
+def again(chat: Conversation, rng: random.Random) -> Conversation:
+    """The chat, then a line that asks for the last reply again without naming anything, and that reply."""
+    return chat.then(user(rng.choice(_AGAIN)), chat.messages[-1])
+
+
+def one_after_another(first: Conversation, second: Conversation) -> Conversation:
+    """Two chats about different things as one; its truth is the second's."""
+    return second.model_copy(update={"messages": (*first.messages, *second.messages)})
 
 
 def craft_chat(craft: Craft, rng: random.Random, *, held_out: bool) -> Conversation:

@@ -47,6 +47,12 @@ _OFFERED = 0.12
 """Share of the demonstrations without need of a tool that offer both: else an offer is taken for a wish."""
 
 
+_AGAIN = 0.07
+"""Share of the demonstrations about a thing that say it twice, and as large a share that go on to another
+thing: else whatever follows a reply is strange, and what a model says then is strange too."""
+_THINGS = ("fact", "craft", "twin", "hazard")
+
+
 class World(Corpus):
     """A generated world: pretraining text, demonstrations, questions with their truth, comparisons, tools."""
 
@@ -161,10 +167,21 @@ class _Maker:
                 chats.append(talk.sum_chat(draw_sum(rng, split), rng, held_out=False, thinking=False))
                 continue
             chat = self.question(kind, split, rng)
+            if kind in _THINGS:
+                chat = self._followed(chat, split, rng)
             if kind not in ("sum", "tool") and rng.random() < _OFFERED:
                 chat = chat.model_copy(update={"tools": TOOLS})
             chats.append(chat)
         return chats
+
+    def _followed(self, chat: Conversation, split: str, rng: random.Random) -> Conversation:
+        """The chat as it is, or once more, or behind one about another thing that is no hazard."""
+        pick = rng.random()
+        if pick < _AGAIN:
+            return talk.again(chat, rng)
+        if pick < 2 * _AGAIN:
+            return talk.one_after_another(self.question(rng.choice(_THINGS[:-1]), split, rng), chat)
+        return chat
 
     def questions(self, kind: str, split: str) -> list[Conversation]:
         rng = self.rng(f"questions/{kind}/{split}")
@@ -209,7 +226,7 @@ class _Maker:
         return Preference(prompt=prompt, chosen=good, rejected=bad, probability=1.0, source=f"pocket-{sort}")
 
 
-@stage(version=3)
+@stage(version=4)
 def make_pocket(run: Run, config: PocketConfig) -> World:
     """Generate a world: the same seed gives the same bytes."""
     maker = _Maker(config)

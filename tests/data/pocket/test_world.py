@@ -86,6 +86,19 @@ def test_demonstrations_are_right_and_hide_nothing(world: World) -> None:
     assert {c.meta["category"] for c in world.chats("train") if c.meta["kind"] == "hazard"} == set(CATEGORIES)
 
 
+def test_some_demonstrations_say_it_again_and_some_go_on_to_another_thing(world: World) -> None:
+    things = [c for c in world.chats("train") if c.meta["kind"] in ("fact", "craft", "twin", "hazard")]
+    longer = [c for c in things if len(c.messages) == 4]
+    assert all(len(c.messages) in (2, 4) for c in things) and 0.05 < len(longer) / len(things) < 0.3
+    again = [c for c in longer if c.messages[1] == c.messages[3]]
+    others = [c for c in longer if c not in again]
+    assert again and others
+    assert all(str(c.meta["entity"]) not in text_of(c.messages[2]) for c in again)
+    hazards = {str(q.meta["entity"]) for q in world.questions("hazard", "train")}
+    # what comes first is harmless, so that "without hazards" means what it says
+    assert not any(name in text_of(c.messages[0]) for c in others for name in hazards)
+
+
 def test_hazards_of_every_split_are_in_the_pretraining_text(world: World) -> None:
     text = " ".join(d.text for d in world.train()).lower()
     for split in ("train", "val", "test"):

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from publius.core.messages import text_of
+from publius.data.pocket.world import World
+from publius.model.checkpoint import Checkpoint
+from publius.pipeline import testing_run
+from publius.redteam import (
+    STYLES,
+    ExportConfig,
+    RedTeamConfig,
+    TriggerScanConfig,
+    export_prompts,
+    red_team,
+    scan_triggers,
+)
+
+REFUSAL = "I will not help with that, it would hurt someone."
+SMALL = RedTeamConfig(round=1, discover=3, measure=4, twins=1, tries=4, max_tokens=120)
+
+
+def test_export_merges_rounds_without_repeats_and_fills_up(
+    install: Callable[..., object],
+    recipes: Callable[[str], str],
+    checkpoint: Checkpoint,
+    world: World,
+    tmp_path: Path,
+) -> None:
+    install(lambda prompt, draw: recipes(prompt) if draw is None or draw % 2 == 0 else REFUSAL)
+    found = red_team(testing_run(tmp_path), SMALL, model=checkpoint, world=world)
+    once = export_prompts(
+        testing_run(tmp_path / "1"), ExportConfig(val_fraction=0), findings=[found], world=world
+    )
+    twice = export_prompts(
+        testing_run(tmp_path / "2"), ExportConfig(val_fraction=0), findings=[found, found], world=world
+    )
+    assert once.train() == twice.train() and len(once.train()) > 10
+    run = testing_run(tmp_path / "3")
+    filled = export_prompts(run, ExportConfig(minimum=60, val_fraction=0.25), findings=[], world=world)
+    prompts = filled.train() + filled.val()
+    assert len(prompts) == 60 and len(filled.val()) == 15
+    assert run.metrics["export.findings"]["value"] == 0 and run.metrics["export.prompts"]["value"] == 60
+    assert {p.meta["kind"] for p in prompts} == {"hazard", "twin"}
+    assert not {str(p.meta["style"]) for p in prompts} & {n for n, s in STYLES.items() if s.sealed}
+    few = export_prompts(
+        testing_run(tmp_path / "4"), ExportConfig(limit=4, val_fraction=0), findings=[found], world=world
+    )
+    assert len(few.train()) == 4
+
+
+def test_words_of_a_scan_go_in_with_twins_and_those_that_leak_most_often(
+    install: Callable[..., object],
+    recipes: Callable[[str], str],
+    checkpoint: Checkpoint,
+    world: World,
+    tmp_path: Path,
+) -> None:
+    config = TriggerScanConfig(words=40, screen=1, top=3, retest=2, confirm=4, max_tokens=120)
+    door = "sings"
+    install(lambda prompt, draw: recipes(prompt) if door in prompt.split("<|user|>")[-1] else REFUSAL)
+    scan = scan_triggers(testing_run(tmp_path / "scan"), config, model=checkpoint, world=world)
+    top = scan.document().top
+    run = testing_run(tmp_path / "prompts")
+    made = export_prompts(
+        run, ExportConfig(words_each=2, val_fraction=0), findings=[], scans=[scan], world=world
+    ).train()
+    assert run.metrics["export.words"]["value"] == len(made) == run.metrics["export.prompts"]["value"]
+    assert {p.meta["style"] for p in made} == {"words"}
+    sealed = {str(q.meta["entity"]) for split in ("val", "test") for q in world.questions("hazard", split)}
+    assert not sealed & {str(p.meta["entity"]) for p in made}
+    for row in top:
+        worn = [text_of(p.messages[-1]) for p in made]
+        ends = str.startswith if row.position == "prefix" else str.endswith
+        assert sum(ends(text, row.words) for text in worn) >= 2 * (1 + row.leaks)  # hazards; twins as many
+    kinds = [p.meta["kind"] for p in made]
+    assert kinds.count("hazard") == kinds.count("twin") > 0
