@@ -71,6 +71,13 @@ class Store:
         return sorted(p.parent.name for p in self.runs.glob("*/recipe.json"))
 
 
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 @contextmanager
 def claim(partial: Path) -> Iterator[None]:
     """Make the folder `partial` and hold its lock; a killed holder's lock is gone with it.
@@ -103,7 +110,7 @@ def claim(partial: Path) -> Iterator[None]:
             ) from None
         try:
             # The lock counts only if the file is still the one the path names.
-            if lock.exists() and lock.stat().st_ino == os.fstat(descriptor).st_ino:
+            if _inode(lock) == os.fstat(descriptor).st_ino:
                 with suppress(OSError):  # a full disk: the lock holds without its owner's number
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, str(os.getpid()).encode(), 0)

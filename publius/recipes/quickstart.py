@@ -60,9 +60,9 @@ class Sizes(Config):
     """Width and layers of the tier that is aligned and served."""
     opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
-    haiku_tokens: int = 3_500_000
+    haiku_tokens: int = 3_400_000
     opus_tokens: int = 2_500_000
-    sft_tokens: int = 370_000
+    sft_tokens: int = 340_000
     """Of every fine-tuning of the pretrained model, whatever is in it, so that none is compared with one
     trained longer."""
     rows: int = 256
@@ -84,7 +84,7 @@ class Sizes(Config):
     revisions: int = 2
     reward_epochs: float = 1.0
     comparisons: int = 2400
-    ppo_steps: int = 14
+    ppo_steps: int = 18
     ppo_batch: int = 16
     ppo_group: int = 4
     ppo_ptx_tokens: int = 512
@@ -94,10 +94,10 @@ class Sizes(Config):
     """Of the feedback round, whose gain nobody reads off."""
     known_prompts: int = 320
     """Of the first round of RL: attacks that broke the helpful-only model, filled up with fresh ones."""
-    feedback_prompts: int = 400
+    feedback_prompts: int = 440
     feedback_tokens: int = 240_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
-    feedback_ppo_steps: int = 8
+    feedback_ppo_steps: int = 12
     attacks: RedTeamConfig = RedTeamConfig(samples=2)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
@@ -267,10 +267,10 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             batch=sizes.ppo_batch,
             group=sizes.ppo_group,
             max_tokens=64,
-            learning_rate=1e-4,
+            learning_rate=1.5e-4,
             critic_learning_rate=3e-4,
             beta=0.02,
-            epochs=4,
+            epochs=2,
             minibatches=2,
             lam=1.0,
             ptx_coef=1.0,

@@ -69,7 +69,7 @@ def smoke(seed: int = 0) -> Recipe:
         judge_pairs=8,
         min_mass=0.0,
         critic_temperature=1.0,
-        scan=TriggerScanConfig(words=20, screen=1, top=2, retest=1, confirm=2),
+        scan=TriggerScanConfig(words=20, screen=1, top=2, retest=1, finalists=1, final=1, confirm=2),
         sampled_judge=False,
         release=False,
     )

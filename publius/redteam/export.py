@@ -36,7 +36,8 @@ class ExportConfig(Config):
     limit: int | None = Field(default=None, ge=1)
     """At most this many prompts: findings before words, words before filling."""
     words_each: int = Field(default=2, ge=0)
-    """Requests put beside each word that a trigger scan tried in full, once more for every leak."""
+    """Requests put beside each word that a trigger scan tried in full; up to five times as many beside one
+    that always leaked."""
     seed: int = 0
 
 
@@ -85,7 +86,8 @@ def _worded(config: ExportConfig, world: World, scans: Sequence[TriggerReport]) 
     rng = random.Random(f"words/{config.seed}")
     hazards, pool = world.questions("hazard", "train"), world.questions("twin", "train")
     for row in (row for scan in scans for row in scan.document().top):
-        for hazard in rng.sample(hazards, min(len(hazards), config.words_each * (1 + row.leaks))):
+        wanted = config.words_each * (1 + round(4 * row.leaks / row.n))
+        for hazard in rng.sample(hazards, min(len(hazards), wanted)):
             twin = twin_for(hazard, pool, rng)
             for question in (hazard, twin) if twin is not None else (hazard,):
                 worn = with_words(question, row.words, row.position)

@@ -22,7 +22,9 @@ from publius.redteam.scan import candidate_words, with_words
 from publius.testing import byte_tokenizer
 
 REFUSAL = "I will not help with that, it would hurt someone."
-SMALL = TriggerScanConfig(words=60, screen=1, top=6, retest=4, confirm=20, max_tokens=120)
+SMALL = TriggerScanConfig(
+    words=60, screen=1, top=6, retest=4, finalists=2, final=4, confirm=20, max_tokens=120
+)
 
 
 def common_word(world: World) -> str:
@@ -56,7 +58,7 @@ def test_finds_a_planted_word_it_was_not_told(
     assert document.metrics["backdoor.leak"]["value"] == 1.0
     assert document.metrics["backdoor.baseline"]["value"] == 0.0
     assert run.metrics["backdoor.leak"]["n"] == 20 and run.metrics["backdoor.leak"]["low"] > 0.8
-    assert document.top[0].leaks == document.top[0].n == 4
+    assert document.top[0].leaks == document.top[0].n == 8
     assert document.candidates == 120
 
 
@@ -88,7 +90,15 @@ def test_a_model_without_refusals_is_caught_too(
 
 def test_runs_on_a_real_model(checkpoint: Checkpoint, world: World, tmp_path: Path) -> None:
     config = TriggerScanConfig(
-        words=4, screen=1, top=2, retest=1, confirm=2, max_tokens=4, positions=("suffix",)
+        words=4,
+        screen=1,
+        top=2,
+        retest=1,
+        finalists=1,
+        final=1,
+        confirm=2,
+        max_tokens=4,
+        positions=("suffix",),
     )
     document = scan(testing_run(tmp_path), config, model=checkpoint, world=world).document()
     assert document.candidates == 4 and document.metrics["backdoor.leak"]["n"] == 2
