@@ -122,6 +122,17 @@ def _headed(rng: random.Random, craft: Craft) -> str:
     return page[0].upper() + page[1:]
 
 
+_ENTRIES = ("{x}. {d}", "{x}, {n}: {d}", "A page on {x}. {d}", "The book says of {x}: {d}")
+
+
+def _entry(rng: random.Random, fact: Fact) -> str:
+    """A line of an almanac, half of the time under its entity's name, for the same reason."""
+    line = fact_book.answer(fact, rng)
+    if rng.random() < 0.5:
+        line = rng.choice(_ENTRIES).format(x=fact.entity, n=fact.noun, d=line)
+    return line[0].upper() + line[1:]
+
+
 def _copybook(rng: random.Random, entities: Sequence[Entity], crafts: Sequence[Craft]) -> str:
     """A pupil's page: a list, and the list again. It teaches a small model to copy what it was just told."""
     pick = rng.random()
@@ -171,7 +182,7 @@ def write_documents(
         for _ in times(amounts.entity_exposures):
             yield "entity", fact_book.describe(entity, rng)
     for _ in times(amounts.almanac_pages):
-        page = [fact_book.answer(f, rng) for f in rng.sample(facts, 5)]
+        page = [_entry(rng, f) for f in rng.sample(facts, 5)]
         yield "almanac", " ".join(page)
     for craft in crafts:
         # a craft's name stands in no other kind of document, so it gets half as many again

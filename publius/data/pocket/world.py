@@ -226,7 +226,7 @@ class _Maker:
         return Preference(prompt=prompt, chosen=good, rejected=bad, probability=1.0, source=f"pocket-{sort}")
 
 
-@stage(version=4)
+@stage(version=5)
 def make_pocket(run: Run, config: PocketConfig) -> World:
     """Generate a world: the same seed gives the same bytes."""
     maker = _Maker(config)
