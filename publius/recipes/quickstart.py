@@ -309,7 +309,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "feedback_rlcai", slcai2, sizes.feedback_ppo_steps, sizes.feedback_eval_prompts, [found], practised
     )
     # a round of attacks teaches little but refusals: the mean with the policy before it forgets less
-    final = r.stage("final", average, AverageConfig(weights=(0.3, 0.7)), models=[rlcai, rlcai2])
+    final = r.stage("final", average, AverageConfig(weights=(0.4, 0.6)), models=[rlcai, rlcai2])
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
     scan2 = scanned("scan2", final)
