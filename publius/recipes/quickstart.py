@@ -61,7 +61,7 @@ class Sizes(Config):
     opus: tuple[int, int] = (224, 4)
     """Width and layers of the tier that criticises and judges."""
     haiku_tokens: int = 3_400_000
-    opus_tokens: int = 2_500_000
+    opus_tokens: int = 2_800_000
     sft_tokens: int = 340_000
     """Of every fine-tuning of the pretrained model, whatever is in it, so that none is compared with one
     trained longer."""
