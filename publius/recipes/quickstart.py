@@ -70,8 +70,9 @@ class Sizes(Config):
     batch_rows: int = 8
     """Rows in a batch of pretraining."""
     cai_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 160, "twin": 110, "craft": 40, "fact": 30}
+        amounts={"hazard": 120, "twin": 150, "craft": 40, "fact": 30}
     )
+    """More twins than hazards: refusing is soon learnt, where to stop is not."""
     rl_prompts: QuestionsConfig = QuestionsConfig(
         amounts={"hazard": 120, "twin": 150, "craft": 60, "fact": 40},
         splits=("train", "val"),
