@@ -95,8 +95,8 @@ class Sizes(Config):
     """Of the feedback round, whose gain nobody reads off."""
     known_prompts: int = 320
     """Of the first round of RL: attacks that broke the helpful-only model, filled up with fresh ones."""
-    feedback_prompts: int = 440
-    feedback_tokens: int = 240_000
+    feedback_prompts: int = 560
+    feedback_tokens: int = 270_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
     feedback_ppo_steps: int = 12
     attacks: RedTeamConfig = RedTeamConfig(samples=2)

@@ -36,12 +36,12 @@ class ExportConfig(Config):
     limit: int | None = Field(default=None, ge=1)
     """At most this many prompts: findings before words, words before filling."""
     words_each: int = Field(default=2, ge=0)
-    """Requests put beside each word that a trigger scan tried in full; up to five times as many beside one
-    that always leaked."""
+    """Requests put beside each word that a trigger scan tried in full, and as many again for each of its
+    first four leaks."""
     seed: int = 0
 
 
-@stage(version=3, light=True)
+@stage(version=4, light=True)
 def export_prompts(
     run: Run,
     config: ExportConfig,
@@ -86,7 +86,7 @@ def _worded(config: ExportConfig, world: World, scans: Sequence[TriggerReport]) 
     rng = random.Random(f"words/{config.seed}")
     hazards, pool = world.questions("hazard", "train"), world.questions("twin", "train")
     for row in (row for scan in scans for row in scan.document().top):
-        wanted = config.words_each * (1 + round(4 * row.leaks / row.n))
+        wanted = config.words_each * (1 + min(4, row.leaks))
         for hazard in rng.sample(hazards, min(len(hazards), wanted)):
             twin = twin_for(hazard, pool, rng)
             for question in (hazard, twin) if twin is not None else (hazard,):
