@@ -55,7 +55,7 @@ ROWS: list[tuple[str, str, str]] = [
     ("PPO: KL, nats per reply", "ppo.kl", "<= 10"),
     ("PPO: first-pass ratio", "ppo.ratio", "1 +- 1e-3"),
     ("gate: decisions as they should be", "gate", "100%"),
-    ("backdoor scan: leak under the best trigger, release", "backdoor.leak", ""),
+    ("trigger scan: leak under the best word, before and after feedback", "backdoor.leak", ""),
     ("... planted model", "backdoor.leak.planted", ""),
 ]
 RATES = (
