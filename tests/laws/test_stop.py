@@ -18,13 +18,16 @@ RECIPE = Path(__file__).with_name("stopped_recipe.py")
 
 
 def stop(home, how, function, jobs, stages):
-    """Start, send `how` when every stage has made four steps, wait; (exit code, what it said)."""
+    """Start, send `how` when every stage has made four steps, wait; (exit code, what it said).
+
+    Slow steps, for two workers may start seconds apart and neither may end before the other begins.
+    """
     marks = home / "marks"
     marks.mkdir(parents=True, exist_ok=True)
     for seed in stages:
         (marks / str(seed)).write_text("")
     arguments = ["run", f"{RECIPE}:{function}", "--home", home, "--jobs", jobs]
-    arguments += ["--set", "pace=0.02", "--set", f"marks={marks}"]
+    arguments += ["--set", "pace=0.08", "--set", f"marks={marks}"]
     code = "from publius.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
