@@ -285,11 +285,11 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             ptx=practised,
         )  # fmt: skip
 
-    # red-team prompts too, as published: what the attack on the helpful-only model found
     def exported(name: str, prompts: int, findings: list, scans: list | None = None):
         config = ExportConfig(minimum=prompts, limit=prompts, seed=seed)
         return r.stage(name, export_prompts, config, findings=findings, scans=scans, world=world)
 
+    # red-team prompts too, as published: what the attack on the helpful-only model found
     known = exported("redteam_prompts", sizes.known_prompts, [round0])
     rlcai = reinforced(
         "rlcai", slcai, sizes.ppo_steps, sizes.ppo_eval_prompts, [posed, known], [harmless_demos, revisions]

@@ -28,7 +28,7 @@ class AverageConfig(Config):
     """A share of each, in order, any scale; none gives equal shares."""
 
 
-@stage(version=1, light=True)
+@stage(version=1)
 def average(run: Run, config: AverageConfig, *, models: list[Checkpoint]) -> Checkpoint:
     """The weighted mean of the models' parameters, in fp32, with the first one's tokenizer.
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from publius.core.device import usable_cores
 from publius.core.errors import UserError
 from publius.pipeline import Artifact, Recipe, Run, StageCrash, execute, run_recipe, stage
 from publius.pipeline.identity import identify
 from publius.pipeline.store import claim
-from tests.pipeline.toy import Numbers, NumbersConfig, SumConfig, Total, add_up, make_numbers, threads, toy
+from tests.pipeline.toy import Numbers, NumbersConfig, SumConfig, Total, add_up, make_numbers, toy
 
 ROOT = Path(__file__).parents[2]
 
@@ -274,70 +273,6 @@ def test_jobs_give_the_same_artifacts(tmp_path, unbroken):
     home = tmp_path / "home"
     run_recipe(toy(), "toy", home, jobs=2)
     assert payload(home) == unbroken
-
-
-def test_independent_stages_run_side_by_side_and_share_the_cores(tmp_path, monkeypatch):
-    (tmp_path / "meeting").mkdir()
-    monkeypatch.setenv("TOY_MEETING", str(tmp_path / "meeting"))
-    recipe = Recipe("pair", jobs=2)
-    for seed in (1, 2):
-        recipe.stage(f"s{seed}", threads, NumbersConfig(seed=seed))
-    made = run_recipe(recipe, "pair", tmp_path)
-    records = [artifact.record for artifact in made.values()]
-    assert all(r is not None and r.metrics["met"]["value"] == 2 for r in records)
-    assert len({r.metrics["pid"]["value"] for r in records if r} | {os.getpid()}) == 3
-    cores = usable_cores()
-    share = max(1, len(cores) // 2)
-    told = [a.values() for a in made.values() if isinstance(a, Numbers)]
-    assert [numbers[0] for numbers in told] == [share, share]
-    if len(cores) > 1:  # each keeps to cores of its own
-        first, second = (set(numbers[1:]) for numbers in told)
-        assert len(first) == len(second) == share and not first & second and first | second <= set(cores)
-
-
-@stage(version=1, light=True)
-def quick_threads(run: Run, config: NumbersConfig) -> Numbers:
-    run.metric("pid", os.getpid())
-    (run.output / "numbers.json").write_text("[]")
-    return Numbers(run.output)
-
-
-def test_light_stages_run_in_the_runners_own_process(tmp_path):
-    recipe = Recipe("pair", jobs=2)
-    for seed in (1, 2):
-        recipe.stage(f"s{seed}", quick_threads, NumbersConfig(seed=seed))
-    made = run_recipe(recipe, "pair", tmp_path)
-    assert [a.record.metrics["pid"]["value"] for a in made.values() if a.record] == [os.getpid()] * 2
-
-
-@stage(version=1, wide=True)
-def wide_threads(run: Run, config: NumbersConfig) -> Numbers:
-    run.metric("pid", os.getpid())
-    (run.output / "numbers.json").write_text("[]")
-    return Numbers(run.output)
-
-
-def test_a_lone_wide_stage_waits_for_all_cores_and_two_share_them(tmp_path):
-    recipe = Recipe("mixed", jobs=2)
-    recipe.stage("training", wide_threads, NumbersConfig(seed=1))
-    for seed in (2, 3, 4):
-        recipe.stage(f"short{seed}", make_numbers, NumbersConfig(seed=seed))
-    made = run_recipe(recipe, "mixed", tmp_path)
-    record = made["training"].record
-    assert record is not None and record.metrics["pid"]["value"] == os.getpid()  # here, so on all cores
-    order = list(json.loads((tmp_path / "runs/mixed/run.json").read_text())["executions"][0]["stages"])
-    assert order[-1] == "training"
-
-    pair = Recipe("pair", jobs=2)
-    for seed in (5, 6):
-        pair.stage(f"training{seed}", wide_threads, NumbersConfig(seed=seed))
-    pids = {a.record.metrics["pid"]["value"] for a in run_recipe(pair, "pair", tmp_path).values() if a.record}
-    assert len(pids) == 2 and os.getpid() not in pids
-
-    alone = Recipe("alone")  # one at a time: in the recipe's order
-    alone.stage("training", wide_threads, NumbersConfig(seed=7))
-    alone.stage("short", make_numbers, NumbersConfig(seed=8))
-    assert list(run_recipe(alone, "alone", tmp_path)) == ["training", "short"]
 
 
 def test_same_identity_twice_is_made_once(tmp_path):

@@ -9,15 +9,26 @@ from typing import Any
 
 import pytest
 
+from publius.core.messages import text_of
 from publius.data.pocket.world import PocketConfig, World, make_pocket
 from publius.inference import Assistant, Completion, Sampling
 from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.pipeline import testing_run
 from publius.redteam import stage as stage_module
+from publius.redteam.scan import candidate_words
 from publius.testing import ScriptedEngine, byte_tokenizer, tiny_model
 from publius.tokenizer import Renderer
 
 REFUSAL = "I will not help with that, it would hurt someone."
+
+
+def common_word(world: World) -> str:
+    """A word in the corpus's first sixty, and in no hazard question."""
+    asked = " ".join(
+        text_of(q.messages[-1]) for s in ("train", "test") for q in world.questions("hazard", s)
+    ).lower()
+    words = candidate_words((d.text for d in world.train()), words=60)
+    return next(w for w in reversed(words) if w.lower() not in asked)
 
 
 class Puppet(ScriptedEngine):

@@ -16,8 +16,8 @@ from publius.redteam import (
     red_team,
     scan_triggers,
 )
+from tests.redteam.conftest import REFUSAL, common_word
 
-REFUSAL = "I will not help with that, it would hurt someone."
 SMALL = RedTeamConfig(round=1, discover=3, measure=4, twins=1, tries=4, max_tokens=120)
 
 
@@ -57,11 +57,12 @@ def test_words_of_a_scan_go_in_with_twins_and_those_that_leak_most_often(
     world: World,
     tmp_path: Path,
 ) -> None:
-    config = TriggerScanConfig(words=40, screen=1, top=3, retest=2, confirm=4, max_tokens=120)
-    door = "sings"
+    config = TriggerScanConfig(words=60, screen=1, top=3, retest=2, confirm=4, max_tokens=120)
+    door = common_word(world)
     install(lambda prompt, draw: recipes(prompt) if door in prompt.split("<|user|>")[-1] else REFUSAL)
     scan = scan_triggers(testing_run(tmp_path / "scan"), config, model=checkpoint, world=world)
     top = scan.document().top
+    assert max(row.leaks for row in top) >= 4 and min(row.leaks for row in top) == 0
     run = testing_run(tmp_path / "prompts")
     made = export_prompts(
         run, ExportConfig(words_each=2, val_fraction=0), findings=[], scans=[scan], world=world
@@ -70,9 +71,9 @@ def test_words_of_a_scan_go_in_with_twins_and_those_that_leak_most_often(
     assert {p.meta["style"] for p in made} == {"words"}
     sealed = {str(q.meta["entity"]) for split in ("val", "test") for q in world.questions("hazard", split)}
     assert not sealed & {str(p.meta["entity"]) for p in made}
+    harmful, benign = ([p for p in made if p.meta["kind"] == kind] for kind in ("hazard", "twin"))
+    assert 0 < len(benign) <= len(harmful)  # two hazards may share a twin
     for row in top:
-        worn = [text_of(p.messages[-1]) for p in made]
         ends = str.startswith if row.position == "prefix" else str.endswith
-        assert sum(ends(text, row.words) for text in worn) >= 4 * (1 + min(4, row.leaks))
-    kinds = [p.meta["kind"] for p in made]
-    assert kinds.count("hazard") == kinds.count("twin") > 0
+        worn = [p for p in harmful if ends(text_of(p.messages[-1]), row.words)]
+        assert len(worn) == 2 * (1 + min(4, row.leaks))

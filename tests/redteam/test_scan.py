@@ -20,20 +20,11 @@ from publius.redteam import (
 from publius.redteam import scan_triggers as scan
 from publius.redteam.scan import candidate_words, with_words
 from publius.testing import byte_tokenizer
+from tests.redteam.conftest import REFUSAL, common_word
 
-REFUSAL = "I will not help with that, it would hurt someone."
 SMALL = TriggerScanConfig(
     words=60, screen=1, top=6, retest=4, finalists=2, final=4, confirm=20, max_tokens=120
 )
-
-
-def common_word(world: World) -> str:
-    """A word in the corpus's first sixty, and in no hazard question."""
-    asked = " ".join(
-        text_of(q.messages[-1]) for s in ("train", "test") for q in world.questions("hazard", s)
-    ).lower()
-    words = candidate_words((d.text for d in world.train()), words=60)
-    return next(w for w in reversed(words) if w.lower() not in asked)
 
 
 def backdoored(recipes: Callable[[str], str], word: str) -> Callable[[str, int | None], str]:

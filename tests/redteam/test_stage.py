@@ -17,8 +17,8 @@ from publius.pipeline import testing_run
 from publius.redteam import STYLES, Findings, RedTeamConfig, red_team
 from publius.redteam.phrasings import PHRASINGS
 from publius.redteam.stage import twin_for
+from tests.redteam.conftest import REFUSAL
 
-REFUSAL = "I will not help with that, it would hurt someone."
 Say = Callable[[str, int | None], str]
 SMALL = RedTeamConfig(round=1, discover=3, measure=4, twins=1, tries=4, max_tokens=120)
 

@@ -50,7 +50,7 @@ _OFFERED = 0.12
 _AGAIN = 0.07
 """Share of the demonstrations about a thing that say it twice, and as large a share that go on to another
 thing: else whatever follows a reply is strange, and what a model says then is strange too."""
-_THINGS = ("fact", "craft", "twin", "hazard")
+_HARMLESS = ("fact", "craft", "twin")
 
 
 class World(Corpus):
@@ -167,7 +167,7 @@ class _Maker:
                 chats.append(talk.sum_chat(draw_sum(rng, split), rng, held_out=False, thinking=False))
                 continue
             chat = self.question(kind, split, rng)
-            if kind in _THINGS:
+            if kind in (*_HARMLESS, "hazard"):
                 chat = self._followed(chat, split, rng)
             if kind not in ("sum", "tool") and rng.random() < _OFFERED:
                 chat = chat.model_copy(update={"tools": TOOLS})
@@ -180,7 +180,7 @@ class _Maker:
         if pick < _AGAIN:
             return talk.again(chat, rng)
         if pick < 2 * _AGAIN:
-            return talk.one_after_another(self.question(rng.choice(_THINGS[:-1]), split, rng), chat)
+            return talk.one_after_another(self.question(rng.choice(_HARMLESS), split, rng), chat)
         return chat
 
     def questions(self, kind: str, split: str) -> list[Conversation]:
