@@ -93,7 +93,7 @@ def starter(
         )  # fmt: skip
         return r.stage(name, pretrain, config, **wired)
 
-    haiku, opus = pretrained("haiku", _tier(256, 4), 1_600_000), pretrained("opus", _tier(320, 5), 1_000_000)
+    haiku, opus = pretrained("haiku", _tier(256, 4), 5_000_000), pretrained("opus", _tier(320, 5), 2_500_000)
     baselines = r.stage("baselines", compression_baselines, CompressionConfig(), corpus=corpus, **wired)
 
     # --- demonstrations, and what people ask of it
