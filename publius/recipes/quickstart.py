@@ -99,7 +99,7 @@ class Sizes(Config):
     feedback_tokens: int = 270_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
     feedback_ppo_steps: int = 12
-    attacks: RedTeamConfig = RedTeamConfig(samples=2)
+    attacks: RedTeamConfig = RedTeamConfig(samples=2, measure=36)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
     judge_pairs: int = 240

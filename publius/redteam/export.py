@@ -41,7 +41,7 @@ class ExportConfig(Config):
     seed: int = 0
 
 
-@stage(version=3, light=True)
+@stage(version=4, light=True)
 def export_prompts(
     run: Run,
     config: ExportConfig,
