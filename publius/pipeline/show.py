@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -69,7 +71,7 @@ def show_run(name: str, home: Path) -> RunView:
     A metric is shown under its own name when that holds a dot or is its stage's name, else as
     `<stage>.<name>`; a name that two stages record is shown once for each, as `<stage>.<name>`.
     Names the recipe publishes come on top. `wall_minutes` is the measured time of the last
-    execution that made every stage itself, else the sum over the stages.
+    execution that made every stage itself, else the time in which any stage was being made.
 
     Raises:
         UserError: for an unknown run, with a suggestion.
@@ -152,7 +154,22 @@ def _wall_minutes(store: Store, name: str, stages: list[StageView]) -> float | N
         }
         if execution["finished"] and made == wanted and len(made) == len(stages):
             return execution["wall_seconds"] / 60
-    done = [
-        stage.record.wall_seconds for stage in stages if stage.state == "done" and stage.record is not None
+    spans = [
+        (_seconds(stage.record.finished) - stage.record.wall_seconds, _seconds(stage.record.finished))
+        for stage in stages
+        if stage.state == "done" and stage.record is not None
     ]
-    return sum(done) / 60 if done else None
+    return _covered(spans) / 60 if spans else None
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Seconds that lie in at least one of the spans (start, end): stages run side by side."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

@@ -38,15 +38,25 @@ def test_metrics_of_all_stages(tmp_path):
     assert list_runs(tmp_path) == ["mine"]
 
 
-def test_wall_minutes_outlives_a_cached_run_and_sums_a_patchwork(tmp_path):
+def test_wall_minutes_outlives_a_cached_run(tmp_path):
     run_recipe(toy(), "toy", tmp_path)
     fresh = show_run("toy", tmp_path).metrics["wall_minutes"]
     run_recipe(toy(), "toy", tmp_path)
     assert show_run("toy", tmp_path).metrics["wall_minutes"] == fresh
-    run_recipe(toy(), "other", tmp_path)
-    view = show_run("other", tmp_path)
-    total = sum(s.record.wall_seconds for s in view.stages if s.record) / 60
-    assert view.metrics["wall_minutes"]["value"] == pytest.approx(total)
+
+
+def test_wall_minutes_of_a_patchwork_count_what_ran_side_by_side_once(tmp_path):
+    run_recipe(toy(), "toy", tmp_path)
+    run_recipe(toy(), "other", tmp_path)  # made by another run
+    times = [("12:00:10", 10.0), ("12:00:15", 10.0), ("12:01:00", 4.0)]
+    for stage_view, (finished, seconds) in zip(show_run("other", tmp_path).stages, times, strict=True):
+        path = stage_view.path / "record.json"
+        record = json.loads(path.read_text()) | {
+            "finished": f"2026-01-01T{finished}+00:00",
+            "wall_seconds": seconds,
+        }
+        path.write_text(json.dumps(record))
+    assert show_run("other", tmp_path).metrics["wall_minutes"]["value"] * 60 == pytest.approx(15 + 4)
 
 
 def test_numbers_of_an_older_identity_are_not_shown(tmp_path, monkeypatch):
