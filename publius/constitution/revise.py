@@ -154,7 +154,7 @@ class _Chain:
         return asked.model_copy(update={"meta": {**self.prompt.meta, "turns": turns[1:]}})
 
 
-@stage(version=2)
+@stage(version=3)
 def revise(
     run: Run, config: ReviseConfig, *, policy: Checkpoint, critic: Checkpoint, prompts: Prompts
 ) -> Revisions:
@@ -367,7 +367,7 @@ def _conversations(chain: _Chain, config: ReviseConfig) -> list[Conversation]:
                 **chain.prompt.meta,
                 "train_last_only": True,  # earlier turns may hold what is being mended
                 "response": chain.response,
-                "prefill": chain.prefill,
+                "prefill": chain.prefill if config.keep_prefill else "",
                 "revision": index + 1,
                 "principles": [r.principle for r in past],
                 "critiques": [r.critique for r in past],

@@ -47,6 +47,8 @@ class PPOConfig(Config):
         scale_rewards: divide scores by their running standard deviation (never shift them).
         critic: "reward" starts the critic from the reward model, "zero" from the policy with a zero head.
         critic_warmup: steps in which only the critic learns.
+        warmup, decay_fraction: steps in which the rates rise, and share of the steps, the last ones, in which
+            they fall to nothing: a rate that stays high leaves the policy wherever its last batch threw it.
         kl_budget: stop when a step's rollouts are this many nats per reply from the reference; None never.
         check_drop, check_patience: stop when the second reward model's smoothed mean has been this many
             of its standard deviations below its best for this many steps.
@@ -67,6 +69,7 @@ class PPOConfig(Config):
     learning_rate: float = Field(default=3e-5, gt=0)
     critic_learning_rate: float = Field(default=1e-4, gt=0)
     warmup: int = Field(default=5, ge=0)
+    decay_fraction: float = Field(default=0.0, ge=0, le=1)
     grad_clip: float = Field(default=1.0, gt=0)
     estimator: EstimatorName = "gae"
     gamma: float = Field(default=1.0, gt=0, le=1)
@@ -213,7 +216,8 @@ class Trainer:
         """PPO epochs over the batch. After a stop was decided the batch is only measured."""
         c = self.config
         learns = step >= c.critic_warmup or self.critic is None
-        factor = min(1.0, (step + 1) / max(1, c.warmup))
+        left = (c.steps - step) / max(1.0, c.decay_fraction * c.steps)
+        factor = min(1.0, (step + 1) / max(1, c.warmup), left)
         for name, base in (("policy", c.learning_rate), ("critic", c.critic_learning_rate)):
             for group in self.optimizers[name].param_groups if name in self.optimizers else ():
                 group["lr"] = base * factor

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 from publius.core.errors import UserError
@@ -85,7 +86,8 @@ class Renderer:
         """The whole conversation for training.
 
         Weights are 1 on every assistant turn, from after `<|assistant|>` to its `<|end|>` inclusive, and
-        0 elsewhere; `conversation.meta["train_last_only"]` true keeps only the last assistant turn.
+        0 elsewhere; `conversation.meta["train_last_only"]` true keeps only the last assistant turn. Words of
+        `meta["prefill"]` with which the last assistant turn begins were not chosen by it: 0.
 
         Raises:
             UserError: for an image block, which this model cannot see.
@@ -97,9 +99,17 @@ class Renderer:
         for index, message in enumerate(conversation.messages):
             ids = self._ids([_opening(message), *_body(message.content), END])
             weight = 1.0 if index in trained else 0.0
+            given = self._given(conversation, ids) if turns and index == turns[-1] else 1
             tokens += ids
-            weights += [0.0] + [weight] * (len(ids) - 1)
+            weights += [0.0] * given + [weight] * (len(ids) - given)
         return Rendered(tokens, weights)
+
+    def _given(self, conversation: Conversation, turn: list[int]) -> int:
+        """How many of the last turn's ids come before what the assistant chose: opening and prefill."""
+        words = conversation.meta.get("prefill")
+        begun = turn[:1] + (self.tokenizer.encode(words) if isinstance(words, str) else [])
+        same = (ours == theirs for ours, theirs in zip(begun, turn, strict=False))
+        return sum(takewhile(bool, same))
 
     def prompt(
         self, conversation: Conversation, *, thinking: bool | None = None, prefill: str = ""

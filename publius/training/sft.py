@@ -78,7 +78,7 @@ def render_all(renderer: Renderer, chats: Sequence[Conversation], sequence_lengt
     return Rendering(examples, truncated, dropped)
 
 
-@stage(version=1, predict=predict_sft, parallel=True, wide=True)
+@stage(version=2, predict=predict_sft, parallel=True, wide=True)
 def sft(
     run: Run,
     config: SFTConfig,
