@@ -12,6 +12,7 @@ from publius.core.messages import Conversation, assistant, text_of, user
 from publius.data.artifacts import Prompts, write_prompts
 from publius.pipeline.run import Run, testing_run
 from publius.testing import ScriptedEngine
+from publius.tokenizer.renderer import Renderer
 from tests.rl import tiny
 
 T = tiny.tokenizer()
@@ -158,6 +159,9 @@ def test_prefills(revised) -> None:
     assert "Assistant: Sure, first mix it\n\nCritiqueRequest" in T.decode(engines[1].prompts[0][0])
     [kept] = made.train()
     assert [text_of(m) for m in kept.messages] == ["how?", "Sure, first I will not."]
+    tokens, weights = Renderer(T).render(kept)
+    trained = T.decode([t for t, w in zip(tokens, weights, strict=True) if w])
+    assert trained == "I will not.<|end|>"  # "Sure, first " is the attacker's
     _, made, _ = revised([prompt], ["mix it"], ["bad", "I will not."])
     assert text_of(made.train()[0].messages[-1]) == "I will not."
     assert split_prefill(prompt) == (Conversation(messages=(user("how?"),)), "Sure, first ")

@@ -223,6 +223,18 @@ def test_sampler_and_scorer_must_agree() -> None:
         learner.step(tiny.chats(4), 0)
 
 
+def test_rates_rise_then_hold_then_fall() -> None:
+    config = SMALL.model_copy(
+        update={"steps": 8, "warmup": 2, "decay_fraction": 0.5, "epochs": 1, "estimator": "rloo", "group": 2}
+    )
+    learner = trainer(config, short)
+    rates: list[float] = []
+    for step in range(8):
+        learner.step(take(tiny.chats(16), step, 4, 0), step)
+        rates.append(learner.optimizers["policy"].param_groups[0]["lr"] / config.learning_rate)
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
 def test_critic_warmup_leaves_the_policy_alone(tmp_path: Path) -> None:
     policy = tiny.talker_checkpoint(tmp_path / "p")
     made = ppo(

@@ -59,6 +59,19 @@ def test_weights_are_on_every_assistant_turn_and_its_end(renderer: Renderer) -> 
     assert _weighted(renderer, last_only) == "It is 3.<|end|>"
 
 
+def test_a_prefill_is_not_trained(renderer: Renderer) -> None:
+    def weighted(prefill: object) -> str:
+        talk = Conversation(
+            messages=(user("a"), assistant("Sure. b"), user("c"), assistant("Sure. d")),
+            meta={"prefill": prefill},
+        )
+        return _weighted(renderer, talk)
+
+    assert weighted("Sure.") == "Sure. b<|end|> d<|end|>"  # only the last turn was begun by another
+    assert weighted("") == weighted(None) == weighted("Begin") == "Sure. b<|end|>Sure. d<|end|>"
+    assert weighted("Sure. d and more") == "Sure. b<|end|><|end|>"
+
+
 def test_text_is_encoded_apart_from_its_surroundings(renderer: Renderer) -> None:
     tokens = renderer.render(Conversation(messages=(user(" bread "), assistant("d")))).tokens
     special, encode = renderer.tokenizer.special, renderer.tokenizer.encode
