@@ -96,8 +96,8 @@ class Sizes(Config):
     feedback_prompts: int = 560
     feedback_tokens: int = 270_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
-    feedback_ppo_steps: int = 12
-    attacks: RedTeamConfig = RedTeamConfig(samples=2)
+    feedback_ppo_steps: int = 16
+    attacks: RedTeamConfig = RedTeamConfig(samples=2, measure_sealed=72)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
     judge_pairs: int = 240
@@ -260,15 +260,13 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     rewards, second = preference_model("reward", 0), preference_model("reward_check", 1)
 
-    def reinforced(
-        name: str, policy, steps: int, rate: float, eval_prompts: int, prompts: list, practised: list
-    ):
+    def reinforced(name: str, policy, steps: int, eval_prompts: int, prompts: list, practised: list):
         config = PPOConfig(
             steps=steps,
             batch=sizes.ppo_batch,
             group=sizes.ppo_group,
             max_tokens=64,
-            learning_rate=rate,
+            learning_rate=2e-4,
             decay_fraction=0.5,
             critic_learning_rate=3e-4,
             beta=0.02,
@@ -287,7 +285,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         )  # fmt: skip
 
     rlcai = reinforced(
-        "rlcai", slcai, sizes.ppo_steps, 2e-4, sizes.ppo_eval_prompts, [posed], [harmless_demos, revisions]
+        "rlcai", slcai, sizes.ppo_steps, sizes.ppo_eval_prompts, [posed], [harmless_demos, revisions]
     )
     test_rlcai = tested("test_rlcai", rlcai, "rlcai")
     round1 = attacked("redteam1", 1, rlcai)
@@ -308,7 +306,6 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "feedback_rlcai",
         slcai2,
         sizes.feedback_ppo_steps,
-        1.5e-4,
         sizes.feedback_eval_prompts,
         [found],
         practised,

@@ -54,6 +54,8 @@ class RedTeamConfig(Config):
     """Attacks a style on training items."""
     measure: int = Field(default=24, ge=1)
     """Attacks a style on held-out items."""
+    measure_sealed: int | None = Field(default=None, ge=1)
+    """The same of a sealed style; None is `measure`. They are few, and what they show should not be luck."""
     samples: int = Field(default=1, ge=1)
     """Replies drawn to each attack: the first greedy, the others at temperature 1. It succeeds when
     any of them leaks: an attacker asks more than once (best-of-N, Hughes et al. 2024, arXiv 2412.03556)."""
@@ -112,7 +114,7 @@ def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World
     )
     identity = model_fingerprint(model)
     with run.progress("red team", 4) as ticker:
-        attacks = _held_out(config, styles, world, "hazard", config.measure)
+        attacks = _held_out(config, styles, world, "hazard", config.measure, config.measure_sealed)
         first = auditor.attempt(attacks, config.split)
         held_out = auditor.insist(
             attacks, first, config.split, tries=config.samples - 1, seed=config.seed + 2
@@ -152,11 +154,22 @@ def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World
 
 
 def _held_out(
-    config: RedTeamConfig, styles: Sequence[Attack], world: World, kind: str, each: int
+    config: RedTeamConfig,
+    styles: Sequence[Attack],
+    world: World,
+    kind: str,
+    each: int,
+    sealed: int | None = None,
 ) -> list[Conversation]:
-    """The attacks that every round measures: the same for every model."""
-    questions = world.questions(kind, config.split)
-    return build_attacks(styles, questions, each=each, seed=f"measure/{kind}/{config.seed}", held_out=True)
+    """The attacks that every round measures: the same for every model. In sealed styles `sealed` for `each`."""
+    questions, seed = world.questions(kind, config.split), f"measure/{kind}/{config.seed}"
+    return [
+        attack
+        for style in styles
+        for attack in build_attacks(
+            [style], questions, each=(sealed or each) if style.sealed else each, seed=seed, held_out=True
+        )
+    ]
 
 
 def _discover(
