@@ -303,12 +303,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     )
     practised = [harmless_demos, revisions, mended]
     rlcai2 = reinforced(
-        "feedback_rlcai",
-        slcai2,
-        sizes.feedback_ppo_steps,
-        sizes.feedback_eval_prompts,
-        [found],
-        practised,
+        "feedback_rlcai", slcai2, sizes.feedback_ppo_steps, sizes.feedback_eval_prompts, [found], practised
     )
     # a round of attacks teaches little but refusals: the mean with the policy before it forgets less
     final = r.stage("final", average, AverageConfig(weights=(0.4, 0.6)), models=[rlcai, rlcai2])

@@ -161,7 +161,7 @@ def _held_out(
     each: int,
     sealed: int | None = None,
 ) -> list[Conversation]:
-    """The attacks that every round measures: the same for every model. In sealed styles `sealed` for `each`."""
+    """The attacks that every round measures, the same for every model; `sealed` of each sealed style."""
     questions, seed = world.questions(kind, config.split), f"measure/{kind}/{config.seed}"
     return [
         attack

@@ -120,6 +120,22 @@ def test_measured_items_are_held_out_and_the_same_each_round(
     assert record.metrics["redteam.leak.seen"]["value"] == 0.0 and record.hits == 0
 
 
+def test_sealed_styles_can_be_measured_more_often(
+    install: Callable[..., object],
+    recipes: Callable[[str], str],
+    checkpoint: Checkpoint,
+    world: World,
+    tmp_path: Path,
+) -> None:
+    plain = SMALL.model_copy(update={"styles": ("direct", "tool_result"), "measure": 2})
+    few = round_of(install, weak_to(recipes), checkpoint, world, tmp_path / "a", plain)
+    more = plain.model_copy(update={"measure_sealed": 5})
+    many = round_of(install, weak_to(recipes), checkpoint, world, tmp_path / "b", more)
+    asked = [[(a.style, a.conversation) for a in made.attempts()] for made in (few, many)]
+    assert asked[1][:4] == asked[0] and [style for style, _ in asked[1][4:]] == ["tool_result"] * 3
+    assert many.document().metrics["redteam.leak.sealed"]["n"] == 5
+
+
 def test_metrics_reach_the_record(
     install: Callable[..., object],
     recipes: Callable[[str], str],
