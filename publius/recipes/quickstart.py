@@ -94,7 +94,7 @@ class Sizes(Config):
     feedback_eval_prompts: int = 24
     """Of the feedback round, whose gain nobody reads off."""
     feedback_prompts: int = 560
-    feedback_tokens: int = 300_000
+    feedback_tokens: int = 270_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
     feedback_ppo_steps: int = 16
     attacks: RedTeamConfig = RedTeamConfig(samples=2, measure_sealed=72)
@@ -299,7 +299,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     recovering = revising.model_copy(update={"keep_prefill": True})  # some attacks begin the reply
     mended = r.stage("feedback_revisions", revise, recovering, policy=helpful, critic=opus, prompts=found)
     slcai2 = tuned(
-        "feedback_slcai", [harmless_demos, revisions, mended], (1.5, 1.5, 4.0), rlcai, sizes.feedback_tokens
+        "feedback_slcai", [harmless_demos, revisions, mended], (1.0, 1.5, 4.0), rlcai, sizes.feedback_tokens
     )
     practised = [harmless_demos, revisions, mended]
     rlcai2 = reinforced(
