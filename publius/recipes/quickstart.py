@@ -70,7 +70,7 @@ class Sizes(Config):
     batch_rows: int = 8
     """Rows in a batch of pretraining."""
     cai_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 120, "twin": 150, "craft": 40, "fact": 30}
+        amounts={"hazard": 60, "twin": 90, "craft": 40, "fact": 30}
     )
     """More twins than hazards: refusing is soon learnt, where to stop is not."""
     rl_prompts: QuestionsConfig = QuestionsConfig(
@@ -96,7 +96,7 @@ class Sizes(Config):
     feedback_prompts: int = 560
     feedback_tokens: int = 270_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
-    feedback_ppo_steps: int = 16
+    feedback_ppo_steps: int = 10
     attacks: RedTeamConfig = RedTeamConfig(samples=2, measure_sealed=72)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
@@ -306,7 +306,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "feedback_rlcai", slcai2, sizes.feedback_ppo_steps, sizes.feedback_eval_prompts, [found], practised
     )
     # a round of attacks teaches little but refusals: the mean with the policy before it forgets less
-    final = r.stage("final", average, AverageConfig(weights=(0.2, 0.8)), models=[rlcai, rlcai2])
+    final = r.stage("final", average, AverageConfig(weights=(0.3, 0.7)), models=[rlcai, rlcai2])
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
     scan2 = scanned("scan2", final)
