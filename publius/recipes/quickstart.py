@@ -70,7 +70,7 @@ class Sizes(Config):
     batch_rows: int = 8
     """Rows in a batch of pretraining."""
     cai_prompts: QuestionsConfig = QuestionsConfig(
-        amounts={"hazard": 60, "twin": 90, "craft": 40, "fact": 30}
+        amounts={"hazard": 120, "twin": 150, "craft": 40, "fact": 30}
     )
     """More twins than hazards: refusing is soon learnt, where to stop is not."""
     rl_prompts: QuestionsConfig = QuestionsConfig(
@@ -93,10 +93,12 @@ class Sizes(Config):
     ppo_eval_samples: int = 3
     feedback_eval_prompts: int = 24
     """Of the feedback round, whose gain nobody reads off."""
+    known_prompts: int = 320
+    """Of the first round of RL: attacks that broke the helpful-only model, filled up with fresh ones."""
     feedback_prompts: int = 560
     feedback_tokens: int = 270_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
-    feedback_ppo_steps: int = 10
+    feedback_ppo_steps: int = 12
     attacks: RedTeamConfig = RedTeamConfig(samples=2, measure_sealed=72)
     questions: int = 120
     """Held-out questions of each kind in an evaluation."""
@@ -266,8 +268,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             batch=sizes.ppo_batch,
             group=sizes.ppo_group,
             max_tokens=64,
-            learning_rate=2e-4,
-            decay_fraction=0.5,
+            learning_rate=1.5e-4,
             critic_learning_rate=3e-4,
             beta=0.02,
             epochs=2,
@@ -284,18 +285,21 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             ptx=practised,
         )  # fmt: skip
 
+    def exported(name: str, prompts: int, findings: list, scans: list | None = None):
+        config = ExportConfig(minimum=prompts, limit=prompts, seed=seed)
+        return r.stage(name, export_prompts, config, findings=findings, scans=scans, world=world)
+
+    # red-team prompts too, as published: what the attack on the helpful-only model found
+    known = exported("redteam_prompts", sizes.known_prompts, [round0])
     rlcai = reinforced(
-        "rlcai", slcai, sizes.ppo_steps, sizes.ppo_eval_prompts, [posed], [harmless_demos, revisions]
+        "rlcai", slcai, sizes.ppo_steps, sizes.ppo_eval_prompts, [posed, known], [harmless_demos, revisions]
     )
     test_rlcai = tested("test_rlcai", rlcai, "rlcai")
     round1 = attacked("redteam1", 1, rlcai)
 
-    # --- feedback: what both rounds of attacks and the search for triggers found becomes the next prompts
+    # --- feedback: what the attacks and the search for triggers found becomes the next round's prompts
     scan1 = scanned("scan1", rlcai)
-    exporting = ExportConfig(minimum=sizes.feedback_prompts, limit=sizes.feedback_prompts, seed=seed)
-    found = r.stage(
-        "findings", export_prompts, exporting, findings=[round1, round0], scans=[scan1], world=world
-    )
+    found = exported("findings", sizes.feedback_prompts, [round1, round0], [scan1])
     recovering = revising.model_copy(update={"keep_prefill": True})  # some attacks begin the reply
     mended = r.stage("feedback_revisions", revise, recovering, policy=helpful, critic=opus, prompts=found)
     slcai2 = tuned(
@@ -306,7 +310,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "feedback_rlcai", slcai2, sizes.feedback_ppo_steps, sizes.feedback_eval_prompts, [found], practised
     )
     # a round of attacks teaches little but refusals: the mean with the policy before it forgets less
-    final = r.stage("final", average, AverageConfig(weights=(0.3, 0.7)), models=[rlcai, rlcai2])
+    final = r.stage("final", average, AverageConfig(weights=(0.4, 0.6)), models=[rlcai, rlcai2])
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
     scan2 = scanned("scan2", final)

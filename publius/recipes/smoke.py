@@ -53,6 +53,7 @@ def smoke(seed: int = 0) -> Recipe:
         rl_prompts=QuestionsConfig(amounts=amounts, seed=1),
         label_prompts=QuestionsConfig(amounts={"hazard": 10}, seed=2),
         revisions=1,
+        known_prompts=24,
         feedback_prompts=24,
         comparisons=40,
         ppo_steps=2,
