@@ -216,7 +216,8 @@ class Trainer:
         """PPO epochs over the batch. After a stop was decided the batch is only measured."""
         c = self.config
         learns = step >= c.critic_warmup or self.critic is None
-        left = (c.steps - step) / max(1.0, c.decay_fraction * c.steps)
+        falling = c.decay_fraction * c.steps
+        left = max(0.0, c.steps - step) / falling if falling else 1.0
         factor = min(1.0, (step + 1) / max(1, c.warmup), left)
         for name, base in (("policy", c.learning_rate), ("critic", c.critic_learning_rate)):
             for group in self.optimizers[name].param_groups if name in self.optimizers else ():

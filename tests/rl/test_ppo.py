@@ -229,10 +229,10 @@ def test_rates_rise_then_hold_then_fall() -> None:
     )
     learner = trainer(config, short)
     rates: list[float] = []
-    for step in range(8):
+    for step in range(9):
         learner.step(take(tiny.chats(16), step, 4, 0), step)
         rates.append(learner.optimizers["policy"].param_groups[0]["lr"] / config.learning_rate)
-    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
 
 
 def test_critic_warmup_leaves_the_policy_alone(tmp_path: Path) -> None:
