@@ -31,6 +31,7 @@ from publius.tokenizer.renderer import Renderer
 from publius.training.batches import Batch, BatchSource
 from publius.training.language import language_loss
 from publius.training.loop import to_device
+from publius.training.optimizer import rise_and_fall
 
 __all__ = ["Evaluation", "PPOConfig", "StepReport", "Trainer"]
 
@@ -216,9 +217,7 @@ class Trainer:
         """PPO epochs over the batch. After a stop was decided the batch is only measured."""
         c = self.config
         learns = step >= c.critic_warmup or self.critic is None
-        falling = c.decay_fraction * c.steps
-        left = max(0.0, c.steps - step) / falling if falling else 1.0
-        factor = min(1.0, (step + 1) / max(1, c.warmup), left)
+        factor = rise_and_fall(step, c.steps, max(1, c.warmup), c.decay_fraction)
         for name, base in (("policy", c.learning_rate), ("critic", c.critic_learning_rate)):
             for group in self.optimizers[name].param_groups if name in self.optimizers else ():
                 group["lr"] = base * factor

@@ -20,6 +20,7 @@ __all__ = [
     "divide",
     "lying",
     "orthogonalise",
+    "rise_and_fall",
     "schedule",
 ]
 
@@ -46,14 +47,17 @@ class OptimizerConfig(Config):
 
 
 def schedule(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The multiplier of the learning rates at `step` (from 0) of `steps`: warm up, stay, decay to 0.
+    """The multiplier of the learning rates at `step` (from 0) of `steps`; short runs warm up for less."""
+    return rise_and_fall(step, steps, min(config.warmup, steps // 10) + 1, config.decay_fraction)
+
+
+def rise_and_fall(step: int, steps: int, rise: int, decay_fraction: float) -> float:
+    """Warm up to 1 at the `rise`-th step, stay, fall to 0 over the last `decay_fraction` of `steps`.
 
     Warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395, section 4).
     """
-    warmup = min(config.warmup, steps // 10)
-    rising = (step + 1) / (warmup + 1)
-    falling = (steps - step) / (config.decay_fraction * steps) if config.decay_fraction else 1.0
-    return max(0.0, min(1.0, rising, falling))
+    falling = (steps - step) / (decay_fraction * steps) if decay_fraction else 1.0
+    return max(0.0, min(1.0, (step + 1) / rise, falling))
 
 
 def orthogonalise(matrices_NRC: Tensor, steps: int) -> Tensor:
