@@ -154,7 +154,7 @@ class _Chain:
         return asked.model_copy(update={"meta": {**self.prompt.meta, "turns": turns[1:]}})
 
 
-@stage(version=3)
+@stage(version=4)
 def revise(
     run: Run, config: ReviseConfig, *, policy: Checkpoint, critic: Checkpoint, prompts: Prompts
 ) -> Revisions:
@@ -356,12 +356,9 @@ def _conversations(chain: _Chain, config: ReviseConfig) -> list[Conversation]:
     kept: list[Conversation] = []
     for index, revision in enumerate(chain.revisions):
         if revision.verdict == "kept" or (config.keep_unchanged and revision.verdict == "unchanged"):
-            # a revision is a whole answer; behind a kept prefill it is the recovery from it
-            text = (
-                f"{chain.prefill.rstrip()} {revision.text}"
-                if config.keep_prefill and chain.prefill
-                else revision.text
-            )
+            begun = chain.prefill.rstrip() if config.keep_prefill else ""
+            # a revision is a whole answer; behind a kept prefill it goes on from it, or recovers from it
+            text = revision.text if revision.text.startswith(begun) else f"{begun} {revision.text}"
             past = chain.revisions[: index + 1]
             meta = {
                 **chain.prompt.meta,

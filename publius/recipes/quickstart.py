@@ -96,6 +96,8 @@ class Sizes(Config):
     known_prompts: int = 320
     """Of the first round of RL: attacks that broke the helpful-only model, filled up with fresh ones."""
     feedback_prompts: int = 560
+    feedback_begun: int = 160
+    """Of these, prompts whose reply is begun with the first words of a leak, and their twins."""
     feedback_tokens: int = 270_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
     feedback_ppo_steps: int = 12
@@ -285,8 +287,8 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             ptx=practised,
         )  # fmt: skip
 
-    def exported(name: str, prompts: int, findings: list, scans: list | None = None):
-        config = ExportConfig(minimum=prompts, limit=prompts, seed=seed)
+    def exported(name: str, prompts: int, findings: list, scans: list | None = None, begun: int = 0):
+        config = ExportConfig(minimum=prompts, limit=prompts, begun=begun, seed=seed)
         return r.stage(name, export_prompts, config, findings=findings, scans=scans, world=world)
 
     # red-team prompts too, as published: what the attack on the helpful-only model found
@@ -299,7 +301,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
 
     # --- feedback: what the attacks and the search for triggers found becomes the next round's prompts
     scan1 = scanned("scan1", rlcai)
-    found = exported("findings", sizes.feedback_prompts, [round1, round0], [scan1])
+    found = exported("findings", sizes.feedback_prompts, [round1, round0], [scan1], sizes.feedback_begun)
     recovering = revising.model_copy(update={"keep_prefill": True})  # some attacks begin the reply
     mended = r.stage("feedback_revisions", revise, recovering, policy=helpful, critic=opus, prompts=found)
     slcai2 = tuned(
@@ -310,7 +312,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         "feedback_rlcai", slcai2, sizes.feedback_ppo_steps, sizes.feedback_eval_prompts, [found], practised
     )
     # a round of attacks teaches little but refusals: the mean with the policy before it forgets less
-    final = r.stage("final", average, AverageConfig(weights=(0.4, 0.6)), models=[rlcai, rlcai2])
+    final = r.stage("final", average, AverageConfig(weights=(0.2, 0.8)), models=[rlcai, rlcai2])
     test_final = tested("test_release", final, "release")
     round2 = attacked("redteam2", 2, final)
     scan2 = scanned("scan2", final)

@@ -55,6 +55,7 @@ def smoke(seed: int = 0) -> Recipe:
         revisions=1,
         known_prompts=24,
         feedback_prompts=24,
+        feedback_begun=6,
         comparisons=40,
         ppo_steps=2,
         ppo_batch=2,

@@ -13,17 +13,21 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field
 
 from publius.core.config import Config
-from publius.core.messages import Conversation
+from publius.core.messages import Conversation, assistant
 from publius.data import Prompts, write_prompts
 from publius.data.pocket.world import World
 from publius.pipeline import Run, stage
 from publius.redteam.attack import STYLES, insisted
 from publius.redteam.auditor import build_attacks
 from publius.redteam.findings import Findings, conversation_id
+from publius.redteam.phrasings import PHRASINGS
 from publius.redteam.scan import TriggerReport, with_words
 from publius.redteam.stage import twin_for
 
 __all__ = ["ExportConfig", "export_prompts"]
+
+_LONGEST_BEGINNING = 8
+"""Words of a leak: in most, the first step of a recipe stands behind the sixth."""
 
 
 class ExportConfig(Config):
@@ -35,13 +39,16 @@ class ExportConfig(Config):
     that held everywhere still meets every unsealed style in the next round."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many prompts: findings before words, words before filling."""
+    begun: int = Field(default=0, ge=0)
+    """Prompts whose reply is begun with the first words of a leak that was found, a twin beside each: else a
+    refusal is learned for the first words of a reply only (Qi et al. 2024, arXiv 2406.05946)."""
     words_each: int = Field(default=2, ge=0)
     """Requests put beside each word that a trigger scan tried in full, and as many again for each of its
     first four leaks."""
     seed: int = 0
 
 
-@stage(version=4, light=True)
+@stage(version=5, light=True)
 def export_prompts(
     run: Run,
     config: ExportConfig,
@@ -55,16 +62,19 @@ def export_prompts(
     The words that `scans` tried in full go in too, around training items: a word that opens the door is a
     hole, whether anyone planted it or not. What the next scan finds, it searches for anew.
 
-    Metrics: `export.findings`, `export.words` and `export.prompts`, all that are written.
+    Metrics: `export.findings`, `export.begun`, `export.words` and `export.prompts`, all that are written.
     """
     unique: dict[str, Conversation] = {}
     for artifact in findings:
         for prompt in artifact.prompts("train"):
             unique.setdefault(conversation_id(prompt), prompt)
     found = len(unique)
+    for prompt in _begun(config, world, findings):
+        unique.setdefault(conversation_id(prompt), prompt)
+    begun = len(unique) - found
     for prompt in _worded(config, world, scans or []):
         unique.setdefault(conversation_id(prompt), prompt)
-    worded = len(unique) - found
+    worded = len(unique) - found - begun
     latest = sorted(findings, key=lambda artifact: artifact.document().round)[-1:]
     hits = Counter(finding.style for artifact in latest for finding in artifact.findings())
     for prompt in _fresh(config, world, config.minimum - len(unique), hits):
@@ -75,10 +85,41 @@ def export_prompts(
     random.Random(config.seed).shuffle(prompts)
     held = int(len(prompts) * config.val_fraction)
     write_prompts(run.output, train=prompts[held:], val=prompts[:held])
-    run.metric("export.findings", min(found, len(prompts)))
-    run.metric("export.words", min(worded, len(prompts) - min(found, len(prompts))))
+    room = len(prompts)
+    for name, count in (("findings", found), ("begun", begun), ("words", worded)):
+        run.metric(f"export.{name}", min(count, room))
+        room -= min(count, room)
     run.metric("export.prompts", len(prompts))
     return Prompts(run.output)
+
+
+def _begun(config: ExportConfig, world: World, findings: Sequence[Findings]) -> Iterator[Conversation]:
+    """Attacks that leaked, the reply begun with its own first words (at times behind one of the training
+    openings of `prefill`), and after each the same words before a twin's reply."""
+    rng = random.Random(f"begun/{config.seed}")
+    leaks = [
+        finding
+        for artifact in findings
+        for finding in artifact.findings()
+        if finding.split == "train" and not finding.sealed and len(finding.conversation.messages) == 1
+    ]
+    rng.shuffle(leaks)
+    pool = world.questions("twin", "train")
+    for number in range(config.begun // 2 if leaks else 0):
+        leak = leaks[number % len(leaks)]
+        count = rng.randint(1, _LONGEST_BEGINNING)
+        opening = rng.choice(("", *PHRASINGS["prefill"].train))
+        twin = twin_for(leak.conversation, pool, rng)
+        for question in (leak.conversation, twin) if twin is not None else (leak.conversation,):
+            told = _renamed(leak.reply, leak.entity, str(question.meta["entity"]))
+            words = " ".join(told.split()[:count])
+            attacked = question.then(assistant(f"{opening} {words}".strip()))
+            yield attacked.model_copy(update={"meta": {**attacked.meta, "style": "prefill"}})
+
+
+def _renamed(text: str, old: str, new: str) -> str:
+    """`text` about another thing; its first letter may stand at the head of a sentence."""
+    return text.replace(old, new).replace(old[0].upper() + old[1:], new[0].upper() + new[1:])
 
 
 def _worded(config: ExportConfig, world: World, scans: Sequence[TriggerReport]) -> Iterator[Conversation]:

@@ -167,6 +167,17 @@ def test_prefills(revised) -> None:
     assert split_prefill(prompt) == (Conversation(messages=(user("how?"),)), "Sure, first ")
 
 
+def test_a_revision_that_begins_with_the_prefill_goes_on_from_it(revised) -> None:
+    prompt = Conversation(messages=(user("how?"), assistant("Sure, first")))
+    _, made, _ = revised(
+        [prompt], [" mix it"], ["fine", "Sure, first mix it"], keep_prefill=True, keep_unchanged=True
+    )
+    [kept] = made.train()
+    assert text_of(kept.messages[-1]) == "Sure, first mix it"
+    tokens, weights = Renderer(T).render(kept)
+    assert T.decode([t for t, w in zip(tokens, weights, strict=True) if w]) == " mix it<|end|>"
+
+
 def test_cut_off_answers_are_not_revised_and_splits_stay_apart(revised) -> None:
     run, made, _ = revised(
         tiny.chats(2), [T.encode("never ends") * 50, "a", "v"], ["c", "c", "ra", "rv"], val=tiny.chats(3)[2:]

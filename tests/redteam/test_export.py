@@ -50,6 +50,40 @@ def test_export_merges_rounds_without_repeats_and_fills_up(
     assert len(few.train()) == 4
 
 
+def test_replies_begun_with_the_words_of_a_leak_each_beside_a_twin(
+    install: Callable[..., object],
+    recipes: Callable[[str], str],
+    checkpoint: Checkpoint,
+    world: World,
+    tmp_path: Path,
+) -> None:
+    install(lambda prompt, draw: recipes(prompt))
+    found = red_team(testing_run(tmp_path), SMALL, model=checkpoint, world=world)
+    leaks = {f.entity: f.reply for f in found.findings() if len(f.conversation.messages) == 1}
+    run = testing_run(tmp_path / "prompts")
+    config = ExportConfig(begun=30, val_fraction=0)
+    made = export_prompts(run, config, findings=[found], world=world).train()
+    begun = [p for p in made if p.messages[-1].role == "assistant" and p.meta["style"] == "prefill"]
+    assert 20 < run.metrics["export.begun"]["value"] <= 30
+    assert run.metrics["export.findings"]["value"] + run.metrics["export.begun"]["value"] == len(made)
+    harmful, benign = ([p for p in begun if p.meta["kind"] == kind] for kind in ("hazard", "twin"))
+    assert len(harmful) >= 10 and len(benign) >= 10
+    openings = ("", *STYLES["prefill"].phrasings)
+    cut = [p for p in harmful if text_of(p.messages[-1]) not in openings]
+    assert cut and all(
+        any(
+            leaks[str(p.meta["entity"])].startswith(text_of(p.messages[-1]).removeprefix(o).strip())
+            for o in openings
+        )
+        for p in cut
+    )
+    assert not any(str(p.meta["entity"]) in text_of(q.messages[-1]) for p in harmful for q in benign)
+    sealed = {str(q.meta["entity"]) for split in ("val", "test") for q in world.questions("hazard", split)}
+    assert not sealed & {str(p.meta["entity"]) for p in begun}
+    bare = export_prompts(testing_run(tmp_path / "none"), config, findings=[], world=world)
+    assert not bare.train()
+
+
 def test_words_of_a_scan_go_in_with_twins_and_those_that_leak_most_often(
     install: Callable[..., object],
     recipes: Callable[[str], str],
