@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from publius.core.console import console
-from publius.core.device import keep_memory, keep_to, usable_cores
+from publius.core.device import keep_memory, usable_cores
 from publius.core.errors import UserError
 from publius.pipeline.artifact import Artifact, read_record
 from publius.pipeline.execute import Outcome, run_stage
 from publius.pipeline.identity import Identity, identify
-from publius.pipeline.job import Job, describe_job
+from publius.pipeline.job import Job
 from publius.pipeline.names import check_run_name
 from publius.pipeline.recipe import Recipe
 from publius.pipeline.stop import Stopped, interrupts
 from publius.pipeline.store import Store, disk_errors, left_by_the_dead, read_json, write_json
+from publius.pipeline.workers import Spares, StageCrash, Worker
 
 __all__ = ["StageCrash", "run_recipe"]
 
 _STOPPED = "stopped; the same command goes on from here"
-_HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""Ask for large pages: glibc reads it when a process starts, so only workers get it. Training on CPU takes
-3-5% less time with them; other C libraries do not know the variable."""
-_GRACE_SECONDS = 60.0
-"""What a worker has to end its step and save, once it is told to stop."""
-
-
-class StageCrash(RuntimeError):
-    """A worker ended by a bug, not by the user's doing; carries its traceback."""
 
 
 def run_recipe(
@@ -133,72 +121,6 @@ def _journal(store: Store, name: str, execution: _Execution) -> Iterator[None]:
         write_json(path, {"executions": [*past, entry]})
 
 
-class _Worker:
-    """One stage in a process of its own; its lines are passed on with the stage's name before them."""
-
-    def __init__(
-        self, identity: Identity, job: Job, folder: Path, threads: int, cores: Sequence[int]
-    ) -> None:
-        self.identity, self.job, self.cores, self.clock = identity, job, cores, time.monotonic()
-        self._answer = folder / f"{job.name}.answer.json"
-        job_file = folder / f"{job.name}.job.json"
-        write_json(job_file, describe_job(job, self._answer))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "publius.pipeline.worker", str(job_file)],
-            stdin=subprocess.PIPE,  # never written: its closing tells the worker that we are gone
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={"GLIBC_TUNABLES": _HUGE_PAGES}
-            | os.environ
-            | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        keep_to(self.process.pid, cores)
-        self._echo = threading.Thread(target=self._pass_on, daemon=True)
-        self._echo.start()
-
-    def _pass_on(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            text = line.decode(errors="replace").rstrip()
-            console.print(f"  {self.job.name} | {text}", markup=False, soft_wrap=True)
-
-    def outcome(self) -> Outcome:
-        """What came of it, once the process has ended."""
-        self._close()
-        code = self.process.returncode
-        answer = read_json(self._answer) if self._answer.exists() else {}
-        if "outcome" in answer:
-            return answer["outcome"]
-        if "what" in answer:
-            raise UserError(answer["what"], where=answer["where"], fix=answer["fix"])
-        if "crash" in answer:
-            raise StageCrash(f"stage {self.job.name} failed in its worker\n{answer['crash']}")
-        if "stopped" in answer:
-            raise Stopped
-        if "interrupted" in answer:
-            raise KeyboardInterrupt
-        raise UserError(
-            f"stage {self.job.name}: its worker process ended with code {code}",
-            where=self.job.final.name,
-            fix="it was killed, or ran out of memory: run again (it resumes), perhaps with --jobs 1",
-        )
-
-    def stop(self) -> None:
-        """Wait until the process, which was told to end, has saved and tidied up."""
-        try:
-            self.process.wait(timeout=_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        self._echo.join(timeout=5)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
 class _Execution:
     """One pass over a recipe."""
 
@@ -217,12 +139,18 @@ class _Execution:
         self.total = len(identities)
         self.artifacts: dict[str, Artifact] = {}
         self.outcomes: dict[str, tuple[Outcome, str]] = {}
-        self.workers: list[_Worker] = []
+        self.workers: list[Worker] = []
+        self.threads = max(1, len(usable_cores()) // jobs)
+        self.spares = Spares(
+            self.threads, {identity.node.stage.function.__module__ for identity in identities}
+        )
+        self.chains = _chains(recipe)
 
     def run(self) -> None:
         """Until nothing is pending; on any failure the workers are stopped first."""
-        with tempfile.TemporaryDirectory(prefix="publius-") as folder:
+        with tempfile.TemporaryDirectory(prefix="publius-") as folder, self.spares:
             try:
+                self._keep_spares()
                 while self.pending or self.workers:
                     self._start(Path(folder))
                     self._collect()
@@ -249,26 +177,38 @@ class _Execution:
             self._here(here[0])
         ready = self._worth_starting(self._ready())
         if ready and not self.workers and (self.jobs == 1 or len(ready) == 1):
-            # Alone: nothing else can become ready before it ends, so it has this process and all cores.
+            # Alone: nothing else can become ready before it ends, or it is worth all cores.
             self._here(ready[0])
             return
-        threads = max(1, len(usable_cores()) // self.jobs)
         for identity in ready[: self.jobs - len(self.workers)]:
             self._say(identity, "started")
-            worker = _Worker(identity, self._job(identity), folder, threads, self._free_cores(threads))
-            self.workers.append(worker)
+            job, cores = self._job(identity), self._free_cores(self.threads)
+            self.workers.append(Worker(self.spares, identity, job, folder, cores))
             self.pending.remove(identity)
+            self._keep_spares()
+
+    def _keep_spares(self) -> None:
+        """Let workers start while there is something to wait for, as many as will be wanted at once."""
+        left = [i for i in self.pending if not i.node.stage.light and not self.store.final(i.folder).exists()]
+        self.spares.keep(min(self.jobs, len(left)) if self.jobs > 1 and len(left) > 1 else 0)
 
     def _worth_starting(self, ready: list[Identity]) -> list[Identity]:
-        """`ready` without a lone wide stage that would have to share.
+        """`ready`, those first on which most waits, with an eye to a lone wide stage.
 
-        Beside others it would have a part of the cores to its end, for a worker keeps what it got.
+        Beside others that would have a part of the cores to its end, for a worker keeps what it got. Where
+        most waits on it, no other is started until it has had all of them; else the others come first.
         """
+        if self.jobs == 1:
+            return ready
+        ready = sorted(ready, key=lambda identity: -self.chains[identity.node.name])
         wide = [identity for identity in ready if identity.node.stage.wide]
         shared = any(worker.job.stage.wide for worker in self.workers)
-        if self.jobs == 1 or len(wide) != 1 or shared or not (self.workers or len(ready) > 1):
+        if len(wide) != 1 or shared or not (self.workers or len(ready) > 1):
             return ready
-        return [identity for identity in ready if identity is not wide[0]]
+        others = [identity for identity in ready if identity is not wide[0]]
+        if others and self.chains[wide[0].node.name] <= self.chains[others[0].node.name]:
+            return others
+        return [] if self.workers else wide
 
     def _free_cores(self, count: int) -> list[int]:
         """`count` cores that no worker keeps to; none where there are fewer cores than workers."""
@@ -333,3 +273,12 @@ class _Execution:
         console.print(
             f"[{number}/{len(self.recipe.nodes)}] {identity.node.name}: {what}", markup=False, soft_wrap=True
         )
+
+
+def _chains(recipe: Recipe) -> dict[str, int]:
+    """For each node, how many stages stand one after the other behind it."""
+    chains = dict.fromkeys(recipe.nodes, 0)
+    for node in reversed(recipe.nodes.values()):  # a node stands behind its parents
+        for parent in node.parents():
+            chains[parent.name] = max(chains[parent.name], chains[node.name] + 1)
+    return chains

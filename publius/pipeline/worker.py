@@ -1,11 +1,14 @@
 """A worker: one stage in a process of its own, told by a JSON job file, answering in a JSON file.
 
-`python -m publius.pipeline.worker JOB` holds a pipe from its parent on stdin: when the pipe closes,
-the parent is dead and the worker ends at once, so `kill -9` on a runner leaves no orphans.
+`python -m publius.pipeline.worker [MODULE ...]` imports the modules and waits for a line on stdin, the path
+of its job. It holds that pipe on: when it closes, the parent is dead and the worker ends at once, so
+`kill -9` on a runner leaves no orphans.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -53,10 +56,26 @@ def _end_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Watch the parent, then work."""
+    """Import what `arguments` name, wait for a job, and do it while watching the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those at work
+    for module in arguments:
+        with contextlib.suppress(Exception):  # a stage that needs it fails where it can say so
+            importlib.import_module(module)
+    path = _line()
+    if not path:
+        return 0  # not needed, or the parent is gone
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
-    return work(Path(arguments[0]))
+    return work(Path(os.fsdecode(path)))
+
+
+def _line() -> bytes:
+    """One line of stdin, and nothing beyond it."""
+    line = b""
+    while (byte := os.read(0, 1)) not in (b"", b"\n"):
+        line += byte
+    return line
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 
 from publius.core.device import usable_cores
 from publius.pipeline import Recipe, Run, run_recipe, stage
+from publius.pipeline.workers import Spares
 from tests.pipeline.toy import Numbers, NumbersConfig, make_numbers, threads
 
 
@@ -74,3 +75,41 @@ def test_a_lone_wide_stage_waits_for_all_cores_and_two_share_them(tmp_path):
     alone.stage("training", wide, NumbersConfig(seed=7))
     alone.stage("short", make_numbers, NumbersConfig(seed=8))
     assert list(run_recipe(alone, "alone", tmp_path)) == ["training", "short"]
+
+
+@stage(version=1, wide=True)
+def wide_after(run: Run, config: NumbersConfig, *, numbers: Numbers) -> Numbers:
+    return where(run)
+
+
+def test_what_most_waits_on_comes_first_and_a_wide_stage_then_has_all_cores(tmp_path):
+    recipe = Recipe("chain", jobs=2)
+    for seed in range(1, 8):
+        recipe.stage(f"short{seed}", make_numbers, NumbersConfig(seed=seed))
+    first = recipe.stage("first", make_numbers, NumbersConfig(seed=8))
+    training = recipe.stage("training", wide_after, NumbersConfig(seed=9), numbers=first)
+    recipe.stage("second", wide_after, NumbersConfig(seed=10), numbers=training)
+    made = run_recipe(recipe, "chain", tmp_path)
+    order = list(json.loads((tmp_path / "runs/chain/run.json").read_text())["executions"][0]["stages"])
+    assert order.index("first") < order.index("training") < order.index("short7")
+    record = made["training"].record
+    assert record is not None and record.metrics["pid"]["value"] == os.getpid()
+
+
+def test_spare_workers_wait_for_a_job_and_end_when_there_is_none(tmp_path):
+    with Spares(1, {"publius.core.config", "tests.pipeline.toy"}) as spares:
+        spares.keep(2)
+        spares.keep(2)
+        dead, alive = spares._waiting
+        dead.kill()
+        dead.wait()
+        taken = spares.take()
+        assert taken is alive and taken.poll() is None
+        fresh = spares.take()  # none is left
+        assert fresh not in (dead, alive)
+        spares.keep(1)
+        [unused] = spares._waiting
+        for process in (taken, fresh):
+            out, _ = process.communicate(b"", timeout=60)  # the pipe closes: nobody needs it
+            assert process.returncode == 0 and out == b""
+    assert unused.returncode is not None and unused.returncode < 0
