@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from publius.model.blocked import Span, block_biases, blocked_attention, query_spans
+from publius.model.blocked import Plan, blocked_attention, plan_blocks
 from publius.model.config import ModelConfig
 from publius.model.fused import Fused
 from publius.model.norm import RMSNorm
@@ -95,9 +95,8 @@ class Bias(NamedTuple):
 
     scores: Tensor | None
     """[B, 1, Tq, Tk] in the compute dtype; None is causal (within the layer's window, if it has one)."""
-    blocks: tuple[Tensor, ...] = ()
-    """When given, attention is computed by blocks of queries: `blocked.block_biases` for `spans`."""
-    spans: tuple[Span, ...] = ()
+    plan: Plan | None = None
+    """When given, attention is computed by blocks of queries."""
 
 
 class Biases(NamedTuple):
@@ -146,8 +145,7 @@ def _bias(mask: Tensor | None, x_BTD: Tensor, config: ModelConfig, blocked: bool
     if mask is None:
         mask = _band(length, length, None, x_BTD.device)
     scores, groups = _additive(mask, x_BTD.dtype), config.heads // config.kv_heads
-    spans = query_spans(length, groups, window)
-    return Bias(scores, block_biases(scores, spans, rows, config.kv_heads, groups), spans)
+    return Bias(scores, plan_blocks(mask, scores, rows, config.kv_heads, groups, window))
 
 
 def _band(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
@@ -190,8 +188,8 @@ class Attention(nn.Module):
             qk = rotate(qk, cos, sin)
         q, k = qk.split((self.heads, self.kv_heads), dim=2)
         bias = biases.full if self.window is None else biases.windowed
-        if bias.blocks:
-            return self.o_proj(blocked_attention(q, k, v, bias.blocks, bias.spans))
+        if bias.plan is not None:
+            return self.o_proj(blocked_attention(q, k, v, bias.plan))
         q, k, v, mask = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias.scores
         if cache is not None:
             k, v = cache.update(self.layer, k, v)

@@ -7,6 +7,8 @@ logits in the compute dtype, and past a size makes them again in backward.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,8 +77,14 @@ class _WeightedNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        weights_N: Tensor,
+        compiled: bool,
     ) -> Tensor:
+        chunk = _compiled_chunk() if compiled else _chunk
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=hidden_ND.device)
         for_hidden, for_weight = ctx.needs_input_grad[:2]
@@ -85,12 +93,12 @@ class _WeightedNLL(torch.autograd.Function):
         for start in range(0, len(targets_N), _LOSS_ROWS):
             here = slice(start, start + _LOSS_ROWS)
             hidden, target = hidden_ND[here], targets_N[here, None]
-            logits = hidden @ weight_VD.T
-            total += _chunk(logits, target, weights_N[here, None].to(wide))
+            loss, error = chunk(hidden @ weight_VD.T, target, weights_N[here, None].to(wide))
+            total += loss
             if grad_hidden is not None:
-                grad_hidden[here] = logits @ weight_VD
+                grad_hidden[here] = error @ weight_VD
             if for_weight:
-                part = logits.T @ hidden
+                part = error.T @ hidden
                 grad_weight = part if grad_weight is None else _added(grad_weight, part, wide)
         if for_weight:
             grad_weight = torch.zeros_like(weight_VD) if grad_weight is None else grad_weight
@@ -99,13 +107,13 @@ class _WeightedNLL(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         found = [None if grad is None else grad * grads[0].to(grad.dtype) for grad in ctx.saved_tensors]
-        return found[0], found[1], None, None
+        return found[0], found[1], None, None, None
 
 
-def _chunk(logits_NV: Tensor, targets_N1: Tensor, weights_N1: Tensor) -> Tensor:
-    """The weighted sum over a chunk; `logits_NV` becomes its gradient in them."""
+def _chunk(logits_NV: Tensor, targets_N1: Tensor, weights_N1: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted sum over a chunk, and its gradient in the logits, written over them."""
     wide = logits_NV.to(weights_N1.dtype, copy=True)
     said = wide.gather(1, targets_N1)
     top = wide.amax(1, keepdim=True)
@@ -113,19 +121,37 @@ def _chunk(logits_NV: Tensor, targets_N1: Tensor, weights_N1: Tensor) -> Tensor:
     total = ((mass.log() - (said - top)) * weights_N1).sum()  # in this order nothing is lost near 0
     logits_NV.copy_(wide.mul_(weights_N1 / mass))
     logits_NV.scatter_add_(1, targets_N1, -weights_N1.to(logits_NV.dtype))
-    return total
+    return total, logits_NV
+
+
+@functools.cache
+def _compiled_chunk() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return torch.compile(_whole_chunk, dynamic=True)
+
+
+def _whole_chunk(logits_NV: Tensor, targets_N1: Tensor, weights_N1: Tensor) -> tuple[Tensor, Tensor]:
+    """`_chunk` as one expression, for a compiler that makes three passes over the logits of it."""
+    wide = logits_NV.to(weights_N1.dtype)
+    top = wide.amax(1, keepdim=True)
+    mass = (wide - top).exp().sum(1, keepdim=True)
+    said = wide.gather(1, targets_N1) - top
+    hit = torch.arange(wide.shape[1], device=wide.device) == targets_N1
+    error = ((wide - top).exp() / mass - hit.to(wide.dtype)) * weights_N1
+    return ((mass.log() - said) * weights_N1).sum(), error.to(logits_NV.dtype)
 
 
 def _added(sum_VD: Tensor, part_VD: Tensor, wide: torch.dtype) -> Tensor:
     return sum_VD.to(wide).add_(part_VD) if sum_VD.dtype != wide else sum_VD.add_(part_VD)
 
 
-def weighted_nll(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+def weighted_nll(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor, *, compiled: bool = False
+) -> Tensor:
     """sum of weights x negative log-likelihood in nats, fp32 scalar, differentiable in hidden and weight.
 
-    Logits exist for 512 tokens at a time. `weights_N` gets no gradient.
+    Logits exist for 512 tokens at a time; `compiled` fuses what is done to them. `weights_N` has no gradient.
     """
-    return _WeightedNLL.apply(hidden_ND, weight_VD, targets_N, weights_N)  # pyright: ignore[reportReturnType]
+    return _WeightedNLL.apply(hidden_ND, weight_VD, targets_N, weights_N, compiled)  # pyright: ignore[reportReturnType]
 
 
 def _apply(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:

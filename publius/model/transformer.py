@@ -60,6 +60,8 @@ class _Body(nn.Module):
 class Transformer(nn.Module):
     """A decoder-only language model.
 
+    `compiled_loss`: training losses may compile what they do to the logits (`training.twin` sets it).
+
     Args:
         config: its shape.
         seed: initial weights come from a generator of their own with this seed; None draws from
@@ -69,6 +71,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, *, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.compiled_loss = False
         self.rotary = RotaryTable(config)
         device = torch.get_default_device()
         with torch.device("meta"):  # nn.Linear would draw weights of its own, only to lose them

@@ -93,7 +93,7 @@ def summed_loss(
     """Weighted cross-entropy of the places `trained_N` (of the flattened rows); others cost no head."""
     weights_N, targets_N = weights_BT.flatten()[trained_N], targets_BT.flatten()[trained_N]
     trained_ND = hidden_BTD.flatten(0, 1).index_select(0, trained_N)
-    total = weighted_nll(trained_ND, model.head_weight, targets_N, weights_N)
+    total = weighted_nll(trained_ND, model.head_weight, targets_N, weights_N, compiled=model.compiled_loss)
     return LossSum(total, weights_N.sum(), targets_BT.numel())
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from publius.model.transformer import Block
+from publius.model.transformer import Block, Transformer
 
 __all__ = ["Twin"]
 
@@ -27,7 +27,7 @@ class Twin:
     Args:
         model: on its device; its parameters take the gradients.
         dtype: of the computing.
-        compiled: compile each block.
+        compiled: compile each block, and the loss of a language model.
         recompute: keep only each block's input for backward, and compute the rest again (Chen et al. 2016,
             arXiv 1604.06174): less memory, a third more work, the same gradients.
     """
@@ -40,7 +40,10 @@ class Twin:
         self._copies: list[Tensor] = list(self.module.parameters())
         self._apart = self.module is not model
         self.module.train()
-        self._blocks = [block for block in self.module.modules() if isinstance(block, Block)]
+        self._blocks = [part for part in self.module.modules() if isinstance(part, Block)]
+        self._models = [part for part in self.module.modules() if isinstance(part, Transformer)]
+        for model in self._models:
+            model.compiled_loss = compiled
         for block in self._blocks:
             if recompute:
                 vars(block)["forward"] = functools.partial(_recomputed, block.forward)
@@ -48,7 +51,9 @@ class Twin:
                 block.compile(dynamic=False)
 
     def close(self) -> None:
-        """Undo what was set on the blocks."""
+        """Undo what was set on the modules."""
+        for model in self._models:
+            model.compiled_loss = False
         for block in self._blocks:
             vars(block).pop("forward", None)
             block._compiled_call_impl = None

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from publius.model.attention import document_mask, make_biases
-from publius.model.blocked import block_biases, blocked_attention, query_spans
+from publius.model.blocked import blocked_attention, plan_blocks, query_spans, seen_spans
 from publius.testing.fakes import tiny_config, tiny_model
 
 
@@ -30,7 +30,7 @@ def band(length, window, documents):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 3), (6, 1)])
-@pytest.mark.parametrize("length", [1, 64, 150])
+@pytest.mark.parametrize("length", [1, 64, 150, 560])
 @pytest.mark.parametrize("window", [None, 5, 70])
 @pytest.mark.parametrize("packed", [True, False])
 def test_blocks_are_sdpa(length, heads, kv_heads, window, packed, dtype):
@@ -38,9 +38,7 @@ def test_blocks_are_sdpa(length, heads, kv_heads, window, packed, dtype):
     mask = band(length, window, documents)
     q, k, v = case(length, heads, kv_heads, dtype)
     scores = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-    spans = query_spans(length, heads // kv_heads, window)
-    biases = block_biases(scores, spans, 2, kv_heads, heads // kv_heads)
-    ours = blocked_attention(q, k, v, biases, spans)
+    ours = blocked_attention(q, k, v, plan_blocks(mask, scores, 2, kv_heads, heads // kv_heads, window))
     exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
     turned = [x.transpose(1, 2) for x in exact]
     theirs = (
@@ -59,18 +57,23 @@ def test_keys_that_no_query_of_a_block_may_see_are_not_computed():
     assert [tuple(span) for span in query_spans(150, 2, None)] == [(0, 64, 0), (64, 128, 0), (128, 150, 0)]
     assert [tuple(span) for span in query_spans(150, 2, 10)] == [(0, 64, 0), (64, 128, 55), (128, 150, 119)]
     assert len(query_spans(150, 1, None)) == 2
+    documents = torch.tensor([0] * 70 + [1] * 130 + [-1] * 10)
+    seen = document_mask(documents[None])[0, 0]
+    assert [span.low for span in seen_spans(seen, 2)] == [0, 0, 64, 64]  # from place 70, and a multiple of 64
+    seen[205] = False  # sees nothing
+    assert [span.low for span in seen_spans(seen, 2)] == [0, 0, 64, 0]
 
 
 def test_training_on_cpu_takes_blocks_and_long_rows_or_a_cache_do_not():
     x = torch.zeros(1, 100, 32, requires_grad=True)
     config = tiny_config()
-    assert make_biases(None, x, None, config, cached=False).full.blocks
-    assert not make_biases(None, x, None, config, cached=True).full.blocks
+    assert make_biases(None, x, None, config, cached=False).full.plan
+    assert not make_biases(None, x, None, config, cached=True).full.plan
     assert not make_biases(
         None, torch.zeros(1, 1025, 32, requires_grad=True), None, config, cached=False
-    ).full.blocks
+    ).full.plan
     with torch.no_grad():
-        assert not make_biases(None, x, None, config, cached=False).full.blocks
+        assert not make_biases(None, x, None, config, cached=False).full.plan
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -109,16 +112,15 @@ def test_autocast_computes_all_of_it_in_one_dtype():
     mask = document_mask(torch.arange(100).div(40, rounding_mode="floor").expand(2, -1))
     mask[:, :, 70] = False
     scores = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
-    spans = query_spans(100, 2, None)
-    biases = block_biases(scores, spans, 2, 2, 2)
+    plan = plan_blocks(mask, scores, 2, 2, 2, None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = blocked_attention(q, k, v, biases, spans)
+        out = blocked_attention(q, k, v, plan)
     out.float().square().sum().backward()
     assert out.dtype == torch.bfloat16 and bool(out.isfinite().all())
     others = [x.detach().clone().requires_grad_() for x in (q, k, v)]
     narrow = [x.to(torch.bfloat16) for x in others]
     low = scores.clamp_min(torch.finfo(torch.bfloat16).min).to(torch.bfloat16)
-    blocked_attention(*narrow, block_biases(low, spans, 2, 2, 2), spans).float().square().sum().backward()
+    blocked_attention(*narrow, plan_blocks(mask, low, 2, 2, 2, None)).float().square().sum().backward()
     for mine, other in zip((q, k, v), others, strict=True):
         assert mine.grad is not None and bool(mine.grad.isfinite().all())
         torch.testing.assert_close(mine.grad, other.grad)

@@ -104,3 +104,18 @@ def test_a_weighted_sum_of_nothing():
     total = weighted_nll(hidden, weight, targets, torch.zeros(0))
     total.backward()
     assert total.item() == 0 and weight.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_is_compiled_is_the_same(monkeypatch, dtype):
+    hidden, weight, targets = case(dtype, n=40)
+    weights = torch.linspace(0, 2, 40)
+    plain = weighted_nll(hidden, weight, targets, weights)
+    plain.backward()
+    others = [x.detach().clone().requires_grad_() for x in (hidden, weight)]
+    monkeypatch.setattr(likelihood, "_compiled_chunk", lambda: likelihood._whole_chunk)
+    whole = weighted_nll(*others, targets, weights, compiled=True)
+    whole.backward()
+    torch.testing.assert_close(whole, plain)
+    for other, mine in zip(others, (hidden, weight), strict=True):
+        torch.testing.assert_close(other.grad, mine.grad)
