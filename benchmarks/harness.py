@@ -201,6 +201,33 @@ def windows(marks: Sequence[float], tokens: Sequence[int], warm: int, per_window
     )
 
 
+def in_rounds(ask: Sequence[Callable[[], dict[str, Any]]], rounds: int) -> list[dict[str, Any]]:
+    """Ask for every result once a round, and put the rounds of each together: the median of all its windows.
+
+    What else the machine does for some minutes then falls on all alike. Who failed once is not asked again.
+    """
+    found: list[list[dict[str, Any]]] = [[] for _ in ask]
+    for _ in range(rounds):
+        for one, results in zip(ask, found, strict=True):
+            if not results or "error" not in results[-1]:
+                results.append(one())
+    return [_together(results) for results in found]
+
+
+def _together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    failed = next((result for result in results if "error" in result), None)
+    if failed is not None:
+        return failed
+    rates = Windows([rate for result in results for rate in result["windows"]])
+    return {
+        **results[0],
+        "windows": rates.tokens_per_second,
+        "tokens_per_second": rates.median,
+        "spread": rates.spread,
+        "peak_bytes": max(result["peak_bytes"] for result in results),
+    }
+
+
 def matmul_ceiling(
     device: torch.device, dtype: torch.dtype, sizes: Sequence[int], seconds: float = 1.0
 ) -> float:

@@ -23,10 +23,11 @@ attention, causal half counted once. The losses are of different models and only
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from harness import (
     cores,
     cpu_ceilings,
     entry,
+    in_rounds,
     markdown,
     record_of,
     say,
@@ -225,23 +227,24 @@ def depth_rows(depth: int, ceiling: float, options: argparse.Namespace) -> tuple
         "path": str(options.path),
     }  # fmt: skip
 
-    def measured(side: str, shape: ModelConfig, per_token: float) -> list[dict[str, Any]]:
+    def asking(side: str, shape: ModelConfig, per_token: float) -> list[Callable[[], dict[str, Any]]]:
         return [
-            run_case(
-                Case.model_validate({**common, **mode, "side": side, "shape": shape}),
+            functools.partial(
+                run_case, Case.model_validate({**common, **mode, "side": side, "shape": shape}),
                 depth, per_token, options,
             )
             for mode in modes(not options.quick)[: 1 if options.quick else None]
         ]  # fmt: skip
 
-    theirs = measured("nanochat", equal, flops)
-    ours = measured("ours", equal, flops)
+    theirs, mine = asking("nanochat", equal, flops), asking("ours", equal, flops)
+    both = in_rounds([*theirs, *mine], options.rounds)
+    theirs, ours = both[: len(theirs)], both[len(theirs) :]
     rows = [summary(depth, "products", ours, theirs, ceiling)]
     results = theirs + ours
     weights = next((r["weights"] for r in theirs if "error" not in r), None)
     if weights is not None and not options.quick:
         large = matched(depth, options.vocab, options.row, weights)
-        more = measured("ours", large, large.flops_per_token(options.row))
+        more = in_rounds(asking("ours", large, large.flops_per_token(options.row)), options.rounds)
         rows.append(summary(depth, "all", more, theirs, ceiling))
         results += more
     return rows, results
@@ -259,13 +262,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vocab", type=int, default=8192)
     parser.add_argument("--row", type=int, default=512, help="tokens in a row")
     parser.add_argument("--rows", type=int, default=4, help="rows in a batch")
-    parser.add_argument("--windows", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="every mode once in each")
+    parser.add_argument("--windows", type=int, default=2, help="of a mode in a round")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a window, about")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--limit", type=float, default=600.0, help="seconds a case may take")
     options = parser.parse_args()
     if options.quick:
         options.depths, options.windows, options.seconds = options.depths or [2], 2, 0.1
+        options.rounds = 1
         options.vocab, options.row, options.rows = 512, 64, 2
     options.depths = options.depths or [4, 6]
     return options

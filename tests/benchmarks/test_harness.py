@@ -40,6 +40,29 @@ def test_too_few_steps_for_a_window(warm, per_window):
         harness.windows([1.0, 2.0, 3.0], [1, 1, 1], warm, per_window)
 
 
+def test_rounds_ask_everyone_in_turn_and_put_the_windows_together():
+    asked: list[str] = []
+
+    def one(name: str, *answers: dict):
+        left = iter(answers)
+
+        def ask() -> dict:
+            asked.append(name)
+            return next(left)
+
+        return ask
+
+    def line(rate: float, peak: int) -> dict:
+        return {"windows": [rate, rate + 2], "tokens_per_second": rate + 1, "spread": 0.0, "peak_bytes": peak}
+
+    a, b = harness.in_rounds(
+        [one("a", line(10, 5), line(20, 7)), one("b", line(1, 1), {"error": "x"})], rounds=2
+    )
+    assert asked == ["a", "b", "a", "b"] and b == {"error": "x"}
+    assert a["windows"] == [10, 12, 20, 22] and a["tokens_per_second"] == 16 and a["peak_bytes"] == 7
+    assert harness.in_rounds([one("c", {"error": "y"})], rounds=3) == [{"error": "y"}]
+
+
 def test_a_child_answers_fails_dies_or_takes_too_long(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
