@@ -5,9 +5,9 @@
 
 At about 1M, 10M and 30M weights: the same shapes, first weights, tokens, rates and steps for both, every mode
 of each, in a process of its own: fp32 and bf16, for transformers also autocast; eager and compiled, for
-transformers whole and block by block (which spares it a mask). Reported is the median of six timed windows after
-a warm-up, two in each of three rounds through all modes, of each side's fastest mode that trains: one whose loss
-ends more than 5% above that of its side's best is shown and not taken.
+transformers whole and block by block (which spares it a mask). Reported is the median of six timed windows
+after a warm-up, two in each of three rounds through all modes, of each side's fastest mode that trains: one
+whose loss ends more than 5% above that of its side's best is shown and not taken.
 
 Our rows are packed and masked by document. Transformers reads the same rows, and so the same tokens, as one
 causal stretch without a mask, which is the least work for it; with positions and a 4-D mask (`mask`) it
