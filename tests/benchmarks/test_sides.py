@@ -15,8 +15,9 @@ SHAPE = ModelConfig(
     max_position=32,
 )  # fmt: skip
 CASE = sides.Case(
-    side="ours", shape=SHAPE, sequence_length=32, rows=4, dtype="float32", warm=1, windows=2, per_window=4
-)
+    side="ours", shape=SHAPE, sequence_length=32, rows=4, dtype="float32", warm=1, windows=2, per_window=4,
+    adamw_lr=0.002,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,11 @@ class ContextParallel(nn.Module):
         """The model's."""
         return self.model.head_weight
 
+    @property
+    def compiled_loss(self) -> bool:
+        """The model's."""
+        return self.model.compiled_loss
+
     def hidden(self, tokens_BT: Tensor, *, positions_BT: Tensor, mask: Tensor) -> Tensor:
         """Hidden states of this rank's places; `mask` is [B, 1, places here, whole row]."""
         return self.model.hidden(tokens_BT, positions_BT=positions_BT, mask=mask, cache=self._others)
