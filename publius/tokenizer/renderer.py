@@ -290,10 +290,12 @@ class _Reader:
             self._blocks.append(ThinkingBlock(thinking=text))
         elif mode == "tool":
             self._tool(text)
-        elif text:
+        else:
             self._text(text)
 
     def _text(self, text: str) -> None:
+        if not text:
+            return
         last = self._blocks[-1] if self._blocks else None
         if isinstance(last, TextBlock):
             self._blocks[-1] = TextBlock(text=last.text + text)

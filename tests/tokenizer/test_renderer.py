@@ -184,6 +184,8 @@ def test_parse_bad_replies(
 
 def test_deeply_nested_calls_and_strange_ids_do_not_raise(renderer: Renderer) -> None:
     assert _parse(renderer, f"<|tool_use|>{'[' * 5000}<|/tool_use|>").problems
+    empty = _parse(renderer, "<|tool_use|><|/tool_use|>")
+    assert empty.problems and empty.blocks == ()
     parsed = renderer.parse([-1, 10**9, *renderer.tokenizer.encode("a"), 2])
     assert parsed.blocks == (TextBlock(text="a"),) and len(parsed.problems) == 2
 
