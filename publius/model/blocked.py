@@ -25,13 +25,15 @@ Shapes: B rows, T positions, H query heads, K key/value heads, G = H/K, d head d
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 __all__ = ["Plan", "Span", "blocked_attention", "plan_blocks", "query_spans", "seen_spans"]
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _LOOK_FROM = 512
 """Rows of so many places are worth a look at their documents: 2 rows of 1,024 with documents of 380, 510 and
 130 took 23.0 ms for 31.8 (two cores, 6 heads of 64); each row cut by itself, 34.2: small products are shared
@@ -108,7 +110,12 @@ def plan_blocks(
     return Plan(spans, tuple(biases))
 
 
-@torch.compiler.disable
+def _not_compiled(function: _F) -> _F:
+    """`torch.compiler.disable`, which forgets the function's type."""
+    return cast(_F, torch.compiler.disable(function))
+
+
+@_not_compiled
 def blocked_attention(q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, plan: Plan) -> Tensor:
     """Softmax attention [B, T, H*d]; the heads of a group are rows of one product with their keys.
 
