@@ -76,8 +76,9 @@ class Spares:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         path = os.pathsep.join(p for p in sys.path if p)
+        module = ["-P", "-m", "publius.pipeline.worker"]  # -P: not what the working directory holds
         return subprocess.Popen(
-            [sys.executable, "-m", "publius.pipeline.worker", *self._modules],
+            [sys.executable, *module, *self._modules],
             stdin=subprocess.PIPE,  # takes the job; its closing tells the worker that we are gone
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
