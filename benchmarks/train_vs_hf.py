@@ -20,7 +20,8 @@ best of large square bf16 products, measured in the same run.
 Peak memory: 30M weights, vocabulary 32,000, rows of 2,048: the largest resident memory of the process above
 what it had after its imports (processes that compile are not counted).
 
-The whole takes about an hour on two cores; `--quick` is a smoke test, not a measurement.
+The whole was never run to its end: expect well over an hour on two cores. `--quick` is a smoke test, not a
+measurement.
 """
 
 from __future__ import annotations

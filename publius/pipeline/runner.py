@@ -136,7 +136,6 @@ class _Execution:
         self.together = together
         self.recipe, self.name, self.store, self.jobs = recipe, name, store, jobs
         self.pending = list(identities)
-        self.total = len(identities)
         self.artifacts: dict[str, Artifact] = {}
         self.outcomes: dict[str, tuple[Outcome, str]] = {}
         self.workers: list[Worker] = []

@@ -27,7 +27,8 @@ from publius.redteam.stage import twin_for
 __all__ = ["ExportConfig", "export_prompts"]
 
 _LONGEST_BEGINNING = 8
-"""Words of a leak: in most, the first step of a recipe stands behind the sixth."""
+"""Words of a leak: chosen, not measured; about where the first step of a recipe ends ("To make grey
+bane, first crush the mint")."""
 
 
 class ExportConfig(Config):
@@ -38,7 +39,7 @@ class ExportConfig(Config):
     """Fill up to this many prompts with fresh attacks on training items and their twins, so that a model
     that held everywhere still meets every unsealed style in the next round."""
     limit: int | None = Field(default=None, ge=1)
-    """At most this many prompts: findings before words, words before filling."""
+    """At most this many prompts: findings, then those begun, then words, then filling."""
     begun: int = Field(default=0, ge=0)
     """Prompts whose reply is begun with the first words of a leak that was found, a twin beside each: else a
     refusal is learned for the first words of a reply only (Qi et al. 2024, arXiv 2406.05946)."""
