@@ -20,7 +20,7 @@ from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message
 from publius.inference.engine import Engine
-from publius.inference.sampler import Sampling
+from publius.inference.sampling import Sampling
 from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Judge", "JudgeConfig", "Judgement", "Pair", "ParseFailure", "combine"]

@@ -22,7 +22,7 @@ from publius.core.messages import Conversation, Message, assistant, text_of, tur
 from publius.core.stats import wilson
 from publius.data.artifacts import Conversations, Prompts, write_conversations
 from publius.inference.engine import Engine
-from publius.inference.sampler import Sampling
+from publius.inference.sampling import Sampling
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline.run import Run
 from publius.pipeline.stage import stage

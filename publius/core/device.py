@@ -13,7 +13,9 @@ import torch
 
 __all__ = [
     "compute_dtype",
+    "cpu_flags",
     "describe_hardware",
+    "free_memory",
     "keep_memory",
     "keep_to",
     "pick_device",
@@ -29,7 +31,8 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
+    """What the CPU can do, as /proc/cpuinfo names it; empty where there is none."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return set()
@@ -45,7 +48,7 @@ def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if _cpu_flags() & {"amx_bf16", "avx512_bf16"} else torch.float32
+    return torch.bfloat16 if cpu_flags() & {"amx_bf16", "avx512_bf16"} else torch.float32
 
 
 def usable_cores() -> list[int]:
@@ -107,3 +110,15 @@ def describe_hardware(device: torch.device) -> str:
         ]
         model = names[0] if names else model
     return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on `device`; of the whole machine where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30

@@ -1,19 +1,16 @@
 """Inference: one engine for rollouts, critiques, judging, evaluation and chat; the assistant on top of it."""
 
 from publius.inference.assistant import Assistant, Event, Reply, run_tools, run_tools_batch
-from publius.inference.engine import Completion, Engine, Sampling
-from publius.inference.kv_cache import DecodeView, KVCache, PrefillView
+from publius.inference.engine import Completion, Engine, Request, Sampling
 from publius.inference.terminal import chat, load_assistant
 
 __all__ = [
     "Assistant",
     "Completion",
-    "DecodeView",
     "Engine",
     "Event",
-    "KVCache",
-    "PrefillView",
     "Reply",
+    "Request",
     "Sampling",
     "chat",
     "load_assistant",

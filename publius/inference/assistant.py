@@ -21,9 +21,9 @@ from publius.core.messages import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from publius.inference.batch import Completion
 from publius.inference.engine import Engine
-from publius.inference.sampler import Sampling
+from publius.inference.request import Completion
+from publius.inference.sampling import Sampling
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.special import ASSISTANT, SYSTEM, THINK, THINK_END, TOOL_USE, TOOL_USE_END, TOOLS, USER
 

@@ -1,109 +1,219 @@
-"""Which request runs next: groups that share a prefix, long prompts first, free slots refilled.
+"""What is computed next: every running row's tokens, then prompts that wait, within a budget of tokens.
 
-No tensors here. A step of the engine is *schedule, run, postprocess*; this file is the first word.
+No tensors here. A step of the engine is *schedule, run, postprocess*; this file is the first word. A row that
+decodes and a prompt that is read are the same thing: a request with tokens to read. When pages run out, the
+least urgent request gives its pages up and is read again later.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+import heapq
+import time
+from bisect import insort
+from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["Chunk", "Group", "Scheduler", "share_prefixes"]
+from publius.inference.pages import PAGE, PagePool, page_hash
+from publius.inference.request import Request
 
-MIN_SHARED = 16
-"""Shorter common prefixes are not worth a forward pass of their own."""
+__all__ = ["Scheduler", "Work"]
 
-PREFILL_TOKENS = 8192
-"""Most new tokens (padding included) in one forward pass: enough to fill the cores, small in memory."""
-
-
-class Group(NamedTuple):
-    """Sequences with a common prefix: its length in tokens (0: none) and their indices, longest first."""
-
-    shared: int
-    members: list[int]
+Draft = Callable[[Request, int], list[int]]
+"""Guesses of the next tokens of a request, at most so many."""
 
 
-class Chunk(NamedTuple):
-    """What to prefill now: indices of requests, all in `group`, and the slot each one gets."""
+class Work(NamedTuple):
+    """Read `count` tokens of `request` from `request.computed` on, and then the guessed ones."""
 
-    group: Group
-    members: list[int]
-    slots: list[int]
+    request: Request
+    count: int
+    draft: list[int]
 
-
-def share_prefixes(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Group]:
-    """Group sequences by their first `MIN_SHARED` tokens and find each group's longest common prefix.
-
-    Args:
-        sequences: token ids.
-        limits: per sequence, the most tokens that may count as prefix (at least one must remain).
-    """
-    by_start: dict[tuple[int, ...], list[int]] = {}
-    alone: list[int] = []
-    for i, (sequence, limit) in enumerate(zip(sequences, limits, strict=True)):
-        if limit >= MIN_SHARED:
-            by_start.setdefault(tuple(sequence[:MIN_SHARED]), []).append(i)
-        else:
-            alone.append(i)
-    groups: list[Group] = []
-    for members in by_start.values():
-        if len(members) == 1:
-            alone += members
-            continue
-        shared = min(limits[i] for i in members)
-        # The common prefix of the smallest and the largest, in lexicographic order, is common to all.
-        starts = [tuple(sequences[i][:shared]) for i in members]
-        low, high = min(starts), max(starts)
-        shared = next((n for n in range(shared) if low[n] != high[n]), shared)
-        groups.append(Group(shared, _longest_first(members, sequences)))
-    if alone:
-        groups.append(Group(0, _longest_first(alone, sequences)))
-    return groups
+    @property
+    def complete(self) -> bool:
+        """Whether the next token can be drawn after it."""
+        return self.count == self.request.left and self.request.targets is None
 
 
-def _longest_first(members: list[int], sequences: Sequence[Sequence[int]]) -> list[int]:
-    return sorted(members, key=lambda i: (-len(sequences[i]), i))
-
-
-def chunk_rows(lengths: Sequence[int], most: int) -> int:
-    """How many of the next rows (tokens to prefill each, longest first) fit in one pass: >= 1, <= `most`."""
-    return max(1, min(len(lengths), most, PREFILL_TOKENS // max(1, lengths[0])))
+def urgency(request: Request) -> tuple[int, int]:
+    """Sorts the most urgent first: by priority, then by arrival."""
+    return -request.priority, request.number
 
 
 class Scheduler:
-    """Hands out prompts to free slots.
-
-    Refilling one slot at a time would run many tiny passes, so it waits until an eighth of the slots is
-    free (or nothing runs).
+    """Requests that wait and requests that run.
 
     Args:
-        prompts: token ids of every request.
-        slots: rows the cache holds.
+        pool: pages of the cache.
+        rows: most requests running at once.
+        tokens: most tokens a step reads.
+        scored: most of them whose logits are wanted for scoring.
+        draft: guesses tokens of rows that decode; None does not.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], slots: int) -> None:
-        self._prompts = prompts
-        self._patience = max(1, slots // 8)
-        self._groups = deque(share_prefixes(prompts, [len(prompt) - 1 for prompt in prompts]))
-        self._next = 0  # first member of the head group not yet handed out
-        self.waiting = len(prompts)
+    def __init__(
+        self,
+        pool: PagePool,
+        *,
+        rows: int,
+        tokens: int,
+        scored: int,
+        draft: Draft | None = None,
+        guesses: int = 0,
+    ) -> None:
+        self.pool, self.rows, self.tokens, self.scored = pool, rows, tokens, max(PAGE, scored)
+        self._draft, self._guesses = draft, guesses
+        self.running: list[Request] = []  # most urgent first
+        self._waiting: list[tuple[tuple[int, int], Request]] = []
+        self._count = 0
+        self._coming: dict[bytes, Request] = {}
+        """Pages that a running prompt is about to fill: who begins alike waits for them."""
+        self.preemptions = 0
+        self.reused = 0
+        """Tokens that came from the prefix cache."""
 
-    def wants(self, free: int, running: int) -> bool:
-        """Is it time to prefill, with `free` slots and `running` rows?"""
-        return self.waiting > 0 and free > 0 and (running == 0 or free >= min(self._patience, self.waiting))
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
 
-    def take(self, free_slots: Sequence[int]) -> Chunk:
-        """The next rows for some of `free_slots` (not empty); all from one group, of similar lengths."""
-        group = self._groups[0]
-        left = group.members[self._next :]
-        lengths = [len(self._prompts[i]) - group.shared for i in left[: len(free_slots)]]
-        count = chunk_rows(lengths, len(free_slots))
-        members = left[:count]
-        self._next += count
-        self.waiting -= count
-        if self._next == len(group.members):
-            self._groups.popleft()
-            self._next = 0
-        return Chunk(group, members, list(free_slots[:count]))
+    def add(self, request: Request) -> None:
+        """A new request; the caller has checked that it fits the pool."""
+        request.number, self._count = self._count, self._count + 1
+        self._extend_chain(request)
+        heapq.heappush(self._waiting, (urgency(request), request))
+
+    def remove(self, request: Request) -> None:
+        """Finished or cancelled: its pages are free."""
+        if request in self.running:
+            self.running.remove(request)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not request]
+            heapq.heapify(self._waiting)
+        self._release(request)
+
+    def schedule(self) -> list[Work]:
+        """The next step; empty when nothing is to do."""
+        self._expire()
+        plan: list[Work] = []
+        budget, scored, preempted = self.tokens, self.scored, self.preemptions
+        for request in tuple(self.running):
+            if budget and request in self.running:
+                work = self._work(request, budget, scored)
+                if work is not None:
+                    plan.append(work)
+                    budget -= work.count + len(work.draft)
+                    scored -= work.count if request.targets is not None else 0
+        if self.preemptions == preempted:  # else there is no room
+            self._admit(plan, budget, scored)
+        return plan
+
+    def _admit(self, plan: list[Work], budget: int, scored: int) -> None:
+        """Start requests that wait."""
+        later: list[tuple[tuple[int, int], Request]] = []
+        while self._waiting and budget and scored > 0:
+            entry = heapq.heappop(self._waiting)
+            request = entry[1]
+            if len(self.running) >= self.rows and not self._outranks(request, plan):
+                later.append(entry)
+                break
+            most = request.reusable // PAGE
+            known = self.pool.known(request.chain[:most])
+            if known < most and request.chain[known] in self._coming:
+                later.append(entry)
+                continue
+            request.pages = self.pool.share(request.chain[:known])
+            request.computed = known * PAGE
+            work = self._work(request, budget, scored, starting=True)
+            if work is None:
+                self._release(request)
+                later.append(entry)
+                break
+            self.reused += request.computed
+            for key in request.chain[known:]:
+                self._coming.setdefault(key, request)
+            insort(self.running, request, key=urgency)
+            plan.append(work)
+            budget -= work.count
+            scored -= work.count if request.targets is not None else 0
+        for entry in later:
+            heapq.heappush(self._waiting, entry)
+
+    def _outranks(self, request: Request, plan: list[Work]) -> bool:
+        """All rows are taken: whether the least urgent one made room for `request`."""
+        least = self.running[-1]
+        if least.priority >= request.priority:
+            return False
+        plan[:] = [work for work in plan if work.request is not least]
+        self._preempt(least)
+        return True
+
+    def _work(self, request: Request, budget: int, scored: int, *, starting: bool = False) -> Work | None:
+        """As much of `request` as fits, with pages for it; None when there are none."""
+        count = min(request.left, budget)
+        if request.targets is not None:
+            count = min(count, scored)
+            if count <= 0:
+                return None
+        draft: list[int] = []
+        if self._draft is not None and request.targets is None and count == request.left == 1:
+            room = min(self._guesses, budget - 1, request.sampling.max_tokens - len(request.tokens) - 1)
+            draft = self._draft(request, room) if room > 0 else []
+        needed = -(-(request.computed + count + len(draft)) // PAGE) - len(request.pages)
+        while needed > self.pool.available:
+            if starting:
+                return None
+            if draft:  # a guess takes no room from others
+                draft = []
+                needed = -(-(request.computed + count) // PAGE) - len(request.pages)
+                continue
+            least = self.running[-1]
+            self._preempt(least)
+            if least is request:
+                return None
+        request.pages += self.pool.take(max(0, needed))
+        return Work(request, count, draft)
+
+    def _preempt(self, request: Request) -> None:
+        """Back to those that wait; what it has said stays said, and is read again."""
+        self.preemptions += 1
+        self.running.remove(request)
+        self._release(request)
+        heapq.heappush(self._waiting, (urgency(request), request))
+
+    def _release(self, request: Request) -> None:
+        self.pool.give_back(request.pages)
+        request.pages, request.computed = [], 0
+        for key in [key for key in request.chain if self._coming.get(key) is request]:
+            del self._coming[key]
+
+    def advance(self, request: Request, count: int) -> None:
+        """`count` more tokens of `request` have been read: its full pages can be shared."""
+        before, request.computed = request.computed // PAGE, request.computed + count
+        self._extend_chain(request)
+        for number in range(before, request.computed // PAGE):
+            key = request.chain[number]
+            self.pool.name(request.pages[number], key)
+            if self._coming.get(key) is request:
+                del self._coming[key]
+
+    def forget(self) -> None:
+        """Other weights: what runs is read again, and nothing of the past is shared."""
+        for request in tuple(self.running):
+            self._preempt(request)
+        self.pool.forget()
+
+    @staticmethod
+    def _extend_chain(request: Request) -> None:
+        for number in range(len(request.chain), request.length // PAGE):
+            before = request.chain[-1] if request.chain else b""
+            request.chain.append(page_hash(before, request.ids(number * PAGE, (number + 1) * PAGE)))
+
+    def _expire(self) -> None:
+        """End what is past its deadline."""
+        now = time.monotonic()
+        everyone = [*self.running, *(request for _, request in self._waiting)]
+        for request in everyone:
+            if request.deadline is not None and now >= request.deadline:
+                request.stop_reason = "deadline"
+                self.remove(request)

@@ -19,7 +19,7 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, ToolResultBlock, ToolSpec, user
 from publius.inference.assistant import Assistant, Reply, Tools, answer_calls, extend
 from publius.inference.engine import Engine
-from publius.inference.sampler import Sampling
+from publius.inference.sampling import Sampling
 from publius.model.checkpoint import Checkpoint
 from publius.tokenizer.renderer import Renderer
 

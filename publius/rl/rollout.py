@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from publius.core.messages import Conversation, Message, assistant, text_of
 from publius.inference.engine import Engine
-from publius.inference.sampler import Sampling
+from publius.inference.sampling import Sampling
 from publius.reward.reward_fn import Trajectory
 from publius.rl.environment import ChatEnvironment, Environment
 from publius.tokenizer.renderer import Renderer

@@ -23,9 +23,9 @@ from publius.core.messages import (
     assistant,
     user,
 )
-from publius.inference.batch import Request
 from publius.inference.engine import Completion, Engine
-from publius.inference.sampler import Sampling
+from publius.inference.request import Request
+from publius.inference.sampling import Sampling
 from publius.model.config import ModelConfig
 from publius.model.transformer import Transformer
 from publius.tokenizer.special import SPECIAL_TOKENS

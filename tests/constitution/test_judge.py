@@ -10,7 +10,7 @@ from publius.constitution.judge import Judge, Judgement, ParseFailure, combine
 from publius.constitution.principles import Constitution
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
-from publius.inference.batch import Completion
+from publius.inference.request import Completion
 from tests.rl.tiny import tokenizer
 
 C, T = Constitution.load(), tokenizer()

@@ -22,7 +22,7 @@ def test_pick_device(monkeypatch):
     [({"avx2"}, torch.float32), ({"amx_bf16"}, torch.bfloat16), ({"avx512_bf16"}, torch.bfloat16)],
 )
 def test_compute_dtype_on_cpu(monkeypatch, flags, dtype):
-    monkeypatch.setattr(device, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(device, "cpu_flags", lambda: flags)
     assert device.compute_dtype(torch.device("cpu")) == dtype
     assert device.compute_dtype(torch.device("cpu"), "float32") == torch.float32
 
@@ -33,7 +33,7 @@ def test_compute_dtype_on_cuda(monkeypatch, able, dtype):
     assert device.compute_dtype(torch.device("cuda")) == dtype
 
 
-def test_cpu_flags(monkeypatch):
+def testcpu_flags(monkeypatch):
     class Info:
         text: str | None = "processor : 0\nflags : fpu amx_bf16 avx2\n"
 
@@ -47,10 +47,10 @@ def test_cpu_flags(monkeypatch):
             return self.text or ""
 
     monkeypatch.setattr(device, "Path", Info)
-    assert device._cpu_flags() >= {"fpu", "amx_bf16", "avx2"}
+    assert device.cpu_flags() >= {"fpu", "amx_bf16", "avx2"}
     for none in ("processor : 0\n", None):
         monkeypatch.setattr(Info, "text", none)
-        assert device._cpu_flags() == set()
+        assert device.cpu_flags() == set()
 
 
 def test_set_threads(monkeypatch):

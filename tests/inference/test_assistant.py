@@ -21,7 +21,7 @@ from publius.core.messages import (
     user,
 )
 from publius.inference.assistant import Assistant, Event, Reply, extend, run_tools, run_tools_batch
-from publius.inference.sampler import Sampling
+from publius.inference.sampling import Sampling
 from publius.testing import ScriptedEngine, byte_tokenizer, fake_engine
 from publius.tokenizer.renderer import Renderer
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from publius.core.errors import UserError
-from publius.inference import engine as engine_module
-from publius.inference.batch import Request
+from publius.inference import host as host_module
 from publius.inference.engine import Engine
-from publius.inference.sampler import Sampling
+from publius.inference.native import library as native_library
+from publius.inference.request import Request
+from publius.inference.sampling import Sampling
 from publius.testing import byte_tokenizer, fake_engine, tiny_model
 
 TOKENIZER = byte_tokenizer()
+BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
 ENGINE = fake_engine(0, max_batch=4)
 PROMPT = [1, *TOKENIZER.encode("Hello")]
 GREEDY = Sampling(max_tokens=12, temperature=0)
@@ -101,7 +103,7 @@ def test_stop_string_in_generation() -> None:
 def test_bad_requests_are_refused_before_compute(
     prompts: list[list[int]], match: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ENGINE.model, "hidden", None)
+    monkeypatch.setattr(ENGINE, "step", None)
     with pytest.raises(UserError, match=match):
         ENGINE.generate(prompts, GREEDY)
     with pytest.raises(UserError, match=match):
@@ -136,59 +138,183 @@ def test_a_model_gone_bad_is_named() -> None:
             Engine(model, TOKENIZER).generate([PROMPT], sampling)
 
 
-def test_shared_prefix_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model()
-    read: list[int] = []
-    original = model.hidden
-
-    def counted(tokens: torch.Tensor, **kw: object) -> torch.Tensor:
-        read.append(tokens.numel())
-        return original(tokens, **kw)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(model, "hidden", counted)
-    engine = Engine(model, TOKENIZER)
-    prompts = [[1, *range(20, 120), 200 + i] for i in range(10)]
+@BOTH
+def test_shared_prefix_is_read_once(native: bool) -> None:
+    engine = Engine(tiny_model(), TOKENIZER, native=native)
+    prompts = [[1, *range(20, 120), 200 + i] for i in range(10)]  # 102 tokens, 96 of them in whole pages
     engine.score(prompts, [[30]] * 10)
-    assert sum(read) == 101 + 10
-    read.clear()
+    assert engine.stats.read == 102 + 9 * 6
     engine.generate(prompts, Sampling(max_tokens=1))
-    assert sum(read) == 101 + 10
-    read.clear()
+    assert engine.stats.read == 102 + 19 * 6
+    assert engine.stats.reused == 19 * 96
+    before = engine.stats.read
     engine.score([prompts[0]] * 4, [[30], [31], [32], [33, 34]])  # the single-token answers share a read
-    assert sum(read) == 101 + 2 * 2
+    assert engine.stats.read - before == 6 + 7
+    assert engine.stats.pages == 0
 
 
-def test_weights_are_shared_and_training_still_works() -> None:
+@BOTH
+def test_weights_are_shared_and_training_still_works(native: bool) -> None:
     model = tiny_model()
-    engine = Engine(model, TOKENIZER)
+    engine = Engine(model, TOKENIZER, native=native)
     assert engine.model is model
     before = engine.generate([PROMPT], GREEDY)[0].tokens
     loss = model(torch.tensor([PROMPT])).float().logsumexp(-1).mean()
     loss.backward()  # nothing the engine cached may be an inference tensor
-    with torch.no_grad():
-        model.model.embed_tokens.weight.copy_(tiny_model(9).model.embed_tokens.weight)
-    assert engine.generate([PROMPT], GREEDY)[0].tokens != before
+    torch.optim.AdamW(model.parameters(), lr=0.3).step()
+    after = engine.generate([PROMPT], GREEDY)[0].tokens
+    assert after != before
+    assert after == Engine(model, TOKENIZER, native=native).generate([PROMPT], GREEDY)[0].tokens
 
 
-def test_a_cast_copy_is_refreshed_by_load() -> None:
+@BOTH
+def test_new_weights_in_the_middle_of_a_reply(native: bool) -> None:
+    """What runs goes on with the new weights, over keys and values of the new weights."""
     model, other = tiny_model(0), tiny_model(9)
-    engine = Engine(model, TOKENIZER, dtype=torch.bfloat16)
-    held = engine.model
-    assert held is not model
-    assert held.dtype == torch.bfloat16
+    engine = Engine(model, TOKENIZER, native=native)
+    prompt = [1, *range(20, 60)]
+    request = engine.submit(prompt, GREEDY)
+    for _ in range(5):
+        engine.step()
+    begun = list(request.tokens)
+    model.load_state_dict(other.state_dict())
+    while engine.step():
+        pass
+    expected = Engine(other, TOKENIZER, native=native).generate(
+        [[*prompt, *begun]], replace(GREEDY, max_tokens=12 - len(begun))
+    )[0]
+    assert request.tokens == [*begun, *expected.tokens]
+    again, fresh = (
+        e.generate([prompt], GREEDY)[0] for e in (engine, Engine(other, TOKENIZER, native=native))
+    )
+    assert again.tokens == fresh.tokens
+    assert again.logprobs == pytest.approx(fresh.logprobs, abs=1e-5)
+
+
+@BOTH
+def test_another_dtype_follows_load(native: bool) -> None:
+    model, other = tiny_model(0), tiny_model(9)
+    engine = Engine(model, TOKENIZER, dtype=torch.bfloat16, native=native)
+    assert engine.dtype == torch.bfloat16
     assert model.dtype == torch.float32
+    engine.generate([PROMPT], GREEDY)
     engine.load(other)
-    assert engine.model is held  # the same memory, new numbers
-    expected = Engine(other, TOKENIZER, dtype=torch.bfloat16).generate([PROMPT], GREEDY)
+    expected = Engine(other, TOKENIZER, dtype=torch.bfloat16, native=native).generate([PROMPT], GREEDY)
     assert engine.generate([PROMPT], GREEDY) == expected
     engine.load(tiny_model(0, layers=1))
     assert engine.model.config.layers == 1
+    assert len(engine.generate([PROMPT], GREEDY)[0].tokens) == 12
 
 
-def test_auto_dtype_goes_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "compute_dtype", lambda device: torch.bfloat16)
-    assert Engine(tiny_model(), TOKENIZER, dtype="auto", max_batch=64).model.dtype == torch.bfloat16
-    assert Engine(tiny_model(), TOKENIZER, dtype="auto", max_batch=8).model.dtype == torch.float32
+def test_another_shape_is_refused_while_requests_run() -> None:
+    engine = Engine(tiny_model(), TOKENIZER)
+    request = engine.submit(PROMPT, GREEDY)
+    with pytest.raises(UserError, match="while requests run"):
+        engine.load(tiny_model(0, layers=1))
+    engine.cancel(request)
+    engine.load(tiny_model(0, layers=1))
+
+
+def test_auto_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native pass gains from bf16 at any size; PyTorch on CPU with rows."""
+    monkeypatch.setattr(host_module, "compute_dtype", lambda device: torch.bfloat16)
+    assert Engine(tiny_model(), TOKENIZER, dtype="auto", max_batch=64, native=False).dtype == torch.bfloat16
+    assert Engine(tiny_model(), TOKENIZER, dtype="auto", max_batch=8, native=False).dtype == torch.float32
+    if native_library() is not None:
+        assert Engine(tiny_model(), TOKENIZER, dtype="auto", max_batch=1).dtype == torch.bfloat16
+    monkeypatch.setattr(host_module, "compute_dtype", lambda device: torch.float32)
+    assert Engine(tiny_model(), TOKENIZER, dtype="auto", max_batch=64).dtype == torch.float32
+
+
+def test_int8_is_near_and_needs_the_native_pass() -> None:
+    model = tiny_model(scale=1.0)
+    with pytest.raises(UserError, match="int8"):
+        Engine(model, TOKENIZER, dtype="int8", native=False)
+    if native_library() is None:
+        pytest.skip("no C++ compiler")
+    engine = Engine(model, TOKENIZER, dtype="int8")
+    assert engine.dtype == torch.int8
+    exact = Engine(model, TOKENIZER).score([PROMPT], [[30, 40, 50]])[0]
+    assert engine.score([PROMPT], [[30, 40, 50]])[0] == pytest.approx(exact, abs=0.05)
+
+
+@BOTH
+def test_a_request_that_fails_takes_no_other_down(native: bool) -> None:
+    model = tiny_model(tie_embeddings=False)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[200] = float("nan")
+    engine = Engine(model, TOKENIZER, native=native)
+    good, bad = engine.submit(PROMPT, GREEDY), engine.submit([*PROMPT, 200], GREEDY)
+    while engine.step():
+        pass
+    assert bad.stop_reason == "error"
+    with pytest.raises(UserError, match="NaN"):
+        bad.completion()
+    expected = Engine(model, TOKENIZER, native=native).generate([PROMPT], GREEDY)[0]
+    assert good.completion().tokens == expected.tokens
+    assert engine.stats.pages == 0
+
+
+def test_cancelled_requests_leave_nothing_behind() -> None:
+    engine = Engine(tiny_model(), TOKENIZER, max_batch=1)
+    running, waiting = engine.submit(PROMPT, GREEDY), engine.submit(PROMPT, GREEDY)
+    engine.step()
+    engine.step()
+    engine.cancel(waiting)
+    engine.cancel(running)
+    assert not engine.step()
+    assert (len(running.tokens), running.stop_reason) == (2, "cancelled")
+    assert waiting.completion().tokens == ()
+    assert engine.stats.pages == 0
+    stream = engine.stream(PROMPT, GREEDY)
+    next(stream)
+    stream.close()
+    assert engine.stats.pages == 0
+
+
+def test_a_deadline_ends_a_request_with_what_it_has() -> None:
+    engine = Engine(tiny_model(), TOKENIZER)
+    late, other = engine.submit(PROMPT, GREEDY, seconds=0.0), engine.submit(PROMPT, GREEDY, seconds=100.0)
+    while engine.step():
+        pass
+    assert late.stop_reason == "deadline"
+    assert other.stop_reason == "max_tokens"
+
+
+def test_what_cannot_fit_the_cache_is_refused_at_once() -> None:
+    engine = Engine(tiny_model(), TOKENIZER, cache_tokens=64)
+    with pytest.raises(UserError, match=r"exceed the cache of 64 tokens(.|\n)*request 1"):
+        engine.generate([PROMPT, [1] * 60], GREEDY)
+    assert engine.generate([[1] * 53], GREEDY)[0].stop_reason == "max_tokens"
+    with pytest.raises(UserError, match="cache_tokens"):
+        Engine(tiny_model(), TOKENIZER, cache_tokens=0)
+
+
+def test_samples_are_many_and_the_likeliest_first() -> None:
+    sampling = Sampling(max_tokens=6, seed=3)
+    [five] = ENGINE.samples([PROMPT], sampling, 5)
+    assert len({c.tokens for c in five}) == 5
+    [best] = ENGINE.samples([PROMPT], sampling, 2, draws=5)
+    means = sorted((sum(c.logprobs) / len(c.logprobs) for c in five), reverse=True)
+    assert [sum(c.logprobs) / len(c.logprobs) for c in best] == means[:2]
+    with pytest.raises(UserError, match=r"Engine\.samples"):
+        ENGINE.samples([PROMPT], sampling, 3, draws=2)
+
+
+def test_alternatives_come_with_every_token() -> None:
+    [done] = ENGINE.generate([PROMPT], replace(GREEDY, alternatives=3))
+    assert [len(a) for a in done.alternatives] == [3] * 12
+    assert [a[0] for a in done.alternatives] == list(zip(done.tokens, done.logprobs, strict=True))
+    assert all(a[0][1] >= a[1][1] >= a[2][1] for a in done.alternatives)
+
+
+def test_biases_and_penalties_change_what_is_said() -> None:
+    first = ENGINE.generate([PROMPT], GREEDY)[0].tokens
+    assert len(set(first)) < 12
+    banned = ENGINE.generate([PROMPT], replace(GREEDY, logit_bias={first[0]: float("-inf")}))[0].tokens
+    assert first[0] not in banned
+    fresh = ENGINE.generate([PROMPT], replace(GREEDY, presence_penalty=1000.0))[0].tokens
+    assert len(set(fresh)) == 12
 
 
 def test_blocks_compiled_by_the_trainer_run_eagerly() -> None:
@@ -202,7 +328,7 @@ def test_blocks_compiled_by_the_trainer_run_eagerly() -> None:
 
     for block in model.model.layers:
         block.compile(backend=backend)
-    assert Engine(model, TOKENIZER).generate([PROMPT], GREEDY)[0].tokens == expected
+    assert Engine(model, TOKENIZER, native=False).generate([PROMPT], GREEDY)[0].tokens == expected
     assert not compiled
 
 

@@ -4,53 +4,32 @@ from __future__ import annotations
 
 import torch
 
-from publius.inference.kv_cache import DecodeView, KVCache, PrefillView
+from publius.inference.kv_cache import PagedCache, PagedView, token_bytes
+from publius.testing import tiny_config
 
 
-def rows(count: int, length: int, start: float = 0.0) -> torch.Tensor:
-    """[count, 2 heads, length, 3]: every number different."""
-    return start + torch.arange(count * 2 * length * 3, dtype=torch.float32).view(count, 2, length, 3)
+def test_pages_come_back_in_order_and_padding_goes_nowhere() -> None:
+    config = tiny_config()
+    cache = PagedCache(config, 6, native=False)
+    shape = (2, config.kv_heads, 3, config.head_dim)
+    new = torch.arange(2 * config.kv_heads * 3 * config.head_dim, dtype=torch.float32).view(shape) + 1
+    tables = torch.tensor([[5, 2], [3, 0]])
+    positions = torch.tensor([[15, 16, 17], [0, 1, -1]])
+    k, v = PagedView(cache, tables, positions).update(1, new, -new)
+    assert k.shape == (2, config.kv_heads, 32, config.head_dim)
+    assert torch.equal(k[0, :, 15:18], new[0])
+    assert torch.equal(v[1, :, :2], -new[1, :, :2])
+    assert not k[1, :, 2:16].any()
+    assert torch.equal(cache.keys[1, 5, :, 15], new[0, :, 0])
+    assert torch.equal(cache.keys[1, 2, :, 1], new[0, :, 2])
+    assert not cache.keys[0].any()
+    assert not cache.keys[1, [1, 4, 6]].any()
 
 
-def test_prefill_then_decode() -> None:
-    cache = KVCache(layers=2, slots=4, kv_heads=2, max_len=8, head_dim=3)
-    new = rows(2, 3)
-    k, v = PrefillView(cache, torch.tensor([2, 0])).update(1, new, -new)
-    assert torch.equal(k, new)
-    assert torch.equal(v, -new)
-    assert torch.equal(cache.k[1, 2, :, :3], new[0])
-    assert torch.equal(cache.v[1, 0, :, :3], -new[1])
-    assert not cache.k[0].any()
-    assert not cache.k[1, 1].any()
-    token = rows(3, 1, start=500)
-    k, v = DecodeView(cache, torch.tensor([3, 0, 1]), length=4).update(1, token, -token)
-    assert k.shape == (3, 2, 4, 3)
-    assert torch.equal(k[0, :, 3], token[0, :, 0])
-    assert torch.equal(k[0, :, :3], new[1])
-    assert torch.equal(k[2, :, 1], token[2, :, 0])  # over what was there
-    assert torch.equal(v[1, :, 0], -token[1, :, 0])
-
-
-def test_prefix_comes_first_for_every_row() -> None:
-    prefix = KVCache(layers=1, slots=1, kv_heads=2, max_len=2, head_dim=3)
-    before = rows(1, 2, start=900)
-    PrefillView(prefix, torch.tensor([0])).update(0, before, -before)
-    cache = KVCache(layers=1, slots=3, kv_heads=2, max_len=6, head_dim=3)
-    new = rows(2, 3)
-    k, v = PrefillView(cache, torch.tensor([1, 2]), prefix).update(0, new, -new)
-    for row in range(2):
-        assert torch.equal(k[row], torch.cat((before[0], new[row]), dim=1))
-        assert torch.equal(v[row], -k[row])
-        assert torch.equal(cache.k[0, row + 1, :, :5], k[row])
-    assert not cache.k[0, 0].any()
-    only_read, _ = PrefillView(prefix=prefix).update(0, new, -new)
-    assert torch.equal(only_read, k)
-
-
-def test_move() -> None:
-    cache = KVCache(layers=1, slots=4, kv_heads=2, max_len=3, head_dim=3)
-    cache.k[0] = rows(4, 3)
-    expected = cache.k[0, 3, :, :2].clone()
-    cache.move(torch.tensor([3]), torch.tensor([1]), length=2)
-    assert torch.equal(cache.k[0, 1, :, :2], expected)
-    assert torch.equal(cache.k[0, 1, :, 2], rows(4, 3)[1, :, 2])
+def test_the_native_layout_and_its_size() -> None:
+    config = tiny_config()
+    cache = PagedCache(config, 3, native=True, dtype=torch.bfloat16)
+    assert cache.keys.shape == (config.layers, 4, config.kv_heads, config.head_dim, 16)
+    assert cache.values.shape == (config.layers, 4, config.kv_heads, 16, 16)  # heads of 8, up to a vector
+    stored = (cache.keys.nbytes + cache.values.nbytes) / (4 * 16)
+    assert token_bytes(config, torch.bfloat16) == stored

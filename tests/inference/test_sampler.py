@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from publius.core.errors import UserError
-from publius.inference.sampler import Sampling, log_probs, pick, row_uniforms
+from publius.inference.request import Request
+from publius.inference.sampler import adjusted, likeliest, log_probs, pick, row_uniforms
+from publius.inference.sampling import Sampling
 
 P = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
 
@@ -24,6 +26,13 @@ P = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
         ("top_k", 0),
         ("top_p", 0.0),
         ("top_p", 1.5),
+        ("min_p", 0.0),
+        ("min_p", 1.1),
+        ("repetition_penalty", 0.0),
+        ("presence_penalty", math.inf),
+        ("frequency_penalty", math.nan),
+        ("logit_bias", {3: math.nan}),
+        ("alternatives", -1),
         ("stop", ("",)),
         ("stop", "text"),
     ],
@@ -47,6 +56,9 @@ def test_bad_values_name_their_field(field: str, value: object) -> None:
         (Sampling(top_p=1.0), [0.5, 0.25, 0.15, 0.1]),
         (Sampling(top_k=3, top_p=0.8), [2 / 3, 1 / 3, 0, 0]),  # of the three kept: .556, .833
         (Sampling(top_p=1e-9), [1, 0, 0, 0]),
+        (Sampling(min_p=0.4), [2 / 3, 1 / 3, 0, 0]),
+        (Sampling(min_p=1.0), [1, 0, 0, 0]),
+        (Sampling(temperature=0.5, min_p=0.2), [0.25 / 0.3125, 0.0625 / 0.3125, 0, 0]),
     ],
 )
 def test_distribution(sampling: Sampling, expected: list[float]) -> None:
@@ -109,3 +121,25 @@ def test_without_a_seed_the_global_generator_decides() -> None:
     assert not torch.equal(first, row_uniforms(Sampling(max_tokens=5), 0))
     torch.manual_seed(3)
     assert torch.equal(first, row_uniforms(Sampling(max_tokens=5), 0))
+
+
+def test_penalties_and_biases() -> None:
+    logits = torch.tensor([2.0, -1.0, 1.0, 0.5, 0.0])
+
+    def after(said: list[int], **fields: object) -> list[float]:
+        request = Request([0, 1], Sampling(**fields))  # pyright: ignore[reportArgumentType]
+        return adjusted(logits, request, said).tolist()
+
+    assert after([], repetition_penalty=2.0) == [1.0, -2.0, 1.0, 0.5, 0.0]
+    assert after([2, 2], repetition_penalty=2.0) == [1.0, -2.0, 0.5, 0.5, 0.0]
+    assert after([2, 2, 3], presence_penalty=0.5) == [2.0, -1.0, 0.5, 0.0, 0.0]
+    assert after([2, 2, 3], frequency_penalty=0.5) == [2.0, -1.0, 0.0, 0.0, 0.0]
+    assert after([], logit_bias={4: 3.0, 0: -math.inf, 99: 1.0}) == [-math.inf, -1.0, 1.0, 0.5, 3.0]
+    assert logits.tolist() == [2.0, -1.0, 1.0, 0.5, 0.0]
+
+
+def test_likeliest() -> None:
+    found = likeliest(P.log()[0], 2)
+    assert [token for token, _ in found] == [0, 1]
+    assert [value for _, value in found] == pytest.approx([math.log(0.5), math.log(0.25)])
+    assert len(likeliest(P.log()[0], 99)) == 4

@@ -1,66 +1,156 @@
-"""The scheduler hands out every prompt once, in groups that do share their prefix."""
+"""The scheduler's choices: budget, order, sharing, room. What requests then say: laws/test_engine.py."""
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import time
 
-from publius.inference.scheduler import MIN_SHARED, PREFILL_TOKENS, Scheduler, chunk_rows, share_prefixes
-
-A, B = list(range(100, 130)), list(range(200, 220))
-
-
-def test_groups_by_common_beginning() -> None:
-    sequences = [[*A, 1], [*A, 2, 3], [*B, 4], [5], [*B, 4, 4], [*range(30)]]
-    groups = share_prefixes(sequences, [len(s) - 1 for s in sequences])
-    assert [(g.shared, g.members) for g in groups] == [(30, [1, 0]), (20, [4, 2]), (0, [5, 3])]
+from publius.inference.pages import PagePool
+from publius.inference.request import Request
+from publius.inference.sampling import Sampling
+from publius.inference.scheduler import Scheduler, Work
 
 
-def test_equal_prompts_keep_their_last_token_out_of_the_prefix() -> None:
-    groups = share_prefixes([A, A], [29, 29])
-    assert [(g.shared, g.members) for g in groups] == [(29, [0, 1])]
+def make(prompt: int | list[int], tokens: int = 4, **more: object) -> Request:
+    ids = [7] * prompt if isinstance(prompt, int) else prompt
+    return Request(ids, Sampling(max_tokens=tokens), **more)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_limit_caps_the_prefix() -> None:
-    assert share_prefixes([A, A], [18, 25])[0].shared == 18
-    assert share_prefixes([A, A], [MIN_SHARED - 1, 29])[0].shared == 0
+def scheduler(pages: int = 100, rows: int = 4, tokens: int = 32, **more: object) -> Scheduler:
+    return Scheduler(PagePool(pages), rows=rows, tokens=tokens, scored=64, **more)  # pyright: ignore[reportArgumentType]
 
 
-sequences = st.lists(
-    st.tuples(st.sampled_from([[], A, B]), st.lists(st.integers(0, 3), min_size=1, max_size=6)).map(
-        lambda pair: pair[0] + pair[1]
-    ),
-    min_size=1,
-    max_size=20,
-)
+def run(chosen: Scheduler, plan: list[Work]) -> None:
+    """What the engine does after a step: every complete row says 9."""
+    for work in plan:
+        complete = work.complete
+        if complete:
+            work.request.tokens.append(9)
+        chosen.advance(work.request, work.count)
+        if complete and len(work.request.tokens) == work.request.sampling.max_tokens:
+            chosen.remove(work.request)
 
 
-@settings(max_examples=60, deadline=None)
-@given(prompts=sequences, slots=st.integers(1, 8))
-def test_every_prompt_once_and_prefixes_true(prompts: list[list[int]], slots: int) -> None:
-    scheduler = Scheduler(prompts, slots)
-    seen: list[int] = []
-    while scheduler.waiting:
-        assert scheduler.wants(slots, 0)
-        chunk = scheduler.take(list(range(slots)))
-        assert 1 <= len(chunk.members) == len(chunk.slots) <= slots
-        shared = chunk.group.shared
-        assert len({tuple(prompts[i][:shared]) for i in chunk.members}) == 1
-        assert all(len(prompts[i]) > shared for i in chunk.members)
-        seen += chunk.members
-    assert sorted(seen) == list(range(len(prompts)))
-    assert not scheduler.wants(slots, 0)
+def counts(plan: list[Work]) -> list[tuple[int, int]]:
+    return [(work.request.number, work.count) for work in plan]
 
 
-def test_it_waits_until_an_eighth_is_free() -> None:
-    scheduler = Scheduler([[1]] * 200, 64)
-    assert scheduler.wants(64, 0)
-    assert not scheduler.wants(7, 57)
-    assert scheduler.wants(8, 56)
-    assert not scheduler.wants(0, 64)
+def test_prompts_are_read_in_chunks_beside_rows_that_decode() -> None:
+    s = scheduler()
+    s.add(make(20))
+    s.add(make([8] * 40))
+    plan = s.schedule()
+    assert counts(plan) == [(0, 20), (1, 12)]
+    assert [work.complete for work in plan] == [True, False]
+    run(s, plan)
+    plan = s.schedule()
+    assert counts(plan) == [(0, 1), (1, 28)]
+    run(s, plan)
+    assert counts(s.schedule()) == [(0, 1), (1, 1)]
 
 
-def test_chunks_are_bounded_in_tokens() -> None:
-    assert chunk_rows([PREFILL_TOKENS * 2], 64) == 1
-    assert chunk_rows([PREFILL_TOKENS // 4] * 64, 64) == 4
-    assert chunk_rows([1] * 100, 64) == 64
+def test_at_most_so_many_rows() -> None:
+    s = scheduler(rows=2)
+    for n in range(3):
+        s.add(make([n] * 4, tokens=1))
+    run(s, plan := s.schedule())
+    assert counts(plan) == [(0, 4), (1, 4)]
+    assert s.waiting == 1
+    assert counts(s.schedule()) == [(2, 4)]
+
+
+def test_who_begins_alike_waits_and_then_shares() -> None:
+    s = scheduler(tokens=100)
+    s.add(make([*range(40), 1]))
+    s.add(make([*range(40), 2]))
+    s.add(make([5] * 3))
+    run(s, plan := s.schedule())
+    assert counts(plan) == [(0, 41), (2, 3)]
+    plan = s.schedule()
+    assert counts(plan) == [(0, 1), (2, 1), (1, 9)]
+    assert s.reused == 32
+    first, last = plan[0].request.pages, plan[2].request.pages
+    assert first[:2] == last[:2]
+    assert first[2] != last[2]
+
+
+def test_an_equal_prompt_still_reads_its_last_token() -> None:
+    s = scheduler()
+    for _ in range(2):
+        s.add(make(32, tokens=1))
+        plan = s.schedule()
+        run(s, plan)
+    assert counts(plan) == [(1, 16)]
+
+
+def test_what_is_scored_is_read() -> None:
+    s = scheduler()
+    s.add(make(32, tokens=1))
+    run(s, s.schedule())
+    s.add(make(32, targets={20: [7]}))
+    assert counts(s.schedule()) == [(1, 16)]
+    s.add(make(32, targets={5: [7]}))
+    assert counts(s.schedule())[-1] == (2, 16)  # the rest of the budget, from the beginning
+
+
+def test_the_more_urgent_first_and_in_place_of_the_less() -> None:
+    s = scheduler(rows=1)
+    s.add(make([1] * 4))
+    s.add(make([2] * 4, priority=1))
+    s.add(make([3] * 4, priority=1))
+    run(s, plan := s.schedule())
+    assert counts(plan) == [(1, 4)]
+    s.add(make([4] * 4, priority=2))
+    assert counts(s.schedule()) == [(3, 4)]
+    assert s.preemptions == 1
+
+
+def test_without_room_the_least_urgent_gives_up_its_pages_and_comes_again() -> None:
+    s = scheduler(pages=4, tokens=100)
+    first, second = make([1] * 30, tokens=20), make([2] * 30, tokens=20)
+    s.add(first)
+    s.add(second)
+    for _ in range(4):
+        run(s, s.schedule())
+    assert s.running == [first]  # its 33rd token needs a third page
+    assert second.pages == []
+    assert len(second.tokens) == 3
+    while s.running or s.waiting:
+        plan = s.schedule()
+        assert plan
+        run(s, plan)
+    assert [len(r.tokens) for r in (first, second)] == [20, 20]
+    assert s.pool.in_use == 0
+
+
+def test_a_deadline_ends_running_and_waiting() -> None:
+    s = scheduler(rows=1)
+    running, waiting = make([1] * 4), make([2] * 4)
+    s.add(running)
+    s.add(waiting)
+    run(s, s.schedule())
+    running.deadline = waiting.deadline = time.monotonic() - 1
+    assert s.schedule() == []
+    assert running.stop_reason == waiting.stop_reason == "deadline"
+    assert (s.pool.in_use, s.waiting) == (0, 0)
+
+
+def test_guesses_take_no_room_from_others() -> None:
+    s = scheduler(pages=3, draft=lambda request, count: [9] * count, guesses=8)
+    s.add(make(30, tokens=19))
+    run(s, s.schedule())
+    [work] = s.schedule()
+    assert (work.count, work.draft) == (1, [9] * 8)
+    s = scheduler(pages=2, draft=lambda request, count: [9] * count, guesses=8)
+    s.add(make(30, tokens=3))
+    run(s, s.schedule())
+    [work] = s.schedule()
+    assert work.draft == [9]  # no more than may still be said
+
+
+def test_forgetting_reads_again() -> None:
+    s = scheduler()
+    s.add(make(20))
+    run(s, s.schedule())
+    s.forget()
+    assert counts(s.schedule()) == [(0, 21)]
+    assert s.reused == 0

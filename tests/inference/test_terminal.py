@@ -12,7 +12,7 @@ from publius.core.errors import UserError
 from publius.core.messages import text_of
 from publius.inference import terminal
 from publius.inference.assistant import Assistant
-from publius.inference.sampler import Sampling
+from publius.inference.sampling import Sampling
 from publius.inference.terminal import Chat, chat, load_assistant
 from publius.model.checkpoint import save_checkpoint
 from publius.testing import ScriptedEngine, byte_tokenizer, tiny_model

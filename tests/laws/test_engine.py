@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 import pytest
 import torch
@@ -10,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publius.inference.engine import Engine
-from publius.inference.sampler import Sampling
+from publius.inference.native import library as native_library
+from publius.inference.native import why_not
+from publius.inference.sampling import Sampling
 from publius.model.likelihood import logprobs
 from publius.model.rope import DynamicRope, LinearRope, Llama3Rope, YarnRope
 from publius.testing import byte_tokenizer, tiny_model
 
 TOKENIZER = byte_tokenizer()
+BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
 MODEL = tiny_model(3)
 
 
@@ -31,9 +35,10 @@ def full_forward(tokens: list[int], model=MODEL) -> torch.Tensor:
         return model(torch.tensor([tokens]))[0].float().log_softmax(-1)
 
 
+@BOTH
 @pytest.mark.parametrize("shared", [0, 40])
-def test_cached_decoding_is_the_full_forward(shared: int) -> None:
-    engine = Engine(MODEL, TOKENIZER, max_batch=3)
+def test_cached_decoding_is_the_full_forward(shared: int, native: bool) -> None:
+    engine = Engine(MODEL, TOKENIZER, max_batch=3, native=native)
     prompts = prompts_of([5, 17, 1, 9, 30, 2, 2], shared=shared)
     for prompt, done in zip(
         prompts, engine.generate(prompts, Sampling(max_tokens=12, temperature=0)), strict=True
@@ -58,30 +63,34 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+@BOTH
 @pytest.mark.parametrize(
     "rope", [None, YarnRope(factor=16, original_max_position=256)], ids=["plain", "yarn"]
 )
-def test_cached_decoding_at_4096_is_the_full_forward(rope: YarnRope | None) -> None:
+def test_cached_decoding_at_4096_is_the_full_forward(rope: YarnRope | None, native: bool) -> None:
     """To the last position there is, beside a shorter row; sampled, so that the choices are many."""
     model = tiny_model(3, max_position=4096, **({} if rope is None else {"rope": rope}))
     prompts = prompts_of([4090, 3000])
-    done = Engine(model, TOKENIZER).generate(prompts, Sampling(max_tokens=6, seed=1))
+    done = Engine(model, TOKENIZER, native=native).generate(prompts, Sampling(max_tokens=6, seed=1))
     for prompt, completion in zip(prompts, done, strict=True):
         reference = full_forward(prompt + list(completion.tokens), model)[len(prompt) - 1 : -1]
         expected = [reference[j, token].item() for j, token in enumerate(completion.tokens)]
         assert completion.logprobs == pytest.approx(expected, abs=1e-3)
 
 
+@BOTH
 @pytest.mark.parametrize("shared", [0, 40])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_decodes_and_scores_as_its_full_forward(variant: str, shared: int) -> None:
+def test_every_variant_decodes_and_scores_as_its_full_forward(
+    variant: str, shared: int, native: bool
+) -> None:
     """A window, a rotation or a norm is the same over the cache (after a shared prefix or not) as without."""
     model = tiny_model(3, **VARIANTS[variant])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
-    engine = Engine(model, TOKENIZER, max_batch=3)
+    engine = Engine(model, TOKENIZER, max_batch=3, native=native)
     prompts = prompts_of([5, 17, 1, 30, 2], shared=shared)
     done = engine.generate(prompts, Sampling(max_tokens=12, seed=4))
     scored = engine.score(prompts, [c.tokens for c in done])
@@ -98,8 +107,9 @@ def test_every_variant_decodes_and_scores_as_its_full_forward(variant: str, shar
     max_batch=st.integers(1, 5),
     shared=st.sampled_from([0, 20]),
     seed=st.integers(0, 100),
+    native=st.booleans(),
 )
-def test_batched_is_single(lengths: list[int], max_batch: int, shared: int, seed: int) -> None:
+def test_batched_is_single(lengths: list[int], max_batch: int, shared: int, seed: int, native: bool) -> None:
     """Greedy and seeded rows are the same alone as in any batch with any neighbours, in fp32."""
     prompts = prompts_of(lengths, seed, shared)
     rng = random.Random(seed)
@@ -113,8 +123,8 @@ def test_batched_is_single(lengths: list[int], max_batch: int, shared: int, seed
         )
         for i in range(len(prompts))
     ]
-    together = Engine(MODEL, TOKENIZER, max_batch=max_batch).generate(prompts, samplings)
-    single = Engine(MODEL, TOKENIZER, max_batch=1)
+    together = Engine(MODEL, TOKENIZER, max_batch=max_batch, native=native).generate(prompts, samplings)
+    single = Engine(MODEL, TOKENIZER, max_batch=1, native=native)
     for prompt, sampling, batched in zip(prompts, samplings, together, strict=True):
         alone = single.generate([prompt], sampling)[0]
         assert alone.tokens == batched.tokens
@@ -133,13 +143,14 @@ def test_one_seed_for_all_gives_each_row_its_own_stream() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("shared", [0, 24])
-def test_trainer_and_engine_agree(dtype: torch.dtype, tolerance: float, shared: int) -> None:
+@BOTH
+def test_trainer_and_engine_agree(dtype: torch.dtype, tolerance: float, shared: int, native: bool) -> None:
     """The trainer's log-probs of sampled tokens are those the engine reported, and those it scores.
 
     As fresh weights are (scale 1): bf16 carries 8 bits, so the tolerance is for log-probs of a few nats.
     """
     model = tiny_model(1, scale=1.0).to(dtype)
-    engine = Engine(model, TOKENIZER, max_batch=4)
+    engine = Engine(model, TOKENIZER, max_batch=4, native=native)
     prompts = prompts_of([3, 11, 7, 20, 1], shared=shared)
     done = engine.generate(prompts, Sampling(max_tokens=20, seed=1))
     scored = engine.score(prompts, [c.tokens for c in done])
@@ -155,11 +166,14 @@ def test_trainer_and_engine_agree(dtype: torch.dtype, tolerance: float, shared: 
     rows=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 12)), min_size=1, max_size=10),
     shared=st.sampled_from([0, 17, 60]),
     max_batch=st.integers(1, 6),
+    native=st.booleans(),
 )
-def test_score_is_the_full_forward(rows: list[tuple[int, int]], shared: int, max_batch: int) -> None:
+def test_score_is_the_full_forward(
+    rows: list[tuple[int, int]], shared: int, max_batch: int, native: bool
+) -> None:
     prompts = prompts_of([n for n, _ in rows], shared=shared)
     continuations = prompts_of([m for _, m in rows], seed=1)
-    scores = Engine(MODEL, TOKENIZER, max_batch=max_batch).score(prompts, continuations)
+    scores = Engine(MODEL, TOKENIZER, max_batch=max_batch, native=native).score(prompts, continuations)
     for prompt, continuation, score in zip(prompts, continuations, scores, strict=True):
         reference = full_forward(prompt + continuation)[len(prompt) - 1 :]
         expected = [reference[j, token].item() for j, token in enumerate(continuation)]
@@ -171,3 +185,62 @@ def test_streamed_is_generated() -> None:
     prompt = prompts_of([9])[0]
     sampling = Sampling(max_tokens=15, seed=2)
     assert tuple(engine.stream(prompt, sampling)) == engine.generate([prompt], sampling)[0].tokens
+
+
+needs_native = pytest.mark.skipif(native_library() is None, reason=f"no native pass: {why_not()}")
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, "int8"], ids=str)
+@settings(max_examples=10, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    max_batch=st.integers(1, 9),
+    step_tokens=st.integers(1, 40),
+    shared=st.sampled_from([0, 20, 33]),
+    speculate=st.sampled_from([0, 3]),
+    pages=st.integers(8, 30),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_natively_nothing_but_the_prompt_matters_to_the_bit(
+    dtype: torch.dtype | Literal["int8"], lengths: list[int], max_batch: int, step_tokens: int, shared: int,
+    speculate: int, pages: int, threads: int, seed: int,
+) -> None:  # fmt: skip
+    """Batches, chunks, reused prefixes, preemption, guesses, threads: no token and no log-probability moves."""
+    prompts = prompts_of(lengths, seed, shared)
+    rng = random.Random(seed)
+    samplings = [
+        Sampling(max_tokens=rng.randint(1, 24), temperature=rng.choice([0.0, 0.3, 1.0]), top_k=5, seed=i)
+        for i in range(len(prompts))
+    ]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        engine = Engine(
+            MODEL, TOKENIZER, dtype=dtype, max_batch=max_batch, step_tokens=step_tokens, speculate=speculate,
+            cache_tokens=pages * 16,
+        )  # fmt: skip
+        done = engine.generate(prompts, samplings)
+        again = engine.generate(prompts, samplings)
+        scored = engine.score(prompts, [c.tokens for c in done])
+    finally:
+        torch.set_num_threads(before)
+    assert engine.stats.pages == 0
+    for prompt, sampling, one, other, score in zip(prompts, samplings, done, again, scored, strict=True):
+        alone = Engine(MODEL, TOKENIZER, dtype=dtype, max_batch=1).generate([prompt], sampling)[0]
+        assert one == other == alone
+        if sampling.temperature == 0:
+            assert score == pytest.approx(one.logprobs, abs=1e-5)
+
+
+@BOTH
+def test_guesses_stand_where_text_repeats(native: bool) -> None:
+    """A model that repeats itself is guessed right, and says what it would have said."""
+    plain, guessing = (Engine(MODEL, TOKENIZER, speculate=speculate, native=native) for speculate in (0, 4))
+    prompts, sampling = prompts_of([9, 30, 4]), Sampling(max_tokens=40, temperature=0)
+    done = guessing.generate(prompts, sampling)
+    assert [c.tokens for c in done] == [c.tokens for c in plain.generate(prompts, sampling)]
+    stats = guessing.stats
+    assert 0 < stats.accepted <= stats.guessed
+    assert stats.steps < plain.stats.steps

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publius.core.messages import ThinkingBlock, ToolUseBlock, check_roles
-from publius.inference.sampler import Sampling
+from publius.inference.sampling import Sampling
 from publius.testing import (
     ScriptedEngine,
     byte_tokenizer,

@@ -1,0 +1,174 @@
+"""Where a model runs: its weights in the dtype and layout of the machine, its cache, the runner over both.
+
+Weights follow the trainer. Where the model's own forward runs in the weights' own dtype, its tensors are
+shared; else they are packed or cast again whenever they have changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from publius.core.device import compute_dtype, free_memory
+from publius.core.errors import UserError
+from publius.inference.kv_cache import PagedCache, token_bytes
+from publius.inference.native import NativeModel, can_run
+from publius.inference.pages import PAGE
+from publius.inference.runner import NativeRunner, Runner, TorchRunner
+from publius.model.transformer import Transformer
+
+__all__ = ["Dtype", "Host"]
+
+Dtype = torch.dtype | Literal["auto", "int8"] | None
+_MEMORY = 0.25
+"""Share of the free memory that keys and values may take, unless told."""
+
+
+class Host:
+    """One model, ready to run. Arguments as `Engine`'s.
+
+    Raises:
+        UserError: when int8 is asked for where the native pass cannot run.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        dtype: Dtype,
+        device: torch.device | str | None,
+        native: bool,
+        max_batch: int,
+        cache_tokens: int | None,
+    ) -> None:
+        self._dtype, self._device, self._wants_native = dtype, device, native
+        self._max_batch, self._cache_tokens = max_batch, cache_tokens
+        self._runner: Runner | None = None
+        self._native: NativeModel | None = None
+        self._cache: PagedCache | None = None
+        self._copy: Transformer | None = None
+        self._seen: tuple[int, ...] = ()
+        self.load(model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What products read."""
+        own, wanted = self._source.dtype, self._dtype
+        if wanted == "int8":
+            return torch.int8
+        if wanted == "auto":
+            return _measured_dtype(self.device, own, self._max_batch, self.native)
+        return wanted or own
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return torch.device(self._device) if self._device is not None else self._source.device
+
+    @property
+    def native(self) -> bool:
+        """Whether the CPU's own forward pass runs."""
+        fits = self._dtype in ("auto", "int8", None) or self._dtype in (torch.float32, torch.bfloat16)
+        return self._wants_native and fits and can_run(self._source.config, self.device)
+
+    @property
+    def shares(self) -> bool:
+        """Whether the runner reads the tensors of the model that was loaded."""
+        return not self.native and self.dtype == self._source.dtype and self.device == self._source.device
+
+    def load(self, model: Transformer) -> None:
+        """Run `model` from now on; of another shape, everything is made anew when it is next needed."""
+        if self._runner is not None and self._source.config != model.config:
+            self._runner = self._native = self._cache = self._copy = None
+        self._source = self.model = model
+        self._weights = [p for p in model.parameters() if not p.is_inference()]
+        self._seen = ()
+        if self.dtype == torch.int8 and not self.native:
+            raise UserError(
+                "int8 weights need the native pass, which cannot run this model here",
+                where="Engine.dtype",
+                fix="leave dtype out, or install a C++ compiler on a CPU",
+            )
+        if self._runner is not None and self.shares:
+            self._runner = None  # it holds the tensors of the model before
+        if not (self.native or self.shares):
+            self._cast()
+        with torch.inference_mode(False):
+            # The model makes its rotary table at first use and keeps it. Made in inference mode, it could
+            # not be used in training afterwards.
+            first = torch.zeros((1, 1), dtype=torch.int64, device=self.model.device)
+            self.model.rotary.at(first, None, self.model.dtype)
+
+    def refresh(self) -> bool:
+        """Follow the weights; whether they, or the number of threads, have changed since the last time.
+
+        Seen by the tensors' own counts of writes in place: what optimizers, `copy_` and `load_state_dict` do,
+        and not what is done through `.data`.
+        """
+        written = sum(p._version for p in self._weights), sum(p.data_ptr() for p in self._weights)
+        now = (*written, torch.get_num_threads())
+        if now == self._seen:
+            return False
+        self._seen = now
+        if self._native is not None:
+            self._native.set_threads(torch.get_num_threads())
+            self._native.pack(self._source)
+        elif self._copy is not None:
+            self._cast()
+        return True
+
+    def _cast(self) -> None:
+        """Keep a copy of the source in another dtype or on another device, refreshed in place."""
+        if self._copy is None:
+            self._copy = copy.deepcopy(self._source).to(self.device, self.dtype).requires_grad_(False)
+        with torch.no_grad():
+            for mine, theirs in zip(self._copy.parameters(), self._source.parameters(), strict=True):
+                mine.copy_(theirs)
+        self.model = self._copy
+
+    @property
+    def cache(self) -> PagedCache:
+        """Made at first use, since its size goes by the memory that is free."""
+        if self._cache is None:
+            c, device = self._source.config, self.device
+            dtype = compute_dtype(device) if self.dtype == torch.int8 else self.dtype
+            tokens = self._cache_tokens
+            if tokens is None:
+                room = int(free_memory(device) * _MEMORY) // token_bytes(c, dtype)
+                tokens = min(self._max_batch * c.max_position, max(room, PAGE))
+            self._cache = PagedCache(c, -(-tokens // PAGE), native=self.native, dtype=dtype, device=device)
+        return self._cache
+
+    @property
+    def runner(self) -> Runner:
+        """Over the cache."""
+        if self._runner is None:
+            if self.native:
+                kind = (
+                    "int8"
+                    if self.dtype == torch.int8
+                    else "bfloat16"
+                    if self.dtype == torch.bfloat16
+                    else "float32"
+                )
+                self._native = NativeModel(self._source, kind, self.cache.keys.dtype, torch.get_num_threads())
+                self._runner = NativeRunner(self._native, self.cache)
+            else:
+                self._runner = TorchRunner(self.model, self.cache)
+        return self._runner
+
+    def clear(self, pages: Sequence[int]) -> None:
+        """What these pages hold was not numbers."""
+        self.cache.clear(pages)
+
+
+def _measured_dtype(device: torch.device, own: torch.dtype, rows: int, native: bool) -> torch.dtype:
+    """bf16 where the hardware multiplies in it and it gains; else the model's own.
+
+    The native pass gains at any number of rows: half the bytes. PyTorch on CPU (one core with AVX512-BF16,
+    models of 192x4 and 256x4) gains from some 16 rows: at one row fp32 is up to twice as fast.
+    """
+    return compute_dtype(device) if native or device.type == "cuda" or rows >= 32 else own

@@ -1,0 +1,42 @@
+"""Draws a token for each row of logits without leaving the CPU's own code."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from publius.inference.native.build import library
+
+__all__ = ["can_draw", "draw_rows"]
+
+
+def can_draw(logits_BV: Tensor) -> bool:
+    """Whether `draw_rows` takes these: fp32 on a CPU that has the library, each row's logits together."""
+    fits = logits_BV.device.type == "cpu" and logits_BV.dtype == torch.float32 and logits_BV.stride(1) == 1
+    return fits and library() is not None
+
+
+def draw_rows(
+    logits_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float]
+) -> list[tuple[int, float]]:
+    """Token and log-probability of each row; NaN where the logits hold one.
+
+    Args:
+        logits_BV: as `can_draw` wants them.
+        temperatures: 0 is greedy; its log-probability is at temperature 1.
+        uniforms: in [0, 1), where in the cumulative distribution to draw.
+    """
+    found = library()
+    assert found is not None, "ask can_draw first"
+    rows, count = logits_BV.shape
+    heat, places = np.array(temperatures, np.float32), np.array(uniforms, np.float64)
+    tokens, logps = np.empty(rows, np.int64), np.empty(rows, np.float32)
+    found.publius_draw(
+        ctypes.c_void_p(logits_BV.data_ptr()), rows, count, ctypes.c_int64(logits_BV.stride(0)),
+        *(ctypes.c_void_p(a.ctypes.data) for a in (heat, places, tokens, logps)),
+    )  # fmt: skip
+    return list(zip(tokens.tolist(), logps.tolist(), strict=True))

@@ -1,0 +1,233 @@
+// Matrices packed in panels, and their products with rows of activations.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <type_traits>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "team.h"
+#include "vectors.h"
+
+namespace {
+
+enum Kind { F32 = 0, BF16 = 1, INT8 = 2 };
+
+void *room(size_t bytes) {
+  constexpr size_t HUGE = size_t(1) << 21;
+  size_t align = bytes >= HUGE ? HUGE : 64;
+  void *at = std::aligned_alloc(align, std::max(align, (bytes + align - 1) / align * align));
+#if defined(__linux__)
+  if (at && bytes >= HUGE) madvise(at, bytes, MADV_HUGEPAGE);
+#endif
+  return at;
+}
+
+struct Matrix {
+  int outputs = 0, inputs = 0, panels = 0, steps = 0;
+  size_t panel = 0;  // elements
+  void *data = nullptr;
+  float *scales = nullptr, *bias = nullptr;  // by padded output; either may be absent
+  ~Matrix() {
+    std::free(data);
+    std::free(scales);
+    std::free(bias);
+  }
+};
+
+// What a product reads: weights W in vectors of WIDTH elements for STEP values of k; activations A.
+struct AsF32 {
+  typedef float W;
+  typedef float A;
+  typedef v16 V;
+  typedef float S;
+  static constexpr int STEP = 1, WIDTH = 16;
+  static V weights(const W *w) { return load<v16>(w); }
+  static S value(const A *x) { return *x; }
+  static v16 add(v16 acc, V w, S x) { return acc + w * x; }
+};
+struct AsInt8 {
+  typedef int8_t W;
+  typedef float A;
+  typedef v16 V;
+  typedef float S;
+  static constexpr int STEP = 1, WIDTH = 16;
+#if defined(__AVX512F__)
+  static V weights(const W *w) {
+    return (v16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)w)));
+  }
+#else
+  static V weights(const W *w) { return __builtin_convertvector(__builtin_convertvector(load<b16>(w), i16), v16); }
+#endif
+  static S value(const A *x) { return *x; }
+  static v16 add(v16 acc, V w, S x) { return acc + w * x; }
+};
+#if defined(__AVX512BF16__)
+struct AsBF16 {
+  typedef uint16_t W;
+  typedef uint16_t A;
+  typedef __m512i V;
+  typedef int S;
+  static constexpr int STEP = 2, WIDTH = 32;
+  static V weights(const W *w) { return _mm512_loadu_si512(w); }
+  static S value(const A *x) {
+    S pair;
+    std::memcpy(&pair, x, 4);
+    return pair;
+  }
+  static v16 add(v16 acc, V w, S x) {
+    return (v16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)_mm512_set1_epi32(x));
+  }
+};
+#else
+struct AsBF16 {
+  typedef uint16_t W;
+  typedef float A;
+  typedef u16 V;
+  struct S { float first, second; };
+  static constexpr int STEP = 2, WIDTH = 32;
+  static V weights(const W *w) { return load<u16>(w); }
+  static S value(const A *x) { return {x[0], x[1]}; }
+  static v16 add(v16 acc, V w, S x) {
+    acc = acc + (v16)(w << 16) * x.first;
+    return acc + (v16)(w & 0xffff0000u) * x.second;
+  }
+};
+#endif
+
+inline void put(float *to, v16 x) { store(to, x); }
+inline void put(uint16_t *to, v16 x) { store(to, to_bf16(x)); }
+
+// R rows times P panels, handed to `out(row, panel, sums)`.
+template <class T, int R, int P, class Out>
+inline void tile(const Matrix &m, int panel, const typename T::A *x, size_t stride, int row, const Out &out) {
+  const typename T::W *w = (const typename T::W *)m.data + size_t(panel) * m.panel;
+  const typename T::A *rows = x + size_t(row) * stride;
+  v16 acc[R][P];
+  for (int r = 0; r < R; r++)
+    for (int p = 0; p < P; p++) acc[r][p] = v16{};
+  for (int k = 0; k < m.steps; k++) {
+    typename T::V weights[P];
+    for (int p = 0; p < P; p++) weights[p] = T::weights(w + p * m.panel + size_t(k) * T::WIDTH);
+    for (int r = 0; r < R; r++) {
+      typename T::S value = T::value(rows + size_t(r) * stride + k * T::STEP);
+      for (int p = 0; p < P; p++) acc[r][p] = T::add(acc[r][p], weights[p], value);
+    }
+  }
+  for (int p = 0; p < P; p++) {
+    // Apart, so that no compiler fuses the two in one tile and not in another.
+    if (m.scales)
+      for (int r = 0; r < R; r++) acc[r][p] *= load<v16>(m.scales + (panel + p) * LANES);
+    if (m.bias)
+      for (int r = 0; r < R; r++) acc[r][p] += load<v16>(m.bias + (panel + p) * LANES);
+  }
+  for (int r = 0; r < R; r++) out(row + r, panel, acc[r]);
+}
+
+#if defined(__AVX512F__)
+constexpr int TALL = 8;
+#else
+constexpr int TALL = 4;
+#endif
+
+// P panels for all rows.
+template <class T, int P, class Out>
+void strip(const Matrix &m, int panel, const typename T::A *x, size_t stride, int rows, const Out &out) {
+  auto give = [&](int row, int first, v16 *acc) {
+    for (int p = 0; p < P; p += Out::PAIRS ? 2 : 1) out.one(row, first + p, acc + p);
+  };
+  int row = 0;
+  if constexpr (P <= 2)
+    for (; row + TALL <= rows; row += TALL) tile<T, TALL, P>(m, panel, x, stride, row, give);
+  for (; row + 4 <= rows; row += 4) tile<T, 4, P>(m, panel, x, stride, row, give);
+  for (; row + 2 <= rows; row += 2) tile<T, 2, P>(m, panel, x, stride, row, give);
+  for (; row < rows; row++) tile<T, 1, P>(m, panel, x, stride, row, give);
+}
+
+// What becomes of the sums.
+struct Write {
+  static constexpr bool PAIRS = false;
+  float *to;
+  size_t stride;
+  void one(int row, int panel, v16 *acc) const { put(to + row * stride + panel * LANES, acc[0]); }
+};
+struct Add {
+  static constexpr bool PAIRS = false;
+  float *to;
+  size_t stride;
+  void one(int row, int panel, v16 *acc) const {
+    float *at = to + row * stride + panel * LANES;
+    put(at, load<v16>(at) + acc[0]);
+  }
+};
+template <class A> struct SwiGLU {  // panels alternate: 16 gates, 16 ups
+  static constexpr bool PAIRS = true;
+  A *to;
+  size_t stride;
+  void one(int row, int panel, v16 *acc) const {
+    v16 gate = acc[0], one = splat(1.0f);
+    put(to + row * stride + panel / 2 * LANES, gate / (one + vexp(-gate)) * acc[1]);
+  }
+};
+
+
+struct Source {
+  const void *data;
+  bool half;
+  int outputs, inputs;
+  bool pairs;  // the first half of the rows are gates, the second ups: panels alternate
+  int row(int panel, int lane) const {  // -1 past the end
+    if (!pairs) return panel * LANES + lane < outputs ? panel * LANES + lane : -1;
+    int at = panel / 2 * LANES + lane;
+    return at < outputs / 2 ? at + panel % 2 * (outputs / 2) : -1;
+  }
+  float at(int row, int k) const {
+    if (row < 0 || k >= inputs) return 0.0f;
+    size_t i = size_t(row) * inputs + k;
+    return half ? from_bf16(((const uint16_t *)data)[i]) : ((const float *)data)[i];
+  }
+};
+
+template <class T> void pack_panel(Matrix &m, const Source &from, int panel) {
+  typename T::W *to = (typename T::W *)m.data + size_t(panel) * m.panel;
+  for (int lane = 0; lane < LANES; lane++) {
+    int row = from.row(panel, lane);
+    float scale = 1.0f;
+    if (m.scales) {
+      float most = 0.0f;
+      for (int k = 0; k < from.inputs; k++) most = std::max(most, std::fabs(from.at(row, k)));
+      scale = most > 0 ? most / 127.0f : 1.0f;
+      m.scales[panel * LANES + lane] = scale;
+    }
+    for (int k = 0; k < m.steps * T::STEP; k++) {
+      float value = from.at(row, k);
+      auto &place = to[size_t(k / T::STEP) * T::WIDTH + lane * T::STEP + k % T::STEP];
+      if constexpr (std::is_same<typename T::W, int8_t>::value)
+        place = int8_t(std::lrint(std::min(127.0f, std::max(-127.0f, value / scale))));
+      else
+        keep(&place, value);
+    }
+  }
+}
+
+template <class T> void pack(Team &team, Matrix &m, const Source &from) {
+  m.outputs = from.outputs;
+  m.inputs = from.inputs;
+  m.panels = from.pairs ? 2 * (padded(from.outputs / 2) / LANES) : padded(from.outputs) / LANES;
+  m.steps = (from.inputs + T::STEP - 1) / T::STEP;
+  m.panel = size_t(m.steps) * T::WIDTH;
+  if (!m.data) m.data = room(m.panels * m.panel * sizeof(typename T::W));
+  if (std::is_same<typename T::W, int8_t>::value && !m.scales)
+    m.scales = (float *)room(size_t(m.panels) * LANES * sizeof(float));
+  std::atomic<int> next{0};
+  team.run([&](int) {
+    for (int panel; (panel = next.fetch_add(1)) < m.panels;) pack_panel<T>(m, from, panel);
+  });
+}
+
+}  // namespace

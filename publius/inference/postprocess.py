@@ -1,0 +1,120 @@
+"""What becomes of a step's logits: scores, drawn tokens, guesses that stand, ends.
+
+Shape letters: N logits, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from publius.core.errors import UserError
+from publius.inference.request import Alternatives, Request
+from publius.inference.runner import wanted_rows
+from publius.inference.sampler import Drawn, adjusted, draw, likeliest
+from publius.inference.scheduler import Work
+from publius.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["postprocess"]
+
+
+class _Row(NamedTuple):
+    """A row of logits to draw from: whose, and how many guesses come before it."""
+
+    work: Work
+    guesses: int
+
+
+def postprocess(plan: Sequence[Work], logits_NV: Tensor, tokenizer: Tokenizer) -> list[int]:
+    """Give every request of `plan` what its logits say (`wanted_rows` of each in turn).
+
+    A request that ends has its `stop_reason` set; one whose logits are not numbers, its `error` too.
+
+    Returns:
+        for each work, how many of its guesses stood.
+    """
+    rows: list[_Row] = []
+    index: list[int] = []
+    scored: list[tuple[Request, int, int]] = []
+    at = 0
+    for work in plan:
+        wanted = wanted_rows(work)
+        if work.request.targets is not None:
+            first = work.request.computed
+            scored += [(work.request, first + row, at + i) for i, row in enumerate(wanted)]
+        else:
+            rows += [_Row(work, i) for i in range(len(wanted))]
+            index += range(at, at + len(wanted))
+        at += len(wanted)
+    with torch.inference_mode():
+        if scored:
+            _score(logits_NV, scored)
+        drawn = _draw(rows, logits_NV if len(index) == at else logits_NV[index]) if rows else []
+    stood: list[int] = []
+    done = 0
+    for work in plan:
+        offered = drawn[done : done + 1 + len(work.draft)] if work.complete else []
+        done += len(offered)
+        stood.append(max(0, _take(work, offered, tokenizer) - 1))
+    return stood
+
+
+def _take(work: Work, drawn: Sequence[tuple[Drawn, Alternatives | None]], tokenizer: Tokenizer) -> int:
+    """Add drawn tokens until one ends the request or a guess was wrong; how many were added."""
+    request = work.request
+    for added, ((token, logprob), alternatives) in enumerate(drawn, 1):
+        if logprob != logprob:
+            request.error = UserError(
+                "the model's logits are not numbers (NaN)",
+                where="Engine",
+                fix="its weights are damaged or diverged in training: use an earlier checkpoint",
+            )
+            request.stop_reason = "error"
+            return added
+        if alternatives is not None:
+            request.alternatives.append(alternatives)
+        ended = request.add(token, logprob, tokenizer)
+        if ended or (added <= len(work.draft) and work.draft[added - 1] != token):
+            return added
+    return len(drawn)
+
+
+def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternatives | None]]:
+    """For each row a token, its log-probability, and the alternatives when asked for."""
+    samplings = [row.work.request.sampling for row in rows]
+    uniforms: list[float] = []
+    for number, (work, guesses) in enumerate(rows):
+        request = work.request
+        assert request.uniforms is not None
+        uniforms.append(float(request.uniforms[len(request.tokens) + guesses]))
+        if request.sampling.adjusts:
+            said = [*request.tokens, *work.draft[:guesses]]
+            logits_NV[number] = adjusted(logits_NV[number], request, said).to(logits_NV.dtype)
+    drawn = draw(logits_NV, samplings, uniforms)
+    return [
+        (
+            one,
+            likeliest(logp_V, sampling.alternatives)
+            if logp_V is not None and sampling.alternatives
+            else None,
+        )
+        for (one, logp_V), sampling in zip(drawn, samplings, strict=True)
+    ]
+
+
+def _score(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> None:
+    """Log-probabilities of the targets of each (request, place, row) into the requests."""
+    rows = torch.tensor([row for _, _, row in scored], device=logits_NV.device)
+    chosen_NV = logits_NV[rows].float()
+    total_N = chosen_NV.logsumexp(-1)
+    targets = [(request.targets or {})[place] for request, place, _ in scored]
+    index = torch.tensor([i for i, ids in enumerate(targets) for _ in ids], device=logits_NV.device)
+    ids = torch.tensor([token for some in targets for token in some], device=logits_NV.device)
+    values = (chosen_NV[index, ids] - total_N[index]).tolist()
+    done = 0
+    for (request, place, _), some in zip(scored, targets, strict=True):
+        request.scores[place] = values[done : done + len(some)]
+        done += len(some)

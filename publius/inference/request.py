@@ -1,0 +1,155 @@
+"""One prompt on its way through the engine, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from publius.core.errors import UserError
+from publius.inference.sampling import Sampling
+from publius.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["Alternatives", "Completion", "Request", "StopReason"]
+
+StopReason = Literal["end", "stop_sequence", "max_tokens", "cancelled", "deadline", "error"]
+Alternatives = tuple[tuple[int, float], ...]
+"""The likeliest tokens at one place and their log-probabilities, best first."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one prompt was continued with.
+
+    Args:
+        tokens: new ids, including the one that stopped it.
+        logprobs: of each token under the distribution it was drawn from (the temperature and filters of
+            its Sampling); of greedy tokens, under the model's own (temperature 1).
+        stop_reason: "end" at the end token or one of `stop_ids`; "cancelled" and "deadline" of a request
+            that was ended from outside, with what it had.
+        stop_sequence: the text of `stop` that was met.
+        alternatives: for each token the likeliest ids there and their log-probabilities, when asked for.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop_reason: StopReason
+    stop_sequence: str | None = None
+    alternatives: tuple[Alternatives, ...] = ()
+
+
+@dataclass(eq=False)
+class Request:
+    """One prompt, how to continue it, and what has come so far.
+
+    Args:
+        prompt: token ids.
+        sampling: how.
+        stream: numbers its random stream, beside the seed.
+        priority: larger runs first.
+        deadline: `time.monotonic()` after which it is ended with what it has.
+        targets: to score instead of continuing: at place i of the prompt, the ids whose log-probability as
+            the next token is wanted.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    stream: int = 0
+    priority: int = 0
+    deadline: float | None = None
+    targets: dict[int, list[int]] | None = None
+    tokens: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+    alternatives: list[Alternatives] = field(default_factory=list[Alternatives])
+    scores: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+    stop_reason: StopReason | None = None
+    stop_sequence: str | None = None
+    error: UserError | None = None
+    number: int = 0
+    """Order of arrival."""
+    computed: int = 0
+    """Tokens whose keys and values are kept."""
+    pages: list[int] = field(default_factory=list[int])
+    """Where they are."""
+    chain: list[bytes] = field(default_factory=list[bytes])
+    """A hash of everything up to the end of each full page."""
+    uniforms: NDArray[np.float64] | None = None
+    """One number for each token to draw."""
+    _text: bytearray = field(default_factory=bytearray)
+
+    @property
+    def length(self) -> int:
+        """Tokens so far."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
+    def most(self) -> int:
+        """Tokens there may ever be keys and values of."""
+        return len(self.prompt) + (0 if self.targets is not None else self.sampling.max_tokens - 1)
+
+    @property
+    def left(self) -> int:
+        """Tokens to read before the next can be drawn."""
+        return self.length - self.computed
+
+    @property
+    def reusable(self) -> int:
+        """Most tokens that may come from the prefix cache: the last must be read, and all that is scored."""
+        return (min(self.targets) if self.targets else self.length - 1) if self.length else 0
+
+    def ids(self, start: int, end: int) -> list[int]:
+        """Tokens `start` to `end` of prompt and reply."""
+        prompt = len(self.prompt)
+        if end <= prompt:
+            return list(self.prompt[start:end])
+        return [*self.prompt[start:prompt], *self.tokens[max(0, start - prompt) : end - prompt]]
+
+    def add(self, token: int, logprob: float, tokenizer: Tokenizer) -> bool:
+        """Take the next token; True when it is the last."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if token == tokenizer.end_id or token in self.sampling.stop_ids:
+            self.stop_reason = "end"
+        elif self.sampling.stop and self._meets_stop(tokenizer.id_bytes(token)):
+            self.stop_reason = "stop_sequence"
+        elif len(self.tokens) == self.sampling.max_tokens:
+            self.stop_reason = "max_tokens"
+        return self.stop_reason is not None
+
+    def _meets_stop(self, new: bytes) -> bool:
+        """Compared as bytes: a stop text may begin inside one token and end inside another.
+
+        A special token has no bytes; it parts the text, so a stop never spans two blocks of a reply.
+        """
+        if not new:
+            self._text.clear()
+        self._text += new
+        found: list[tuple[int, str]] = []
+        for stop in self.sampling.stop:
+            wanted = stop.encode()
+            at = self._text.find(wanted, max(0, len(self._text) - len(new) - len(wanted) + 1))
+            if at >= 0:
+                found.append((at, stop))
+        if found:
+            self.stop_sequence = min(found)[1]
+        return bool(found)
+
+    def completion(self) -> Completion:
+        """The finished result.
+
+        Raises:
+            UserError: what went wrong with this request.
+        """
+        assert self.stop_reason is not None, "the request is still running"
+        if self.error is not None:
+            raise self.error
+        return Completion(
+            tuple(self.tokens),
+            tuple(self.logprobs),
+            self.stop_reason,
+            self.stop_sequence,
+            tuple(self.alternatives),
+        )

@@ -1,0 +1,154 @@
+"""Runs a step: the tokens of a plan through the model, to the logits that are wanted.
+
+Two runners of one interface. `NativeRunner` gives all tokens of a step to the CPU's own forward pass at once.
+`TorchRunner` uses the model's forward, on any device: rows that decode together, then each prompt's chunk.
+
+Shape letters: B rows, T tokens, N wanted tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from publius.inference.kv_cache import PagedCache, PagedView
+from publius.inference.native import NativeModel
+from publius.inference.pages import PAGE
+from publius.inference.scheduler import Work
+from publius.model.transformer import Transformer
+
+__all__ = ["NativeRunner", "Runner", "TorchRunner", "wanted_rows"]
+
+
+class Runner(Protocol):
+    """What the engine asks for."""
+
+    def run(self, plan: Sequence[Work]) -> Tensor:
+        """Logits [N, V] of `wanted_rows` of every work in turn; their keys and values are kept."""
+        ...
+
+
+def wanted_rows(work: Work) -> list[int]:
+    """Which of a work's tokens (from its first, 0) have their logits computed.
+
+    Those that are scored; or, when the prompt has been read, its last and every guessed one.
+    """
+    request, first = work.request, work.request.computed
+    if request.targets is not None:
+        return [i for i in range(work.count) if first + i in request.targets]
+    return list(range(work.count - 1, work.count + len(work.draft))) if work.complete else []
+
+
+def tokens_of(work: Work) -> list[int]:
+    """What a work reads."""
+    first = work.request.computed
+    return [*work.request.ids(first, first + work.count), *work.draft]
+
+
+class NativeRunner:
+    """All tokens of a step in one call.
+
+    Args:
+        model: packed.
+        cache: native.
+    """
+
+    def __init__(self, model: NativeModel, cache: PagedCache) -> None:
+        self._model, self._cache = model, cache
+
+    def run(self, plan: Sequence[Work]) -> Tensor:
+        """As `Runner.run`; float32."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        starts, wanted = [0], list[int]()
+        for work in plan:
+            new, first = tokens_of(work), work.request.computed
+            wanted += [starts[-1] + row for row in wanted_rows(work)]
+            tokens += new
+            positions += range(first, first + len(new))
+            starts.append(len(tokens))
+        width = max(len(work.request.pages) for work in plan)
+        tables = np.zeros((len(plan), width), np.int32)
+        for row, work in zip(tables, plan, strict=True):
+            row[: len(work.request.pages)] = work.request.pages
+        arrays = (np.array(values, np.int32) for values in (tokens, positions, starts))
+        return self._model.forward(
+            *arrays, tables, np.array(wanted, np.int32), self._cache.keys, self._cache.values
+        )
+
+
+class TorchRunner:
+    """The model's own forward over pages gathered for it.
+
+    Args:
+        model: on any device.
+        cache: not native, on the same.
+    """
+
+    def __init__(self, model: Transformer, cache: PagedCache) -> None:
+        self._model, self._cache = model, cache
+
+    @torch.inference_mode()
+    def run(self, plan: Sequence[Work]) -> Tensor:
+        """As `Runner.run`."""
+        hidden: list[Tensor] = [torch.empty(0)] * len(plan)
+        with _eager(self._model):
+            for group in _alike(plan):
+                states_BTD = self._forward([plan[i] for i in group])
+                for row, i in enumerate(group):
+                    hidden[i] = states_BTD[row, wanted_rows(plan[i])]
+            return self._model.logits(torch.cat(hidden))
+
+    def _forward(self, works: Sequence[Work]) -> Tensor:
+        device = self._model.device
+        news = [tokens_of(work) for work in works]
+        length = max(map(len, news))
+        pages = max(-(-(w.request.computed + len(new)) // PAGE) for w, new in zip(works, news, strict=True))
+        tokens = np.zeros((len(works), length), np.int64)
+        positions = np.full((len(works), length), -1, np.int64)
+        tables = np.zeros((len(works), pages), np.int64)
+        for row, (work, new) in enumerate(zip(works, news, strict=True)):
+            first = work.request.computed
+            tokens[row, : len(new)] = new
+            positions[row, : len(new)] = np.arange(first, first + len(new))
+            held = work.request.pages[:pages]
+            tables[row, : len(held)] = held
+        tokens_BT, positions_BT, tables_Bn = (
+            torch.from_numpy(a).to(device) for a in (tokens, positions, tables)
+        )
+        keys_L = torch.arange(pages * PAGE, device=device)
+        # Padding sees the first key, so that no row has nothing to see.
+        mask_B1TL = keys_L <= positions_BT.clamp(min=0)[:, None, :, None]
+        return self._model.hidden(
+            tokens_BT,
+            positions_BT=positions_BT.clamp(min=0),
+            mask=mask_B1TL,
+            cache=PagedView(self._cache, tables_Bn, positions_BT),
+        )
+
+
+def _alike(plan: Sequence[Work]) -> list[list[int]]:
+    """Numbers of works that go through one forward: of one token together, chunks of similar length too."""
+    order = sorted(range(len(plan)), key=lambda i: plan[i].count + len(plan[i].draft))
+    groups: list[list[int]] = []
+    for i in order:
+        size = plan[i].count + len(plan[i].draft)
+        if groups:
+            least = plan[groups[-1][0]].count + len(plan[groups[-1][0]].draft)
+            if size <= least * 1.25:
+                groups[-1].append(i)
+                continue
+        groups.append([i])
+    return groups
+
+
+def _eager(model: Transformer) -> AbstractContextManager[object]:
+    """Ignore blocks the trainer compiled in place: every new shape here would compile them again."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):  # pyright: ignore[reportPrivateUsage]
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()

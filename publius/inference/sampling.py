@@ -1,0 +1,89 @@
+"""How one prompt is continued: what a request may ask for, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from publius.core.errors import UserError
+
+__all__ = ["Sampling"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to continue a prompt.
+
+    Args:
+        max_tokens: most new tokens, >= 1.
+        temperature: 0 is greedy; 1 samples from the model's own distribution.
+        top_k: keep the k likeliest tokens; None keeps all.
+        top_p: then keep the smallest set whose probability reaches top_p, in (0, 1]; None keeps all.
+        min_p: then keep tokens at least min_p times as likely as the likeliest, in (0, 1]; None keeps all.
+        repetition_penalty: logits of tokens in the prompt or the reply are divided by it when positive, else
+            multiplied (Keskar et al. 2019, arXiv 1909.05858); 1 is none.
+        presence_penalty: taken from logits of tokens already in the reply.
+        frequency_penalty: taken once for every time a token is in the reply.
+        logit_bias: added to the logits of these ids.
+        alternatives: how many of the likeliest tokens to report at each place, with log-probabilities.
+        stop: stop when the new text contains one of these.
+        stop_ids: stop at these tokens, beside the tokenizer's end token, which always stops.
+        seed: None draws from torch's global generator.
+
+    Raises:
+        UserError: naming the field out of range.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    alternatives: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            _refuse("max_tokens", self.max_tokens, "at least 1")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            _refuse("temperature", self.temperature, "finite, and 0 (greedy) or more")
+        if self.top_k is not None and self.top_k < 1:
+            _refuse("top_k", self.top_k, "at least 1, or None to keep all tokens")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                _refuse(name, value, "above 0 and at most 1, or None to keep all tokens")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            _refuse("repetition_penalty", self.repetition_penalty, "finite and above 0 (1 is none)")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                _refuse(name, getattr(self, name), "finite (0 is none)")
+        if any(math.isnan(value) or value == math.inf for value in self.logit_bias.values()):
+            _refuse("logit_bias", dict(self.logit_bias), "numbers, or -inf to forbid a token")
+        if self.alternatives < 0:
+            _refuse("alternatives", self.alternatives, "0 or more")
+        if isinstance(self.stop, str) or any(not text for text in self.stop):
+            _refuse("stop", self.stop, "a tuple of texts, none of them empty")
+
+    @property
+    def plain(self) -> bool:
+        """Whether a token is all that is drawn, from all tokens."""
+        filtered = self.temperature > 0 and (self.top_k or self.top_p or self.min_p)
+        return not (filtered or self.alternatives)
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed by what has been said."""
+        penalised = self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty
+        return bool(penalised or self.logit_bias)
+
+
+def _refuse(field: str, value: object, wanted: str) -> None:
+    raise UserError(f"{field} is {value!r}", where=f"Sampling.{field}", fix=f"{field} must be {wanted}")
