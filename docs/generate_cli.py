@@ -22,7 +22,7 @@ INTRODUCTION = """\
 
 <!-- Made by docs/generate_cli.py. Do not edit: run `python docs/generate_cli.py`. -->
 
-[`publius/cli.py`](../publius/cli.py) holds thin verbs over the Python API of the same names: what a verb
+[`publius/cli/`](../publius/cli/) holds thin verbs over the Python API of the same names: what a verb
 does is written in the room it calls. Three rules hold for all of them.
 
 - Results go to stdout, words for people to stderr. With `--json`, stdout is one JSON document.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from publius import __version__, cli
-from publius.cli import main
+from publius import __version__
+from publius.cli import base, main, runs
 from publius.core.errors import UserError
 from publius.model.checkpoint import load_model, save_checkpoint
 from publius.pipeline import StageCrash, Stopped
@@ -84,7 +84,7 @@ def test_plan_of_a_model(call, tmp_path):
 
 def test_plan_calibrated(call, monkeypatch):
     found = Calibration(1, "float32", 2e11, 1e11, 5e10, 1000.0, 10)
-    monkeypatch.setattr(cli, "calibrate", lambda config=None: found)
+    monkeypatch.setattr(runs, "calibrate", lambda config=None: found)
     shown = json.loads(call("plan", TOY, "--calibrate", "--json")[1])
     assert shown["totals"]["hours"] == pytest.approx(2 * 7.2e14 / 5e10 / 3600)
     pocket = ("--tier", "haiku", "--scale", "pocket", "--tokens", "4M", "--cluster", "cpu", "--calibrate")
@@ -146,7 +146,7 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
     def fail(arguments):
         raise raised
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(base, "app", fail)
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == code

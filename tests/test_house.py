@@ -41,7 +41,7 @@ LONG_FILE, LONG_FUNCTION = 400, 60
 
 
 def room_of(path: Path) -> str:
-    """`core` for publius/core/config.py, `cli` for publius/cli.py, '' for publius/__init__.py."""
+    """`core` for publius/core/config.py, `cli` for publius/cli/base.py, '' for publius/__init__.py."""
     first = path.relative_to(ROOT / "publius").parts[0]
     return "" if first == "__init__.py" else first.removesuffix(".py")
 

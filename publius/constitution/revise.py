@@ -154,7 +154,7 @@ class _Chain:
         return asked.model_copy(update={"meta": {**self.prompt.meta, "turns": turns[1:]}})
 
 
-@stage(version=4)
+@stage(version=5)
 def revise(
     run: Run, config: ReviseConfig, *, policy: Checkpoint, critic: Checkpoint, prompts: Prompts
 ) -> Revisions:

@@ -131,7 +131,7 @@ def build_question(
     return Question([*prompt, *map(int, text[before:hay]), *asked], needles[0], room)
 
 
-@stage(version=1)
+@stage(version=2)
 def needle(run: Run, config: NeedleConfig, *, model: Checkpoint, shards: Shards) -> NeedleReport:
     """Hide needles in the held-out text of `shards` and ask for them.
 

@@ -61,7 +61,7 @@ def _questions(prompts: Prompts, limit: int) -> list[Conversation]:
     return asked[:limit]
 
 
-@stage(version=1)
+@stage(version=2)
 def evaluate_replies(
     run: Run, config: RepliesConfig, *, model: Checkpoint, harmful: Prompts, harmless: Prompts
 ) -> Report:

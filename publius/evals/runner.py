@@ -118,7 +118,7 @@ def _marks(samples: Sequence[Sample]) -> dict[str, Measure]:
     }
 
 
-@stage(version=2)
+@stage(version=3)
 def evaluate(run: Run, config: EvalConfig, *, model: Checkpoint, world: World) -> Report:
     """Ask a model the held-out Pocket questions and mark every reply.
 

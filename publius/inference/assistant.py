@@ -8,6 +8,7 @@ reply and a whole one are the same message.
 from __future__ import annotations
 
 import codecs
+import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -22,8 +23,10 @@ from publius.core.messages import (
     ToolUseBlock,
 )
 from publius.inference.engine import Engine
+from publius.inference.guide import thinking_open
 from publius.inference.request import Completion
 from publius.inference.sampling import Sampling
+from publius.inference.tool_choice import ToolChoice, choosing
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.special import ASSISTANT, SYSTEM, THINK, THINK_END, TOOL_USE, TOOL_USE_END, TOOLS, USER
 
@@ -83,9 +86,14 @@ class Assistant:
         thinking: bool | None = None,
         prefill: str = "",
         sampling: Sampling | None = None,
+        tool_choice: ToolChoice | None = None,
+        thinking_budget: int | None = None,
     ) -> Reply:
         """The next assistant message; arguments as `replies`."""
-        return self.replies([conversation], thinking=thinking, prefill=prefill, sampling=sampling)[0]
+        return self.replies(
+            [conversation], thinking=thinking, prefill=prefill, sampling=sampling, tool_choice=tool_choice,
+            thinking_budget=thinking_budget,
+        )[0]  # fmt: skip
 
     def replies(
         self,
@@ -94,6 +102,8 @@ class Assistant:
         thinking: bool | None = None,
         prefill: str = "",
         sampling: Sampling | None = None,
+        tool_choice: ToolChoice | None = None,
+        thinking_budget: int | None = None,
     ) -> list[Reply]:
         """The next assistant message of every conversation, in one call of the engine.
 
@@ -102,12 +112,22 @@ class Assistant:
             thinking: True opens thinking, False forbids it, None lets the model decide.
             prefill: text every reply begins with (not repeated in the message).
             sampling: in place of the assistant's own.
+            tool_choice: "auto", "any", "none" or a NamedTool keeps calls to the conversation's tools and
+                their schemas; None leaves them as the model writes them.
+            thinking_budget: most tokens of thinking; None is the sampling's own.
 
         Raises:
-            UserError: a conversation the renderer or the engine refuses (images, too long).
+            UserError: a conversation the renderer or the engine refuses (images, too long), a tool that is
+                not there or whose schema cannot be kept to.
         """
         prompts = [self.renderer.prompt(c, thinking=thinking, prefill=prefill) for c in conversations]
-        completions = self.engine.generate(prompts, self._sampling(sampling))
+        chosen: Sampling | list[Sampling] = self._sampling(sampling, thinking_budget)
+        if tool_choice is not None:
+            chosen = [
+                choosing(_row(chosen, i), c.tools, tool_choice, prompt, self.renderer.tokenizer)
+                for i, (c, prompt) in enumerate(zip(conversations, prompts, strict=True))
+            ]
+        completions = self.engine.generate(prompts, chosen)
         return [self._read(p, done) for p, done in zip(prompts, completions, strict=True)]
 
     def stream(
@@ -117,6 +137,8 @@ class Assistant:
         thinking: bool | None = None,
         prefill: str = "",
         sampling: Sampling | None = None,
+        tool_choice: ToolChoice | None = None,
+        thinking_budget: int | None = None,
     ) -> Generator[Event, None, Reply]:
         """One reply as it is written. Arguments as `replies`; the generator's value is the whole Reply.
 
@@ -124,12 +146,15 @@ class Assistant:
         until it is known not to be.
         """
         prompt = self.renderer.prompt(conversation, thinking=thinking, prefill=prefill)
-        chosen = self._sampling(sampling)
-        return self._stream(prompt, chosen)
+        chosen = self._sampling(sampling, thinking_budget)
+        if tool_choice is not None:
+            chosen = choosing(chosen, conversation.tools, tool_choice, prompt, self.renderer.tokenizer)
+        return self._stream(prompt, chosen, self.engine.stream(prompt, chosen))
 
-    def _stream(self, prompt: list[int], sampling: Sampling) -> Generator[Event, None, Reply]:
+    def _stream(
+        self, prompt: list[int], sampling: Sampling, tokens: Generator[int, None, Completion]
+    ) -> Generator[Event, None, Reply]:
         pieces = _Pieces(self.renderer, sampling.stop, self._opening(prompt))
-        tokens = self.engine.stream(prompt, sampling)
         while True:
             try:
                 token = next(tokens)
@@ -140,21 +165,17 @@ class Assistant:
         yield from pieces.finish(completion.stop_sequence)
         return self._read(prompt, completion)
 
-    def _sampling(self, sampling: Sampling | None) -> Sampling:
+    def _sampling(self, sampling: Sampling | None, thinking_budget: int | None) -> Sampling:
         """With the renderer's stops, and those tokens that open another turn: the reply is over there."""
         chosen, special = sampling or self.sampling, self.renderer.tokenizer.special
         turns = {special[name] for name in (SYSTEM, TOOLS, USER, ASSISTANT)}
-        return replace(chosen, stop_ids=tuple(sorted({*chosen.stop_ids, *self.renderer.stop_ids, *turns})))
+        stops = tuple(sorted({*chosen.stop_ids, *self.renderer.stop_ids, *turns}))
+        budget = chosen.thinking_budget if thinking_budget is None else thinking_budget
+        return replace(chosen, stop_ids=stops, thinking_budget=budget)
 
     def _opening(self, prompt: Sequence[int]) -> Literal["thinking", "text"]:
         """What the reply's first token belongs to: the prompt may have left a thinking block open."""
-        special = self.renderer.tokenizer.special
-        for token in reversed(prompt):
-            if token == special[THINK]:
-                return "thinking"
-            if token in (special[THINK_END], special[ASSISTANT]):
-                break
-        return "text"
+        return "thinking" if thinking_open(prompt, self.renderer.tokenizer) else "text"
 
     def _read(self, prompt: Sequence[int], completion: Completion) -> Reply:
         parsed = self.renderer.parse(completion.tokens, thinking_open=self._opening(prompt) == "thinking")
@@ -163,6 +184,14 @@ class Assistant:
             blocks, reason = _cut(blocks, completion.stop_sequence), "stop_sequence"
         message = Message(role="assistant", content=blocks)
         return Reply(message, reason, len(completion.tokens), completion.stop_sequence, problems)
+
+
+def _row(sampling: Sampling, index: int) -> Sampling:
+    """What row `index` draws with: a seed of its own, where there is one."""
+    if sampling.seed is None or index == 0:
+        return sampling
+    digest = hashlib.blake2b(f"{sampling.seed}:{index}".encode(), digest_size=8).digest()
+    return replace(sampling, seed=int.from_bytes(digest, "little") >> 1)
 
 
 def _cut(blocks: tuple[Block, ...], stop: str) -> tuple[Block, ...]:

@@ -4,9 +4,9 @@ A step reads *schedule, run, postprocess*. The scheduler says which tokens are r
 runner turns them into logits (`runner`), and the sampler draws the tokens that follow (`sampler`).
 
 On a CPU with a C++ compiler the forward pass is native, and a row's numbers do not depend, to the bit, on
-what it is computed beside: batch, chunks, reused prefixes, preemption and guesses cannot change a text. Elsewhere
-the model's own forward runs, and a result depends on the batch through the rounding of matrix products: about
-1e-6 in a logit in fp32, 1e-2 in bf16.
+what it is computed beside: batch, chunks, reused prefixes, preemption and guesses cannot change a text.
+Elsewhere the model's own forward runs, and a result depends on the batch through the rounding of matrix
+products: about 1e-6 in a logit in fp32, 1e-2 in bf16.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from publius.core.errors import UserError
+from publius.inference.guide import Guides
 from publius.inference.host import Dtype, Host
 from publius.inference.pages import PAGE, PagePool
 from publius.inference.postprocess import postprocess
@@ -26,7 +27,7 @@ from publius.inference.request import Completion, Request
 from publius.inference.sampler import row_uniforms
 from publius.inference.sampling import Sampling
 from publius.inference.scheduler import Scheduler, Work
-from publius.inference.speculate import prompt_lookup
+from publius.inference.speculate import ModelDraft, prompt_lookup
 from publius.model.transformer import Transformer
 from publius.tokenizer.tokenizer import Tokenizer
 
@@ -69,8 +70,9 @@ class Engine:
         device: None keeps the model's.
         cache_tokens: most tokens whose keys and values are kept; None is what `max_batch` full rows need, or
             a quarter of the free memory if that is less. What cannot fit is refused when it is asked for.
-        speculate: how many tokens to guess at each step from what was said before (Saxena 2023, prompt lookup
-            decoding). They are checked and never change a text; worth it where replies repeat their prompt.
+        speculate: how many tokens to guess at each step. They are checked and never change a text.
+        draft: a smaller model of the same tokenizer that guesses; None guesses from what was said before,
+            which is worth it where replies repeat their prompt.
         native: False computes with PyTorch on CPU too.
 
     Raises:
@@ -88,6 +90,7 @@ class Engine:
         device: torch.device | str | None = None,
         cache_tokens: int | None = None,
         speculate: int = 0,
+        draft: Transformer | None = None,
         step_tokens: int = STEP_TOKENS,
         native: bool = True,
     ) -> None:
@@ -99,10 +102,17 @@ class Engine:
         ):
             if value < least:
                 raise UserError(f"{name} is {value}", where=f"Engine.{name}", fix=f"give at least {least}")
-        self.tokenizer, self.max_batch = tokenizer, max_batch
+        self.tokenizer, self.max_batch, self._guides = tokenizer, max_batch, Guides(tokenizer)
         self._step_tokens, self._speculate = step_tokens, speculate
         self._scheduler: Scheduler | None = None
         self._stats = Stats()
+        self._draft = (
+            prompt_lookup
+            if draft is None
+            else ModelDraft(
+                Engine(draft, tokenizer, dtype=dtype, max_batch=max_batch, device=device, native=native)
+            )
+        )
         self._fits(model)
         self._host = Host(
             model, dtype=dtype, device=device, native=native, max_batch=max_batch, cache_tokens=cache_tokens
@@ -164,7 +174,7 @@ class Engine:
                 rows=self.max_batch,
                 tokens=max(self._step_tokens, self.max_batch),
                 scored=_LOGITS // self.model.config.vocab_size,
-                draft=prompt_lookup if self._speculate else None,
+                draft=self._draft if self._speculate else None,
                 guesses=self._speculate,
             )
         elif changed:
@@ -207,7 +217,7 @@ class Engine:
             Request(prompt, one, stream=i if shared else 0)
             for i, (prompt, one) in enumerate(zip(prompts, samplings, strict=True))
         ]
-        self._complete(requests)
+        self.complete(requests)
         return [request.completion() for request in requests]
 
     def samples(
@@ -286,14 +296,21 @@ class Engine:
                 reads[row] = request
             places.append((request, found))
         # Alike beside alike, so that what is shared is not given up in between.
-        self._complete([reads[row] for row in sorted(reads)], checked=True)
+        self._run([reads[row] for row in sorted(reads)])
         return [[request.scores[p][j] for p, j in found] if request else [] for request, found in places]
 
-    def _complete(self, requests: Sequence[Request], *, checked: bool = False) -> None:
-        """Run `requests` to their end; whatever happens, none of them is left behind."""
-        if not checked:
-            for i, request in enumerate(requests):
-                self._check(i, request)
+    def complete(self, requests: Sequence[Request]) -> None:
+        """Run requests of one's own making to their end.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        for i, request in enumerate(requests):
+            self._check(i, request)
+        self._run(requests)
+
+    def _run(self, requests: Sequence[Request]) -> None:
+        """To their end; whatever happens, none of them is left behind."""
         for request in requests:
             self._submit(request)
         try:
@@ -336,7 +353,7 @@ class Engine:
 
     def _submit(self, request: Request) -> None:
         scheduler = self._ready()
-        if request.targets is None:
+        if request.targets is None and request.uniforms is None:
             request.uniforms = row_uniforms(request.sampling, request.stream).numpy()
         scheduler.add(request)
 
@@ -378,3 +395,4 @@ class Engine:
         """Refuse what could not be run to its end."""
         room = Room(self.model.config.vocab_size, self.context, self._ready().pool.count * PAGE)
         check_request(index, request, room, prompt)
+        request.guide = self._guides.guide(index, request.prompt, request.sampling)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from publius.core.errors import UserError
+from publius.inference.guide import restrict
 from publius.inference.request import Alternatives, Request
 from publius.inference.runner import wanted_rows
 from publius.inference.sampler import Drawn, adjusted, draw, likeliest
@@ -67,7 +68,7 @@ def _take(work: Work, drawn: Sequence[tuple[Drawn, Alternatives | None]], tokeni
     request = work.request
     for added, ((token, logprob), alternatives) in enumerate(drawn, 1):
         if logprob != logprob:
-            request.error = UserError(
+            request.error = (request.guide and request.guide.error) or UserError(
                 "the model's logits are not numbers (NaN)",
                 where="Engine",
                 fix="its weights are damaged or diverged in training: use an earlier checkpoint",
@@ -93,7 +94,13 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
         if request.sampling.adjusts:
             said = [*request.tokens, *work.draft[:guesses]]
             logits_NV[number] = adjusted(logits_NV[number], request, said).to(logits_NV.dtype)
+    guided = [(number, guide) for number, row in enumerate(rows) if (guide := row.work.request.guide)]
+    restrict(logits_NV, guided)
     drawn = draw(logits_NV, samplings, uniforms)
+    for number, guide in guided:
+        logprob = drawn[number][0][1]
+        if logprob != logprob and guide.error is None and not logits_NV[number].isnan().any():
+            guide.stick("every token that may come next is forbidden otherwise")
     return [
         (
             one,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from publius.core.errors import UserError
+from publius.inference.guide import Guide
 from publius.inference.sampling import Sampling
 from publius.tokenizer.tokenizer import Tokenizer
 
@@ -78,6 +79,8 @@ class Request:
     """A hash of everything up to the end of each full page."""
     uniforms: NDArray[np.float64] | None = None
     """One number for each token to draw."""
+    guide: Guide | None = None
+    """Which tokens may come next."""
     _text: bytearray = field(default_factory=bytearray)
 
     @property
@@ -111,7 +114,12 @@ class Request:
         """Take the next token; True when it is the last."""
         self.tokens.append(token)
         self.logprobs.append(logprob)
-        if token == tokenizer.end_id or token in self.sampling.stop_ids:
+        if self.guide is not None:
+            self.guide.take(token)
+            self.error = self.guide.error
+        if self.error is not None:
+            self.stop_reason = "error"
+        elif token == tokenizer.end_id or token in self.sampling.stop_ids:
             self.stop_reason = "end"
         elif self.sampling.stop and self._meets_stop(tokenizer.id_bytes(token)):
             self.stop_reason = "stop_sequence"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from publius.core.errors import UserError
+from publius.inference.grammar import Grammar
 
 __all__ = ["Sampling"]
 
@@ -30,6 +31,9 @@ class Sampling:
         stop: stop when the new text contains one of these.
         stop_ids: stop at these tokens, beside the tokenizer's end token, which always stops.
         seed: None draws from torch's global generator.
+        grammar: what the reply must match. Tokens are drawn from what may come next, with their
+            log-probabilities among it; such a row is not guessed ahead.
+        thinking_budget: most tokens of thinking in the reply; then the token that ends thinking follows.
 
     Raises:
         UserError: naming the field out of range.
@@ -48,6 +52,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     seed: int | None = None
+    grammar: Grammar | None = None
+    thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -69,6 +75,8 @@ class Sampling:
             _refuse("logit_bias", dict(self.logit_bias), "numbers, or -inf to forbid a token")
         if self.alternatives < 0:
             _refuse("alternatives", self.alternatives, "0 or more")
+        if self.thinking_budget is not None and self.thinking_budget < 0:
+            _refuse("thinking_budget", self.thinking_budget, "0 or more, or None to leave it open")
         if isinstance(self.stop, str) or any(not text for text in self.stop):
             _refuse("stop", self.stop, "a tuple of texts, none of them empty")
 

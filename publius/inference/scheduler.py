@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import time
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from publius.inference.pages import PAGE, PagePool, page_hash
@@ -18,8 +18,8 @@ from publius.inference.request import Request
 
 __all__ = ["Scheduler", "Work"]
 
-Draft = Callable[[Request, int], list[int]]
-"""Guesses of the next tokens of a request, at most so many."""
+Draft = Callable[[Sequence[tuple[Request, int]]], list[list[int]]]
+"""Guesses the next tokens of each request, at most so many."""
 
 
 class Work(NamedTuple):
@@ -96,10 +96,11 @@ class Scheduler:
         """The next step; empty when nothing is to do."""
         self._expire()
         plan: list[Work] = []
+        drafts = self._drafts()
         budget, scored, preempted = self.tokens, self.scored, self.preemptions
         for request in tuple(self.running):
             if budget and request in self.running:
-                work = self._work(request, budget, scored)
+                work = self._work(request, budget, scored, drafts.get(request.number, []))
                 if work is not None:
                     plan.append(work)
                     budget -= work.count + len(work.draft)
@@ -107,6 +108,18 @@ class Scheduler:
         if self.preemptions == preempted:  # else there is no room
             self._admit(plan, budget, scored)
         return plan
+
+    def _drafts(self) -> dict[int, list[int]]:
+        """Guesses for the rows that decode, by their number."""
+        if self._draft is None:
+            return {}
+        asked: list[tuple[Request, int]] = []
+        for request in self.running:
+            room = min(self._guesses, request.sampling.max_tokens - len(request.tokens) - 1)
+            if request.targets is None and request.guide is None and request.left == 1 and room > 0:
+                asked.append((request, room))
+        guessed = self._draft(asked) if asked else []
+        return {request.number: guess for (request, _), guess in zip(asked, guessed, strict=True)}
 
     def _admit(self, plan: list[Work], budget: int, scored: int) -> None:
         """Start requests that wait."""
@@ -124,7 +137,7 @@ class Scheduler:
                 continue
             request.pages = self.pool.share(request.chain[:known])
             request.computed = known * PAGE
-            work = self._work(request, budget, scored, starting=True)
+            work = self._work(request, budget, scored, [], starting=True)
             if work is None:
                 self._release(request)
                 later.append(entry)
@@ -148,17 +161,16 @@ class Scheduler:
         self._preempt(least)
         return True
 
-    def _work(self, request: Request, budget: int, scored: int, *, starting: bool = False) -> Work | None:
+    def _work(
+        self, request: Request, budget: int, scored: int, draft: list[int], *, starting: bool = False
+    ) -> Work | None:
         """As much of `request` as fits, with pages for it; None when there are none."""
         count = min(request.left, budget)
         if request.targets is not None:
             count = min(count, scored)
             if count <= 0:
                 return None
-        draft: list[int] = []
-        if self._draft is not None and request.targets is None and count == request.left == 1:
-            room = min(self._guesses, budget - 1, request.sampling.max_tokens - len(request.tokens) - 1)
-            draft = self._draft(request, room) if room > 0 else []
+        draft = draft[: budget - count]
         needed = -(-(request.computed + count + len(draft)) // PAGE) - len(request.pages)
         while needed > self.pool.available:
             if starting:

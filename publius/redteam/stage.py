@@ -99,7 +99,7 @@ def twin_for(hazard: Conversation, twins: Sequence[Conversation], rng: random.Ra
     return None
 
 
-@stage(version=6)
+@stage(version=7)
 def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World) -> Findings:
     """One round: attack, confirm, record.
 

@@ -32,7 +32,7 @@ _PTX_ROW = 256
 """Places in a row of practice."""
 
 
-@stage(version=3, wide=True)
+@stage(version=4, wide=True)
 def ppo(
     run: Run,
     config: PPOConfig,

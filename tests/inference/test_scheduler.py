@@ -135,12 +135,12 @@ def test_a_deadline_ends_running_and_waiting() -> None:
 
 
 def test_guesses_take_no_room_from_others() -> None:
-    s = scheduler(pages=3, draft=lambda request, count: [9] * count, guesses=8)
+    s = scheduler(pages=3, draft=lambda asked: [[9] * count for _, count in asked], guesses=8)
     s.add(make(30, tokens=19))
     run(s, s.schedule())
     [work] = s.schedule()
     assert (work.count, work.draft) == (1, [9] * 8)
-    s = scheduler(pages=2, draft=lambda request, count: [9] * count, guesses=8)
+    s = scheduler(pages=2, draft=lambda asked: [[9] * count for _, count in asked], guesses=8)
     s.add(make(30, tokens=3))
     run(s, s.schedule())
     [work] = s.schedule()

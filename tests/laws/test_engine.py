@@ -207,7 +207,7 @@ def test_natively_nothing_but_the_prompt_matters_to_the_bit(
     dtype: torch.dtype | Literal["int8"], lengths: list[int], max_batch: int, step_tokens: int, shared: int,
     speculate: int, pages: int, threads: int, seed: int,
 ) -> None:  # fmt: skip
-    """Batches, chunks, reused prefixes, preemption, guesses, threads: no token and no log-probability moves."""
+    """Batches, chunks, reused prefixes, preemption, guesses, threads: no number moves."""
     prompts = prompts_of(lengths, seed, shared)
     rng = random.Random(seed)
     samplings = [

@@ -96,7 +96,8 @@ template <class T, class C> class Pass {
       return call.positions[a.first] > call.positions[b.first];
     });
     size_t rows = std::max(call.rows, call.outputs), queries = size_t(tokens_each) * group;
-    each = (queries * (c.head_dim + CHUNK + deep + 2) * sizeof(float) + 63) / 64 * 64;
+    const size_t widened = sizeof(C) == 2 ? size_t(CHUNK) * (c.head_dim + deep) : 0;
+    each = ((queries * (c.head_dim + CHUNK + deep + 2) + LANES + widened) * sizeof(float) + 63) / 64 * 64;
     size_t sizes[] = {rows * wide * sizeof(float), rows * qkv_wide * sizeof(float), rows * act_wide * sizeof(A),
                       rows * inner_wide * sizeof(A), each * c.threads};
     size_t all = 64;
@@ -235,7 +236,7 @@ template <class T, class C> class Pass {
   }
 
   // Scores of M queries against N pages.
-  template <int M, int N> void scores(const float *query, C *const *pages, float *to) const {
+  template <int M, int N, class K> void scores(const float *query, K *const *pages, float *to) const {
     v16 acc[M][N];
     for (int q = 0; q < M; q++)
       for (int n = 0; n < N; n++) acc[q][n] = v16{};
@@ -248,21 +249,21 @@ template <class T, class C> class Pass {
     for (int q = 0; q < M; q++)
       for (int n = 0; n < N; n++) store(to + q * CHUNK + n * PAGE, acc[q][n]);
   }
-  template <int M> void score_rows(const float *query, C *const *pages, int count, float *to) const {
-    constexpr int N = M >= 8 ? 1 : M >= 4 ? 2 : 4;
+  template <int M, class K> void score_rows(const float *query, K *const *pages, int count, float *to) const {
+    constexpr int N = M >= 4 ? 2 : 4;
     int n = 0;
     for (; n + N <= count; n += N) scores<M, N>(query, pages + n, to + n * PAGE);
     for (; n < count; n++) scores<M, 1>(query, pages + n, to + n * PAGE);
   }
 
   // acc[M][N vectors] += weights[M][keys] x values.
-  template <int M, int N>
-  void weigh(const float *weights, C *const *pages, int first, int end, int column, float *out) const {
+  template <int M, int N, class K>
+  void weigh(const float *weights, K *const *pages, int count, int column, float *out) const {
     v16 acc[M][N];
     for (int q = 0; q < M; q++)
       for (int n = 0; n < N; n++) acc[q][n] = load<v16>(out + q * deep + column + n * LANES);
-    for (int key = first; key < end; key++) {
-      C *line = pages[key / PAGE] + size_t(key % PAGE) * deep + column;
+    for (int key = 0; key < count; key++) {
+      K *line = pages[key / PAGE] + size_t(key % PAGE) * deep + column;
       v16 value[N];
       for (int n = 0; n < N; n++) value[n] = vector(line + n * LANES);
       for (int q = 0; q < M; q++)
@@ -271,18 +272,43 @@ template <class T, class C> class Pass {
     for (int q = 0; q < M; q++)
       for (int n = 0; n < N; n++) store(out + q * deep + column + n * LANES, acc[q][n]);
   }
-  template <int M> void weigh_rows(const float *weights, C *const *pages, int first, int end, float *out) const {
+  template <int M, class K>
+  void weigh_rows(const float *weights, K *const *pages, int count, float *out) const {
     int column = 0, all = int(deep);
-    for (; column + 4 * LANES <= all; column += 4 * LANES) weigh<M, 4>(weights, pages, first, end, column, out);
-    for (; column + 2 * LANES <= all; column += 2 * LANES) weigh<M, 2>(weights, pages, first, end, column, out);
-    for (; column < all; column += LANES) weigh<M, 1>(weights, pages, first, end, column, out);
+    for (; column + 4 * LANES <= all; column += 4 * LANES) weigh<M, 4>(weights, pages, count, column, out);
+    for (; column + 2 * LANES <= all; column += 2 * LANES) weigh<M, 2>(weights, pages, count, column, out);
+    for (; column < all; column += LANES) weigh<M, 1>(weights, pages, count, column, out);
+  }
+
+  struct Span {
+    int from, count, pages, queries, window;  // keys from `from` on
+  };
+
+  // One chunk of keys for all queries of an item.
+  template <class K>
+  void chunk(const Item &item, const Span &span, K *const *k, K *const *v, const float *query, float *weights,
+             float *out, float *most, float *total) const {
+    const int d = c.head_dim, queries = span.queries;
+    int q = 0;
+    for (; q + 8 <= queries; q += 8) score_rows<8>(query + q * d, k, span.pages, weights + q * CHUNK);
+    for (; q + 4 <= queries; q += 4) score_rows<4>(query + q * d, k, span.pages, weights + q * CHUNK);
+    for (; q < queries; q++) score_rows<1>(query + q * d, k, span.pages, weights + q * CHUNK);
+    for (q = 0; q < queries; q++) {
+      const int last = call.positions[item.first + q / group], first = span.window ? last - span.window + 1 : 0;
+      fold(weights + q * CHUNK, span.from, span.pages, first, last, most[q], total[q], out + q * deep);
+    }
+    q = 0;
+    if (deep <= 2 * LANES)
+      for (; q + 8 <= queries; q += 8) weigh_rows<8>(weights + q * CHUNK, v, span.count, out + q * deep);
+    for (; q + 4 <= queries; q += 4) weigh_rows<4>(weights + q * CHUNK, v, span.count, out + q * deep);
+    for (; q < queries; q++) weigh_rows<1>(weights + q * CHUNK, v, span.count, out + q * deep);
   }
 
   // Softmax over the keys a query may see, CHUNK keys at a time (Milakov and Gimelshein 2018, 1805.02867).
   void attend(int l, const Item &item, float *mine) {
     const int window = m.layers[l].window, d = c.head_dim, queries = item.count * group;
     float *query = mine, *weights = query + size_t(queries) * d, *out = weights + size_t(queries) * CHUNK;
-    float *most = out + queries * deep, *total = most + queries;
+    float *most = out + queries * deep, *total = most + queries, *widened = total + padded(queries);
     for (int t = 0; t < item.count; t++)
       std::memcpy(query + size_t(t) * group * d, qkv + (item.first + t) * qkv_wide + item.head * group * d,
                   size_t(group) * d * sizeof(float));
@@ -300,17 +326,21 @@ template <class T, class C> class Pass {
         k[i] = keys(l, table[from / PAGE + i], item.head);
         v[i] = values(l, table[from / PAGE + i], item.head);
       }
-      int q = 0;
-      for (; q + 8 <= queries; q += 8) score_rows<8>(query + q * d, k, pages, weights + q * CHUNK);
-      for (; q + 4 <= queries; q += 4) score_rows<4>(query + q * d, k, pages, weights + q * CHUNK);
-      for (; q < queries; q++) score_rows<1>(query + q * d, k, pages, weights + q * CHUNK);
-      for (q = 0; q < queries; q++) {
-        const int last = call.positions[item.first + q / group], first = window ? last - window + 1 : 0;
-        fold(weights + q * CHUNK, from, pages, first, last, most[q], total[q], out + q * deep);
+      const Span span{from, end - from, pages, queries, window};
+      if constexpr (sizeof(C) == 2) {
+        if (queries >= 8) {  // many read the same: widen it once
+          float *wide_k[CHUNK / PAGE], *wide_v[CHUNK / PAGE];
+          for (int i = 0; i < pages; i++) {
+            wide_k[i] = widened + size_t(i) * PAGE * (d + deep);
+            wide_v[i] = wide_k[i] + PAGE * d;
+            for (int j = 0; j < PAGE * d; j += LANES) store(wide_k[i] + j, vector(k[i] + j));
+            for (size_t j = 0; j < PAGE * deep; j += LANES) store(wide_v[i] + j, vector(v[i] + j));
+          }
+          chunk(item, span, wide_k, wide_v, query, weights, out, most, total);
+          continue;
+        }
       }
-      const int count = end - from;
-      for (q = 0; q + 4 <= queries; q += 4) weigh_rows<4>(weights + q * CHUNK, v, 0, count, out + q * deep);
-      for (; q < queries; q++) weigh_rows<1>(weights + q * CHUNK, v, 0, count, out + q * deep);
+      chunk(item, span, k, v, query, weights, out, most, total);
     }
     for (int q = 0; q < queries; q++) {
       A *to = act + (item.first + q / group) * act_wide + (item.head * group + q % group) * d;

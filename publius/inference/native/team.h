@@ -2,7 +2,9 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -37,35 +39,55 @@ class Team {
     wake_.notify_all();
     for (auto &member : members_) member.join();
   }
+  // Runs `work` on all members, or on the caller alone where company has been of no use: on a machine that others
+  // use too, a member that is not running keeps the rest waiting at every barrier. Tried again after a while.
   void run(const std::function<void(int)> &work) {
+    if (size == 1 || alone_ > 0) {
+      alone_ = std::max(0, alone_ - 1);
+      active_ = 1;
+      return work(0);
+    }
+    active_ = size;
     work_ = &work;
+    waited_.store(0);
+    auto begun = Clock::now();
     {
       std::lock_guard<std::mutex> hold(lock_);
       call_.fetch_add(1);
     }
-    if (size > 1) wake_.notify_all();
+    wake_.notify_all();
     work(0);
     barrier();
+    double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+    if (size - waited_.load() * 1e-9 / seconds < USEFUL) alone_ = RETRY;
   }
   // All members wait for each other.
   void barrier() {
-    if (size == 1) return;
+    if (active_ == 1) return;
     int turn = turn_.load();
     if (arrived_.fetch_add(1) + 1 == size) {
       arrived_.store(0);
       turn_.fetch_add(1);
       return;
     }
-    for (int spins = 0; turn_.load(std::memory_order_acquire) == turn; spins++)
-      spins < 4000 ? pause_briefly() : std::this_thread::yield();
+    int spins = 0;
+    for (; spins < 200 && turn_.load(std::memory_order_acquire) == turn; spins++) pause_briefly();
+    if (spins < 200) return;
+    auto begun = Clock::now();
+    for (; turn_.load(std::memory_order_acquire) == turn; spins++)
+      spins < SPINS ? pause_briefly() : std::this_thread::yield();
+    waited_.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begun).count());
   }
   const int size;
 
  private:
+  typedef std::chrono::steady_clock Clock;
+  static constexpr int SPINS = 4000, RETRY = 200;
+  static constexpr double USEFUL = 1.2;  // members at work, on average, below which one alone does as well
   void serve(int member) {
     unsigned seen = 0;
     for (;;) {
-      for (int spins = 0; spins < 4000 && call_.load(std::memory_order_acquire) == seen; spins++) pause_briefly();
+      for (int spins = 0; spins < SPINS && call_.load(std::memory_order_acquire) == seen; spins++) pause_briefly();
       if (call_.load() == seen) {
         std::unique_lock<std::mutex> hold(lock_);
         wake_.wait(hold, [&] { return call_.load() != seen; });
@@ -81,6 +103,8 @@ class Team {
   std::condition_variable wake_;
   std::atomic<unsigned> call_{0};
   std::atomic<int> arrived_{0}, turn_{0};
+  std::atomic<int64_t> waited_{0};  // nanoseconds, of all members
+  int active_ = 1, alone_ = 0;
   const std::function<void(int)> *work_ = nullptr;
   bool over_ = false;
 };

@@ -1,37 +1,22 @@
-"""The command line: thin verbs over the Python API of the same names.
-
-Results go to stdout (`--json` prints nothing else there), words for people to stderr. What a user
-can mend ends with one message and exit code 2, never a traceback.
-"""
+"""Recipes and their runs: run, plan, show, report, clean."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from publius import __version__
-from publius.constitution.principles import Constitution
+from publius.cli.base import AsJson, Home, RecipeName, RunName, Settings, Until, app, print_json
 from publius.core.console import console
-from publius.core.device import pick_device
 from publius.core.errors import UserError
-from publius.data.pocket.tools import TOOLS
-from publius.data.pocket.world import World
-from publius.inference import terminal
 from publius.model.config import ModelConfig
-from publius.model.transfer import ExportType, export_checkpoint, import_model, import_to, parse_size
 from publius.pipeline import (
     HARDWARE,
     Hardware,
     Recipe,
-    StageCrash,
-    Stopped,
     clean_home,
     cluster_named,
     hardware_named,
@@ -44,7 +29,6 @@ from publius.pipeline import (
     show_run,
 )
 from publius.pipeline.job import load_reference
-from publius.release.locate import locate
 from publius.report import write_report
 from publius.report.terminal import metric_table, plan_table, stage_table
 from publius.training.calibrate import Calibration, calibrate
@@ -52,67 +36,7 @@ from publius.training.distributed.layout import in_job
 from publius.training.plan import TrainingPlan, plan_training, read_model, tier_shape
 from publius.training.scaling import read_amount
 
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    name="publius",
-    help="Build a Claude-style assistant, end to end, from your text and your constitution.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-constitution_app = typer.Typer(help="Read and check constitutions.", no_args_is_help=True)
-app.add_typer(constitution_app, name="constitution")
-
-Home = Annotated[Path, typer.Option("--home", envvar="PUBLIUS_HOME", help="Where artifacts/ and runs/ lie.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A recipe parameter (seed=1) or a field (sft.steps=50)."),
-]
-Until = Annotated[
-    str | None, typer.Option("--until", metavar="STAGE", help="This stage and what it needs only.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe, or file.py:function.")]
-RunName = Annotated[str | None, typer.Option("--name", help="The run's name (default: the recipe's).")]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0 (after SIGTERM too), 2 for a user's error, 130 when interrupted."""
-    try:
-        app(None if arguments is None else list(arguments))
-    except UserError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except StageCrash as error:
-        console.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(1)
-    except Stopped:
-        console.print("stopped as asked; the same command goes on from here", markup=False)
-        sys.exit(0)
-    except KeyboardInterrupt:
-        console.print("stopped", markup=False)
-        sys.exit(130)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def publius(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
-    ] = False,
-) -> None:
-    """Build a Claude-style assistant, end to end, from your text and your constitution."""
+__all__ = ["clean", "plan", "report", "run", "show"]
 
 
 @app.command()
@@ -149,7 +73,7 @@ def run(
         member.dismiss()
     page = write_report(home, run_name)
     if as_json:
-        _print_json(show_run(run_name, home).as_dict())
+        print_json(show_run(run_name, home).as_dict())
     else:
         console.print(f"done. numbers: publius show {run_name}   report: {page}", markup=False)
         console.print(f"to chat: publius chat {run_name}", markup=False)
@@ -225,7 +149,7 @@ def _planned_shape(tier: str | None, scale: str, model: Path | None, vocab: int 
 def _print_model_plan(planned: TrainingPlan | None, measured: Calibration | None, as_json: bool) -> None:
     if as_json:
         shown = {} if planned is None else planned.as_dict()
-        _print_json(shown | ({} if measured is None else {"calibration": measured._asdict()}))
+        print_json(shown | ({} if measured is None else {"calibration": measured._asdict()}))
         return
     for part in (measured, planned):
         if part is not None:
@@ -238,7 +162,7 @@ def _print_recipe_plan(
     rows = plan_recipe(wired, home, name=name, until=until)
     if as_json:
         totals = plan_totals(rows, row)._asdict()
-        _print_json({"hardware": row._asdict(), "stages": [r.as_dict(row) for r in rows], "totals": totals})
+        print_json({"hardware": row._asdict(), "stages": [r.as_dict(row) for r in rows], "totals": totals})
         return
     total = plan_totals(rows, row)
     out = Console(highlight=False)
@@ -260,13 +184,13 @@ def show(
     if name is None:
         names = list_runs(home)
         if as_json:
-            _print_json({"runs": names})
+            print_json({"runs": names})
         else:
             print("\n".join(names) if names else "no runs yet: start one with `publius run quickstart`")
         return
     view = show_run(name, home)
     if as_json:
-        _print_json(view.as_dict())
+        print_json(view.as_dict())
     else:
         out = Console(highlight=False)
         out.print(stage_table(view))
@@ -295,102 +219,6 @@ def clean(
 
 
 @app.command()
-def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, run/stage, or a checkpoint folder.")],
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Say this, print the reply.")] = None,
-    system: Annotated[str | None, typer.Option("--system", help="A system text.")] = None,
-    thinking: Annotated[bool, typer.Option(help="Let the model think before it replies.")] = True,
-    tools: Annotated[
-        bool, typer.Option("--tools", help="Offer the calculator and the almanac (models of a Pocket run).")
-    ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    home: Home = Path(),
-) -> None:
-    """Chat with a model in the terminal; shows thinking and tool calls as they come."""
-    found = locate(model, home)
-    offered = World(found.world).tools() if tools and found.world is not None else None
-    terminal.chat(
-        found.checkpoint, system=system, thinking=thinking, message=message, tools=offered,
-        tool_specs=() if offered is None else TOOLS, device=str(pick_device(device)),
-    )  # fmt: skip
-
-
-@app.command("import")
-def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder in Hugging Face layout.")],
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Write it here as one of our checkpoints.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check a Llama, Mistral, Qwen2, Qwen3 or SmolLM checkpoint, and make it one to start from."""
-    found = import_model(folder) if to is None else import_to(folder, to)
-    config = found.model.config
-    if as_json:
-        facts = {"family": config.written_family, "parameters": config.parameters(), "added": found.added}
-        _print_json(facts | {"rows_added": found.new_rows, "written": None if to is None else str(to)})
-        return
-    print(f"{config.written_family}: {config.parameters():,} weights, every tensor read and finite")
-    if found.added:
-        print(f"special tokens added ({found.new_rows} new rows): {' '.join(found.added)}")
-        print("the model has never seen these tokens: fine-tune it before chatting with it")
-    print(f"written to {to}" if to is not None else "nothing was written: give --to FOLDER to convert it")
-
-
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, run/stage, or a checkpoint folder.")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder that does not exist yet.")],
-    dtype: Annotated[ExportType, typer.Option("--dtype", help="float32 or bfloat16.")] = "float32",
-    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Largest file of weights.")] = "5GB",
-    home: Home = Path(),
-    as_json: AsJson = False,
-) -> None:
-    """Write a model for transformers, vLLM and llama.cpp's converter: safetensors, tokenizer, template."""
-    shard_bytes = parse_size(max_shard_size)
-    source = Path(model) if (Path(model) / "config.json").is_file() else locate(model, home).checkpoint
-    done = export_checkpoint(source, to, dtype=dtype, shard_bytes=shard_bytes)
-    if as_json:
-        _print_json({**done._asdict(), "written": str(to)})
-    else:
-        print(f"{done.architecture}: {done.parameters:,} weights in {len(done.files)} files, {dtype}: {to}")
-
-
-@app.command()
 def report(name: Annotated[str, typer.Argument(metavar="RUN")], home: Home = Path()) -> None:
     """Write a run's report, one self-contained HTML page, and print where it is."""
     print(write_report(home, name))
-
-
-@constitution_app.command()
-def check(
-    path: Annotated[str, typer.Argument(help="A YAML file, or `default` for the bundled one.")] = "default",
-) -> None:
-    """Read a constitution strictly and list what a careful editor would question."""
-    loaded = Constitution.load(path)
-    doubts = loaded.check()
-    for doubt in doubts:
-        print(doubt)
-    console.print(
-        f"{loaded.id} version {loaded.version}: {len(loaded.principles)} principles, {len(doubts)} doubts, "
-        f"hash {loaded.hash[:12]}",
-        markup=False,
-    )
-
-
-@constitution_app.command("show")
-def show_constitution(
-    path: Annotated[str, typer.Argument(help="A YAML file, or `default`.")] = "default",
-) -> None:
-    """Print the principles with their sources."""
-    loaded = Constitution.load(path)
-    table = Table(title=loaded.title, title_justify="left")
-    for column in ("id", "category", "principle", "source"):
-        table.add_column(column, overflow="fold")
-    for principle in loaded.principles:
-        table.add_row(principle.id, principle.category, principle.text, principle.source)
-    Console(highlight=False).print(table)
-
-
-if __name__ == "__main__":
-    main()

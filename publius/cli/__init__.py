@@ -1,0 +1,10 @@
+"""The command line: thin verbs over the Python API of the same names.
+
+Results go to stdout (`--json` prints nothing else there), words for people to stderr. What a user
+can mend ends with one message and exit code 2, never a traceback.
+"""
+
+from publius.cli import constitution, models, runs
+from publius.cli.base import app, main
+
+__all__ = ["app", "constitution", "main", "models", "runs"]
