@@ -14,6 +14,9 @@ rows, Muon + AdamW, bf16 over fp32 weights, compiled blocks): tokens/s, MFU and 
 with attention's causal half counted once, as if a row were one document. The peak is the data sheet's (dense
 bf16) where the card is known; the best of large bf16 products, measured here, stands beside it.
 
+Writing: the engine's tokens/s at 1B weights, one row and 256, beside the roofline of measured memory and
+arithmetic (`publius bench engine`).
+
 Each part is a child with a time limit of its own, inside one budget (8 minutes): a part that fails or runs
 out of memory or time is a row that says so. A compiled part that fails is tried once more, eager.
 """
@@ -30,6 +33,7 @@ import torch
 from harness import child, cores, entry, markdown, matmul_ceiling, record_of, say, write_record
 from sides import Case, batches_of, peer_model, train
 
+from publius.inference.bench import bench_engine
 from publius.model import ModelConfig
 from publius.model.attention import document_mask
 from publius.model.transformer import Transformer
@@ -68,6 +72,11 @@ TINY = [
     Part("tiny", _shape(512, 64, 2, 2, 1, 128, 128), 128, 2, 120.0, False, 2),
     Part("tiny, long", _shape(512, 64, 2, 2, 1, 128, 512), 512, 1, 120.0, True, 2),
 ]
+
+
+WRITING = (_shape(50_304, 2048, 16, 32, 8, 7168, 2048), (1, 256), 128, 64)
+WRITING_TINY = (_shape(512, 64, 2, 2, 1, 128, 128), (1, 4), 16, 8)
+"""Shape, rows, tokens of a prompt, new tokens."""
 
 
 def peak_of(name: str) -> float | None:
@@ -199,6 +208,17 @@ def check_table(checks: Sequence[Mapping[str, Any]]) -> str:
     return markdown(["check", "found", "at most", ""], rows)
 
 
+def writing_table(result: Mapping[str, Any]) -> str:
+    """Markdown: one row a dtype and number of rows."""
+    head = ["weights", "rows", "read, tokens/s", "written, tokens/s", "of the roofline"]
+    rows = [
+        [line["dtype"], str(line["rows"]), f"{line['read_per_second']:,.0f}",
+         f"{line['written_per_second']:,.0f}", f"{line['reached']:.0%}"]
+        for line in result.get("lines", [])
+    ]  # fmt: skip
+    return markdown(head, rows or [[result.get("error", "nothing was measured"), "", "", "", ""]])
+
+
 class Budget:
     """Runs children while there is time.
 
@@ -277,10 +297,14 @@ def main() -> None:
     right = all(check["ok"] for check in checks)
     print(check_table(checks), end="\n\n")
     rows: list[dict[str, Any]] = []
+    written: dict[str, Any] = {}
     peak = peak_of(machine.get("name", ""))
     if right:
         rows = speeds(budget, options, peak, machine["ceiling"])
         print(speed_table(rows), end="\n\n")
+        payload = {"device": options.device, "tiny": options.tiny}
+        written = budget.run("engine", "engine", payload, 100.0)
+        print(writing_table(written), end="\n\n")
         print(f"MFU = {FORMULA}, causal attention counted once")
         print(
             f"peak: {'unknown' if peak is None else f'{peak:.4g}'} FLOP/s; measured: {machine['ceiling']:.4g}"
@@ -291,7 +315,7 @@ def main() -> None:
     cpu = torch.device("cpu")
     record = record_of(
         cpu if "error" in machine else torch.device(options.device), settings=settings, machine=machine,
-        peak_flops=peak, mfu=FORMULA, checks=checks, speeds=rows,
+        peak_flops=peak, mfu=FORMULA, checks=checks, speeds=rows, engine=written,
     )  # fmt: skip
     say(f"written: {write_record(options.out, 'gpu-tiny' if options.tiny else 'gpu', record)}")
     if not right:
@@ -324,5 +348,11 @@ def _speed(payload: dict[str, Any]) -> dict[str, Any]:
     return train(Case.model_validate(payload))
 
 
+def _engine(payload: dict[str, Any]) -> dict[str, Any]:
+    shape, rows, prompt, tokens = WRITING_TINY if payload["tiny"] else WRITING
+    found = bench_engine(shape, torch.device(payload["device"]), prompt=prompt, tokens=tokens, rows=rows)
+    return found.as_dict()
+
+
 if __name__ == "__main__":
-    entry(main, {"ceiling": _ceiling, "logits": _logits, "curve": _curve, "speed": _speed})
+    entry(main, {"ceiling": _ceiling, "logits": _logits, "curve": _curve, "speed": _speed, "engine": _engine})

@@ -203,7 +203,7 @@ class Engine:
 
         Raises:
             UserError: before any compute, naming the request: an empty prompt, an id outside the
-                vocabulary, or a prompt and `max_tokens` that exceed the context or the cache.
+                vocabulary, a prompt and `max_tokens` beyond the context or the cache, an impossible grammar.
         """
         shared = isinstance(sampling, Sampling)
         samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)

@@ -2,7 +2,9 @@
 
 A Grammar is only the wish, as a Sampling carries it; `guide` makes it so. Grammars are read by llguidance
 (https://github.com/guidance-ai/llguidance): its `docs/syntax.md` tells the Lark it knows, and its
-`docs/json_schema.md` the schemas. What it cannot enforce in full it refuses, so that what is taken is kept.
+`docs/json_schema.md` the schemas. What it cannot enforce it refuses, so that what is taken is kept, but for
+three corners: the 29th of February of any year is a "date", names that only `additionalProperties` allows may
+come twice, and a number without bounds may have an exponent too large for a float.
 """
 
 from __future__ import annotations

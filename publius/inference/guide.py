@@ -29,10 +29,15 @@ __all__ = ["Guide", "Guides", "restrict", "thinking_open"]
 Bits = NDArray[np.uint32]
 """One bit an id, the lowest first."""
 
+_ONE = np.uint32(1)
 _KEPT = 256
 """Most compiled grammars an engine keeps."""
 _PROBED = 64
 """A grammar is followed so far, where only one token may come, to see that it does not end in nothing."""
+_BIASES = np.where(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0, -np.inf
+).astype(np.float32)
+"""What is added to eight logits, for each value of their eight bits."""
 
 
 def thinking_open(prompt: Sequence[int], tokenizer: Tokenizer) -> bool:
@@ -68,14 +73,14 @@ def with_ids(bits: Bits, ids: Iterable[int]) -> Bits:
     """`bits` and these ids."""
     more = bits.copy()
     for token in ids:
-        more[token >> 5] |= np.uint32(1 << (token & 31))
+        more[token >> 5] |= _ONE << np.uint32(token & 31)
     return more
 
 
 def without(bits: Bits, token: int) -> Bits:
     """`bits` but this id."""
     less = bits.copy()
-    less[token >> 5] &= ~np.uint32(1 << (token & 31))
+    less[token >> 5] &= ~(_ONE << np.uint32(token & 31))
     return less
 
 
@@ -83,8 +88,8 @@ class _Compiled(NamedTuple):
     """A grammar at its beginning."""
 
     matcher: LLMatcher
-    plain: bool
-    """Special tokens are none of its business."""
+    loose: bool
+    """Special tokens are none of its business, and yet it might let them through."""
 
 
 class Guide:
@@ -111,6 +116,8 @@ class Guide:
         self._thought, self._thoughts = 0, int(thinking)
         """Tokens of thinking, and blocks of it."""
         self._due: tuple[int, ...] = ()
+        self._bits = np.zeros_like(ids.every)
+        self._address = self._bits.ctypes.data
         free = grammar is None or grammar.lead == "anything"
         self._place: Literal["lead", "free", "inside", "closing", "over"] = "free" if free else "lead"
 
@@ -145,18 +152,16 @@ class Guide:
     def _matching(self, grammar: Grammar) -> Bits:
         """What goes on in the grammar, or closes it."""
         assert self._matcher is not None and self._compiled is not None
-        ids, matcher = self._ids, self._matcher
-        bits = np.zeros_like(ids.every)
-        matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        ids, matcher, bits = self._ids, self._matcher, self._bits
+        matcher.unsafe_compute_mask_ptr(self._address, bits.nbytes)
         if matcher.is_error():
             self.stick(_told(matcher))
-            return np.zeros_like(bits)
-        if self._compiled.plain:  # a negated terminal would take any bytes, those of special tokens too
+            bits[:] = 0
+            return bits
+        if self._compiled.loose:  # a negated terminal takes any bytes, those of special tokens too
             bits &= ids.ordinary
         if matcher.is_accepting():
-            bits = with_ids(without(bits, ids.end), grammar.end[:1] or (ids.end,))
-        if not bits.any():
-            self.stick("no token of the vocabulary goes on in it")
+            return with_ids(without(bits, ids.end), grammar.end[:1] or (ids.end,))
         return bits
 
     def take(self, token: int) -> None:
@@ -226,14 +231,21 @@ def restrict(logits_NV: Tensor, guides: Iterable[tuple[int, Guide]]) -> None:
         logits_NV: N rows over V ids.
         guides: rows and their guides.
     """
-    for row, guide in guides:
-        bits = guide.allowed()
-        if bits is None:
-            continue
-        banned = np.ones(logits_NV.shape[1], np.bool_)
-        known = np.unpackbits(bits.view(np.uint8), bitorder="little")[: len(banned)]
-        banned[: len(known)] = known == 0
-        logits_NV[row].masked_fill_(torch.from_numpy(banned).to(logits_NV.device), -math.inf)
+    asked = [(row, bits) for row, guide in guides if (bits := guide.allowed()) is not None]
+    if not asked:
+        return
+    size = logits_NV.shape[1]
+    packed = np.stack([bits for _, bits in asked]).view(np.uint8)
+    biases = np.take(_BIASES, packed, axis=0).reshape(len(asked), -1)[:, :size]
+    known = biases.shape[1]
+    if logits_NV.device.type == "cpu" and logits_NV.dtype == torch.float32:
+        values = logits_NV.numpy()  # the same memory; PyTorch would wake its threads for each addition
+        for (row, _), bias in zip(asked, biases, strict=True):
+            values[row, :known] += bias
+    else:
+        logits_NV[[row for row, _ in asked], :known] += torch.from_numpy(biases).to(logits_NV)
+    if known < size:  # the model has ids that the tokenizer lacks
+        logits_NV[[row for row, _ in asked], known:] = -math.inf
 
 
 class Guides:
@@ -294,7 +306,7 @@ class Guides:
             raise UserError(f"the grammar cannot be read: {error}", where=where, fix=fix) from error
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self._vocabulary, text, log_level=0, limits=limits)
-        made = _Compiled(matcher, plain=grammar.kind != "lark" or "<" not in grammar.text)
+        made = _Compiled(matcher, loose=grammar.kind == "lark" and "<" not in grammar.text)
         why = _told(matcher) if matcher.is_error() else _dead(made, ids)
         if why:
             raise UserError(f"the grammar cannot be met: {why}", where=where, fix=fix)
@@ -310,6 +322,8 @@ def _dead(made: _Compiled, ids: _Ids) -> str:
         if probe.error is not None:
             return probe.error.what.partition(": ")[2]
         forced = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
+        if not len(forced):
+            return "no token of the vocabulary goes on in it"
         if len(forced) > 1 or forced[0] == ids.end:
             break
         probe.take(int(forced[0]))

@@ -144,6 +144,7 @@ def draw(
 
 
 def likeliest(logp_V: Tensor, count: int) -> Alternatives:
-    """The `count` likeliest tokens of one row."""
+    """The `count` likeliest tokens of one row, without those that cannot come."""
     values, ids = logp_V.topk(min(count, len(logp_V)))
-    return tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    found = zip(ids.tolist(), values.tolist(), strict=True)
+    return tuple((token, logprob) for token, logprob in found if logprob > -math.inf)

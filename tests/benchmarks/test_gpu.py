@@ -90,6 +90,15 @@ def test_tiny(script, tmp_path):
     assert [row["part"] for row in record["speeds"]] == ["tiny", "tiny, long"]
     assert all(row["last_loss"] < row["first_loss"] and row["of_ceiling"] > 0 for row in record["speeds"])
     assert "MFU = " in done.stdout and record["peak_flops"] is None
+    assert {(line["dtype"], line["rows"]) for line in record["engine"]["lines"]} >= {
+        ("bfloat16", 1),
+        ("bfloat16", 4),
+    }
+    assert "of the roofline" in done.stdout
+
+
+def test_an_engine_that_failed_says_why():
+    assert "out of memory" in bench.writing_table({"error": "out of memory"})
 
 
 def test_without_the_card_it_says_so(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from publius.inference.engine import Engine
+from publius.inference.engine import Completion, Engine
 from publius.inference.native import library as native_library
 from publius.inference.native import why_not
 from publius.inference.sampling import Sampling
@@ -21,6 +21,10 @@ from publius.testing import byte_tokenizer, tiny_model
 TOKENIZER = byte_tokenizer()
 BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
 MODEL = tiny_model(3)
+BIASED = tiny_model(4, qkv_bias=True, o_bias=True, mlp_bias=True)
+for _bias in BIASED.parameters():
+    if _bias.ndim == 1:
+        torch.nn.init.normal_(_bias, 0.3, 0.3, generator=torch.Generator().manual_seed(1))
 
 
 def prompts_of(lengths: list[int], seed: int = 0, shared: int = 0) -> list[list[int]]:
@@ -202,12 +206,14 @@ needs_native = pytest.mark.skipif(native_library() is None, reason=f"no native p
     pages=st.integers(8, 30),
     threads=st.integers(1, 3),
     seed=st.integers(0, 1000),
+    biased=st.booleans(),
 )
 def test_natively_nothing_but_the_prompt_matters_to_the_bit(
     dtype: torch.dtype | Literal["int8"], lengths: list[int], max_batch: int, step_tokens: int, shared: int,
-    speculate: int, pages: int, threads: int, seed: int,
+    speculate: int, pages: int, threads: int, seed: int, biased: bool,
 ) -> None:  # fmt: skip
     """Batches, chunks, reused prefixes, preemption, guesses, threads: no number moves."""
+    model = BIASED if biased else MODEL
     prompts = prompts_of(lengths, seed, shared)
     rng = random.Random(seed)
     samplings = [
@@ -218,7 +224,7 @@ def test_natively_nothing_but_the_prompt_matters_to_the_bit(
     try:
         torch.set_num_threads(threads)
         engine = Engine(
-            MODEL, TOKENIZER, dtype=dtype, max_batch=max_batch, step_tokens=step_tokens, speculate=speculate,
+            model, TOKENIZER, dtype=dtype, max_batch=max_batch, step_tokens=step_tokens, speculate=speculate,
             cache_tokens=pages * 16,
         )  # fmt: skip
         done = engine.generate(prompts, samplings)
@@ -228,10 +234,30 @@ def test_natively_nothing_but_the_prompt_matters_to_the_bit(
         torch.set_num_threads(before)
     assert engine.stats.pages == 0
     for prompt, sampling, one, other, score in zip(prompts, samplings, done, again, scored, strict=True):
-        alone = Engine(MODEL, TOKENIZER, dtype=dtype, max_batch=1).generate([prompt], sampling)[0]
+        alone = Engine(model, TOKENIZER, dtype=dtype, max_batch=1).generate([prompt], sampling)[0]
         assert one == other == alone
         if sampling.temperature == 0:
             assert score == pytest.approx(one.logprobs, abs=1e-5)
+
+
+@needs_native
+def test_long_rows_cut_between_threads_are_the_same_to_the_bit() -> None:
+    """One key head and nine thousand tokens: spans of keys are shared out, or not, and put together alike."""
+    model = tiny_model(3, max_position=9100, kv_heads=1)
+    [prompt], sampling = prompts_of([9000]), Sampling(max_tokens=6, seed=1)
+    found: list[Completion] = []
+    before = torch.get_num_threads()
+    try:
+        for threads, step_tokens in ((1, 9000), (2, 1000), (3, 4096)):
+            torch.set_num_threads(threads)
+            engine = Engine(model, TOKENIZER, max_batch=1, step_tokens=step_tokens)
+            found += engine.generate([prompt], sampling)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+    reference = full_forward(prompt + list(found[0].tokens), model)[len(prompt) - 1 : -1]
+    expected = [reference[j, token].item() for j, token in enumerate(found[0].tokens)]
+    assert found[0].logprobs == pytest.approx(expected, abs=1e-3)
 
 
 @BOTH

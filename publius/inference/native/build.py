@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from publius.core.console import console
 from publius.core.device import cpu_flags
 
 __all__ = ["library", "why_not"]
@@ -69,6 +70,7 @@ def _built(compiler: str) -> Path:
     if path.exists():
         return path
     cache.mkdir(parents=True, exist_ok=True)
+    console.print("building the engine for this CPU (once, some ten seconds)", markup=False)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         made = Path(scratch) / "forward.so"
         command = [compiler, *_FLAGS, target, str(here / "forward.cpp"), "-o", str(made)]

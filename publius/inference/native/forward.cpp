@@ -18,68 +18,23 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <vector>
 
+#include "attention.h"
+#include "model.h"
 #include "products.h"
 #include "sample.h"
-#include "team.h"
 #include "vectors.h"
 
 namespace {
 
-constexpr int PAGE = 16;    // tokens in a page: one vector of scores
-constexpr int CHUNK = 512;  // keys between two folds of the softmax
-constexpr int QUERIES = 32; // queries (tokens x heads of a group) that read a page together
-
-struct Layer {
-  Matrix qkv, o, gate_up, down;
-  float *before_attention = nullptr, *before_mlp = nullptr, *q_norm = nullptr, *k_norm = nullptr;
-  int window = 0, rotary = 1;
-  ~Layer() {
-    for (float *p : {before_attention, before_mlp, q_norm, k_norm}) std::free(p);
-  }
-};
-
-extern "C" struct Shape {
-  int32_t layers, width, heads, kv_heads, head_dim, inner, vocab, kind, cache_bf16, threads;
-  float eps;
-};
-
-struct Model {
-  Shape c;
-  std::vector<Layer> layers;
-  Matrix head;
-  float *last_norm = nullptr;
-  const float *cosine = nullptr, *sine = nullptr, *embed32 = nullptr;
-  const uint16_t *embed16 = nullptr;
-  std::unique_ptr<Team> team;
-  std::vector<char> scratch;
-  explicit Model(const Shape &c) : c(c), layers(c.layers), team(new Team(c.threads)) {}
-  ~Model() { std::free(last_norm); }
-};
-
-extern "C" struct Call {
-  int32_t rows, sequences, outputs, table_width;
-  const int32_t *tokens, *positions;     // [rows]
-  const int32_t *starts;                 // [sequences + 1]: rows of each, at rising positions
-  const int32_t *tables;                 // [sequences, table_width]: pages by position
-  const int32_t *wanted;                 // [outputs]: rows whose logits are asked for
-  void *keys, *values;                   // [layers, pages, kv_heads, head_dim, PAGE], [.., PAGE, padded head_dim]
-  int64_t pages;
-  float *logits;                         // [outputs, padded vocab]
-};
-
-struct Item {
-  int sequence, head, first, count;  // `count` query tokens from row `first`
-};
-
 // One forward pass; every member of the team runs `work`.
-template <class T, class C> class Pass {
+template <class T, class C> class Pass : Attention<typename T::A, C> {
  public:
   typedef typename T::A A;
+  typedef Attention<A, C> Base;
 
-  Pass(Model &m, const Call &call) : m(m), c(m.c), call(call) {
+  Pass(Model &m, const Call &call) : Base(m, call) {
     wide = padded(c.width);
     qkv_wide = padded((c.heads + 2 * c.kv_heads) * c.head_dim);
     inner_wide = padded(c.inner);
@@ -97,21 +52,28 @@ template <class T, class C> class Pass {
     });
     size_t rows = std::max(call.rows, call.outputs), queries = size_t(tokens_each) * group;
     const size_t widened = sizeof(C) == 2 ? size_t(CHUNK) * (c.head_dim + deep) : 0;
-    each = ((queries * (c.head_dim + CHUNK + deep + 2) + LANES + widened) * sizeof(float) + 63) / 64 * 64;
+    part_size = sum_size(int(queries));
+    each = ((queries * (c.head_dim + CHUNK) + 2 * part_size + widened) * sizeof(float) + 63) / 64 * 64;
+    int longest = 0;
+    for (int row = 0; row < call.rows; row++) longest = std::max(longest, call.positions[row]);
+    span_count = longest / SPAN + 1;
+    const bool cut = span_count > 1 && int(items.size()) < 2 * c.threads;
     size_t sizes[] = {rows * wide * sizeof(float), rows * qkv_wide * sizeof(float), rows * act_wide * sizeof(A),
-                      rows * inner_wide * sizeof(A), each * c.threads};
+                      rows * inner_wide * sizeof(A), each * c.threads,
+                      cut ? items.size() * span_count * part_size * sizeof(float) : 0};
     size_t all = 64;
     for (size_t &size : sizes) all += size = (size + 63) / 64 * 64;
     if (m.scratch.size() < all) m.scratch = std::vector<char>(all);
     char *at = (char *)((uintptr_t(m.scratch.data()) + 63) / 64 * 64);
-    char *places[5];
-    for (int i = 0; i < 5; at += sizes[i++]) places[i] = at;
+    char *places[6];
+    for (int i = 0; i < 6; at += sizes[i++]) places[i] = at;
     x = (float *)places[0];
     qkv = (float *)places[1];
     act = (A *)places[2];
     middle = (A *)places[3];
     own = places[4];
-    counters = std::vector<std::atomic<int>>(size_t(c.layers) * 8 + 3);
+    spans = cut ? (float *)places[5] : nullptr;
+    counters = std::vector<std::atomic<int>>(size_t(c.layers) * 9 + 3);
   }
 
   void work(int member) {
@@ -127,7 +89,8 @@ template <class T, class C> class Pass {
       m.team->barrier();
       shared(phase++, call.rows * c.kv_heads, 4, [&](int i) { turn(l, i / c.kv_heads, i % c.kv_heads); });
       m.team->barrier();
-      shared(phase++, int(items.size()), 1, [&](int i) { attend(l, items[i], mine); });
+      attention(phase, l, mine);
+      phase += 2;
       m.team->barrier();
       product(phase++, layer.o, act, act_wide, call.rows, Add{x, wide});
       m.team->barrier();
@@ -144,6 +107,27 @@ template <class T, class C> class Pass {
   }
 
  private:
+  using Base::act;
+  using Base::act_wide;
+  using Base::attend;
+  using Base::attend_part;
+  using Base::c;
+  using Base::call;
+  using Base::deep;
+  using Base::gather;
+  using Base::group;
+  using Base::items;
+  using Base::keys;
+  using Base::m;
+  using Base::part_size;
+  using Base::qkv;
+  using Base::qkv_wide;
+  using Base::span_count;
+  using Base::spans;
+  using Base::sum_size;
+  using Base::tokens_each;
+  using Base::values;
+
   // Members take `grain` of `count` pieces at a time, until none is left.
   template <class F> void shared(int phase, int count, int grain, const F &piece) {
     std::atomic<int> &next = counters[phase];
@@ -152,6 +136,16 @@ template <class T, class C> class Pass {
       if (from >= count) return;
       for (int i = from; i < std::min(count, from + grain); i++) piece(i);
     }
+  }
+
+  // Long rows are cut when there are fewer items than members to work on them.
+  void attention(int phase, int l, float *mine) {
+    const int count = int(items.size());
+    if (!spans) return shared(phase, count, 1, [&](int i) { attend(l, items[i], mine); });
+    shared(phase, count * span_count, 1,
+           [&](int i) { attend_part(l, items[i / span_count], i / span_count, i % span_count, mine); });
+    m.team->barrier();
+    shared(phase + 1, count, 1, [&](int i) { gather(l, items[i], i); });
   }
 
   template <class Out>
@@ -201,14 +195,6 @@ template <class T, class C> class Pass {
     }
   }
 
-  // Pages of key head `h` in layer `l`.
-  C *keys(int l, int page, int h) const {
-    return (C *)call.keys + ((size_t(l) * call.pages + page) * c.kv_heads + h) * c.head_dim * PAGE;
-  }
-  C *values(int l, int page, int h) const {
-    return (C *)call.values + ((size_t(l) * call.pages + page) * c.kv_heads + h) * deep * PAGE;
-  }
-
   // Norm and rotate one key head and its queries; store key and value.
   void turn(int l, int row, int h) {
     const Layer &layer = m.layers[l];
@@ -235,158 +221,10 @@ template <class T, class C> class Pass {
     return call.tables + size_t(s) * call.table_width;
   }
 
-  // Scores of M queries against N pages.
-  template <int M, int N, class K> void scores(const float *query, K *const *pages, float *to) const {
-    v16 acc[M][N];
-    for (int q = 0; q < M; q++)
-      for (int n = 0; n < N; n++) acc[q][n] = v16{};
-    for (int i = 0; i < c.head_dim; i++) {
-      v16 key[N];
-      for (int n = 0; n < N; n++) key[n] = vector(pages[n] + i * PAGE);
-      for (int q = 0; q < M; q++)
-        for (int n = 0; n < N; n++) acc[q][n] += key[n] * query[q * c.head_dim + i];
-    }
-    for (int q = 0; q < M; q++)
-      for (int n = 0; n < N; n++) store(to + q * CHUNK + n * PAGE, acc[q][n]);
-  }
-  template <int M, class K> void score_rows(const float *query, K *const *pages, int count, float *to) const {
-    constexpr int N = M >= 4 ? 2 : 4;
-    int n = 0;
-    for (; n + N <= count; n += N) scores<M, N>(query, pages + n, to + n * PAGE);
-    for (; n < count; n++) scores<M, 1>(query, pages + n, to + n * PAGE);
-  }
-
-  // acc[M][N vectors] += weights[M][keys] x values.
-  template <int M, int N, class K>
-  void weigh(const float *weights, K *const *pages, int count, int column, float *out) const {
-    v16 acc[M][N];
-    for (int q = 0; q < M; q++)
-      for (int n = 0; n < N; n++) acc[q][n] = load<v16>(out + q * deep + column + n * LANES);
-    for (int key = 0; key < count; key++) {
-      K *line = pages[key / PAGE] + size_t(key % PAGE) * deep + column;
-      v16 value[N];
-      for (int n = 0; n < N; n++) value[n] = vector(line + n * LANES);
-      for (int q = 0; q < M; q++)
-        for (int n = 0; n < N; n++) acc[q][n] += value[n] * weights[q * CHUNK + key];
-    }
-    for (int q = 0; q < M; q++)
-      for (int n = 0; n < N; n++) store(out + q * deep + column + n * LANES, acc[q][n]);
-  }
-  template <int M, class K>
-  void weigh_rows(const float *weights, K *const *pages, int count, float *out) const {
-    int column = 0, all = int(deep);
-    for (; column + 4 * LANES <= all; column += 4 * LANES) weigh<M, 4>(weights, pages, count, column, out);
-    for (; column + 2 * LANES <= all; column += 2 * LANES) weigh<M, 2>(weights, pages, count, column, out);
-    for (; column < all; column += LANES) weigh<M, 1>(weights, pages, count, column, out);
-  }
-
-  struct Span {
-    int from, count, pages, queries, window;  // keys from `from` on
-  };
-
-  // One chunk of keys for all queries of an item.
-  template <class K>
-  void chunk(const Item &item, const Span &span, K *const *k, K *const *v, const float *query, float *weights,
-             float *out, float *most, float *total) const {
-    const int d = c.head_dim, queries = span.queries;
-    int q = 0;
-    for (; q + 8 <= queries; q += 8) score_rows<8>(query + q * d, k, span.pages, weights + q * CHUNK);
-    for (; q + 4 <= queries; q += 4) score_rows<4>(query + q * d, k, span.pages, weights + q * CHUNK);
-    for (; q < queries; q++) score_rows<1>(query + q * d, k, span.pages, weights + q * CHUNK);
-    for (q = 0; q < queries; q++) {
-      const int last = call.positions[item.first + q / group], first = span.window ? last - span.window + 1 : 0;
-      fold(weights + q * CHUNK, span.from, span.pages, first, last, most[q], total[q], out + q * deep);
-    }
-    q = 0;
-    if (deep <= 2 * LANES)
-      for (; q + 8 <= queries; q += 8) weigh_rows<8>(weights + q * CHUNK, v, span.count, out + q * deep);
-    for (; q + 4 <= queries; q += 4) weigh_rows<4>(weights + q * CHUNK, v, span.count, out + q * deep);
-    for (; q < queries; q++) weigh_rows<1>(weights + q * CHUNK, v, span.count, out + q * deep);
-  }
-
-  // Softmax over the keys a query may see, CHUNK keys at a time (Milakov and Gimelshein 2018, 1805.02867).
-  void attend(int l, const Item &item, float *mine) {
-    const int window = m.layers[l].window, d = c.head_dim, queries = item.count * group;
-    float *query = mine, *weights = query + size_t(queries) * d, *out = weights + size_t(queries) * CHUNK;
-    float *most = out + queries * deep, *total = most + queries, *widened = total + padded(queries);
-    for (int t = 0; t < item.count; t++)
-      std::memcpy(query + size_t(t) * group * d, qkv + (item.first + t) * qkv_wide + item.head * group * d,
-                  size_t(group) * d * sizeof(float));
-    std::fill(out, out + queries * deep, 0.0f);
-    std::fill(most, most + queries, -INFINITY);
-    std::fill(total, total + queries, 0.0f);
-    const int32_t *table = call.tables + size_t(item.sequence) * call.table_width;
-    const int low = call.positions[item.first], high = call.positions[item.first + item.count - 1];
-    const int seen = window ? std::max(0, low - window + 1) : 0;  // the first key that any query sees
-    for (int begin = seen / CHUNK * CHUNK; begin <= high; begin += CHUNK) {
-      const int from = std::max(begin, seen / PAGE * PAGE), end = std::min(begin + CHUNK, high + 1);
-      const int pages = (end - from + PAGE - 1) / PAGE;
-      C *k[CHUNK / PAGE], *v[CHUNK / PAGE];
-      for (int i = 0; i < pages; i++) {
-        k[i] = keys(l, table[from / PAGE + i], item.head);
-        v[i] = values(l, table[from / PAGE + i], item.head);
-      }
-      const Span span{from, end - from, pages, queries, window};
-      if constexpr (sizeof(C) == 2) {
-        if (queries >= 8) {  // many read the same: widen it once
-          float *wide_k[CHUNK / PAGE], *wide_v[CHUNK / PAGE];
-          for (int i = 0; i < pages; i++) {
-            wide_k[i] = widened + size_t(i) * PAGE * (d + deep);
-            wide_v[i] = wide_k[i] + PAGE * d;
-            for (int j = 0; j < PAGE * d; j += LANES) store(wide_k[i] + j, vector(k[i] + j));
-            for (size_t j = 0; j < PAGE * deep; j += LANES) store(wide_v[i] + j, vector(v[i] + j));
-          }
-          chunk(item, span, wide_k, wide_v, query, weights, out, most, total);
-          continue;
-        }
-      }
-      chunk(item, span, k, v, query, weights, out, most, total);
-    }
-    for (int q = 0; q < queries; q++) {
-      A *to = act + (item.first + q / group) * act_wide + (item.head * group + q % group) * d;
-      float scale = 1.0f / total[q];
-      for (int i = 0; i < d; i++) keep(to + i, out[q * deep + i] * scale);
-    }
-  }
-
-  // Scores of keys from `from` on become weights, 0 outside of first..last; the sums so far are scaled to fit.
-  void fold(float *row, int from, int pages, int first, int last, float &most, float &total, float *out) const {
-    i16 lane;
-    for (int i = 0; i < LANES; i++) lane[i] = from + i;
-    v16 high = splat(-INFINITY);
-    for (int n = 0; n < pages; n++, lane += PAGE) {
-      v16 score = load<v16>(row + n * PAGE);
-      i16 seen = (lane >= first) & (lane <= last);
-      score = seen ? score : splat(-INFINITY);
-      store(row + n * PAGE, score);
-      high = score > high ? score : high;
-    }
-    float now = std::max(most, largest(high));
-    if (now == -INFINITY) {  // nothing to see here yet
-      std::fill(row, row + pages * PAGE, 0.0f);
-      return;
-    }
-    float shrink = vexp(splat(most - now))[0];
-    v16 all{};
-    for (int n = 0; n < pages; n++) {
-      v16 weight = vexp(load<v16>(row + n * PAGE) - now);
-      store(row + n * PAGE, weight);
-      all += weight;
-    }
-    total = total * shrink + sum(all);
-    most = now;
-    for (size_t i = 0; i < deep; i += LANES) store(out + i, load<v16>(out + i) * shrink);
-  }
-
-  Model &m;
-  const Shape &c;
-  const Call &call;
-  std::vector<Item> items;
   std::vector<std::atomic<int>> counters;
-  size_t wide, qkv_wide, act_wide, inner_wide, deep, each;
-  int group, tokens_each;
-  float *x, *qkv;  // residual stream; queries, keys and values
-  A *act, *middle;
+  size_t wide, inner_wide, each;
+  float *x;   // residual stream
+  A *middle;  // of the feed-forward
   char *own;
 };
 

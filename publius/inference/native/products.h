@@ -49,7 +49,7 @@ struct AsF32 {
   static constexpr int STEP = 1, WIDTH = 16;
   static V weights(const W *w) { return load<v16>(w); }
   static S value(const A *x) { return *x; }
-  static v16 add(v16 acc, V w, S x) { return acc + w * x; }
+  static v16 add(v16 acc, V w, S x) { return fused(w, splat(x), acc); }
 };
 struct AsInt8 {
   typedef int8_t W;
@@ -65,7 +65,7 @@ struct AsInt8 {
   static V weights(const W *w) { return __builtin_convertvector(__builtin_convertvector(load<b16>(w), i16), v16); }
 #endif
   static S value(const A *x) { return *x; }
-  static v16 add(v16 acc, V w, S x) { return acc + w * x; }
+  static v16 add(v16 acc, V w, S x) { return fused(w, splat(x), acc); }
 };
 #if defined(__AVX512BF16__)
 struct AsBF16 {
@@ -94,8 +94,8 @@ struct AsBF16 {
   static V weights(const W *w) { return load<u16>(w); }
   static S value(const A *x) { return {x[0], x[1]}; }
   static v16 add(v16 acc, V w, S x) {
-    acc = acc + (v16)(w << 16) * x.first;
-    return acc + (v16)(w & 0xffff0000u) * x.second;
+    acc = fused((v16)(w << 16), splat(x.first), acc);
+    return fused((v16)(w & 0xffff0000u), splat(x.second), acc);
   }
 };
 #endif
@@ -120,11 +120,10 @@ inline void tile(const Matrix &m, int panel, const typename T::A *x, size_t stri
     }
   }
   for (int p = 0; p < P; p++) {
-    // Apart, so that no compiler fuses the two in one tile and not in another.
-    if (m.scales)
-      for (int r = 0; r < R; r++) acc[r][p] *= load<v16>(m.scales + (panel + p) * LANES);
-    if (m.bias)
-      for (int r = 0; r < R; r++) acc[r][p] += load<v16>(m.bias + (panel + p) * LANES);
+    if (!m.scales && !m.bias) continue;
+    v16 scale = m.scales ? load<v16>(m.scales + (panel + p) * LANES) : splat(1.0f);
+    v16 bias = m.bias ? load<v16>(m.bias + (panel + p) * LANES) : v16{};
+    for (int r = 0; r < R; r++) acc[r][p] = fused(acc[r][p], scale, bias);
   }
   for (int r = 0; r < R; r++) out(row + r, panel, acc[r]);
 }

@@ -1,0 +1,53 @@
+// A model's weights, and what one call is given.
+
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "products.h"
+#include "team.h"
+
+namespace {
+
+struct Layer {
+  Matrix qkv, o, gate_up, down;
+  float *before_attention = nullptr, *before_mlp = nullptr, *q_norm = nullptr, *k_norm = nullptr;
+  int window = 0, rotary = 1;
+  ~Layer() {
+    for (float *p : {before_attention, before_mlp, q_norm, k_norm}) std::free(p);
+  }
+};
+
+extern "C" struct Shape {
+  int32_t layers, width, heads, kv_heads, head_dim, inner, vocab, kind, cache_bf16, threads;
+  float eps;
+};
+
+struct Model {
+  Shape c;
+  std::vector<Layer> layers;
+  Matrix head;
+  float *last_norm = nullptr;
+  const float *cosine = nullptr, *sine = nullptr, *embed32 = nullptr;
+  const uint16_t *embed16 = nullptr;
+  std::unique_ptr<Team> team;
+  std::vector<char> scratch;
+  explicit Model(const Shape &c) : c(c), layers(c.layers), team(new Team(c.threads)) {}
+  ~Model() { std::free(last_norm); }
+};
+
+extern "C" struct Call {
+  int32_t rows, sequences, outputs, table_width;
+  const int32_t *tokens, *positions;     // [rows]
+  const int32_t *starts;                 // [sequences + 1]: rows of each, at rising positions
+  const int32_t *tables;                 // [sequences, table_width]: pages by position
+  const int32_t *wanted;                 // [outputs]: rows whose logits are asked for
+  void *keys, *values;                   // [layers, pages, kv_heads, head_dim, PAGE], [.., PAGE, padded head_dim]
+  int64_t pages;
+  float *logits;                         // [outputs, padded vocab]
+};
+
+}  // namespace
