@@ -36,7 +36,7 @@ endif
 
 # For benchmarks/gpu.sh: what a machine with Python 3.12 and PyTorch, but no network, lacks. Left out: PyTorch
 # and what comes with it, and what only tests, other stages or signatures need.
-WHEELS_WITHOUT := torch|triton|nvidia-.*|sympy|networkx|mpmath|Jinja2|MarkupSafe|coverage|cffi|cryptography|datatrove|\
+WHEELS_WITHOUT := attrs|jsonschema.*|referencing|rpds-py|torch|triton|nvidia-.*|sympy|networkx|mpmath|Jinja2|MarkupSafe|coverage|cffi|cryptography|datatrove|\
 dill|execnet|grimp|humanize|hypothesis|import-linter|iniconfig|loguru|multiprocess|nodeenv|pluggy|pycparser|pyright|\
 pytest|pytest-.*|python-dateutil|ruff|sortedcontainers|tzdata
 PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_26 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
