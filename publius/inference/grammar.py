@@ -111,11 +111,11 @@ def schema_text(schema: Mapping[str, Any], where: str, *, whitespace: bool = Fal
     """
     if not isinstance(schema, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"a schema is {type(schema).__name__}", where=where, fix="give a JSON object")
-    # Its own options come last: a schema from outside must not switch to leaving out what is not supported.
-    plain = {key: value for key, value in schema.items() if key != "x-guidance"}
+    # In place of its own options: a schema from outside must not have what is not supported left out.
+    options = {"whitespace_flexible": whitespace}
     try:
-        text = json.dumps({**plain, "x-guidance": {"whitespace_flexible": whitespace}}, allow_nan=False)
-        steps = math.lcm(*_multiples(plain))
+        text = json.dumps({**schema, "x-guidance": options}, allow_nan=False)
+        steps = math.lcm(*_multiples(schema))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"a schema is not JSON: {error}", where=where, fix="use objects, arrays, texts and finite numbers"

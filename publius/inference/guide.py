@@ -231,21 +231,23 @@ def restrict(logits_NV: Tensor, guides: Iterable[tuple[int, Guide]]) -> None:
         logits_NV: N rows over V ids.
         guides: rows and their guides.
     """
-    asked = [(row, bits) for row, guide in guides if (bits := guide.allowed()) is not None]
-    if not asked:
-        return
     size = logits_NV.shape[1]
-    packed = np.stack([bits for _, bits in asked]).view(np.uint8)
-    biases = np.take(_BIASES, packed, axis=0).reshape(len(asked), -1)[:, :size]
-    known = biases.shape[1]
-    if logits_NV.device.type == "cpu" and logits_NV.dtype == torch.float32:
-        values = logits_NV.numpy()  # the same memory; PyTorch would wake its threads for each addition
-        for (row, _), bias in zip(asked, biases, strict=True):
-            values[row, :known] += bias
-    else:
-        logits_NV[[row for row, _ in asked], :known] += torch.from_numpy(biases).to(logits_NV)
-    if known < size:  # the model has ids that the tokenizer lacks
-        logits_NV[[row for row, _ in asked], known:] = -math.inf
+    # Numpy sees the same memory; PyTorch would wake its threads for every addition.
+    seen = logits_NV.device.type == "cpu" and logits_NV.dtype == torch.float32
+    values = logits_NV.numpy() if seen else None
+    room: NDArray[np.float32] | None = None
+    for row, guide in guides:
+        bits = guide.allowed()
+        if bits is None:
+            continue
+        room = _BIASES.take(bits.view(np.uint8), axis=0, out=room, mode="clip")
+        bias = room.reshape(-1)[:size]
+        if values is not None:
+            values[row, : len(bias)] += bias
+        else:
+            logits_NV[row, : len(bias)] += torch.from_numpy(bias).to(logits_NV)
+        if len(bias) < size:  # the model has ids that the tokenizer lacks
+            logits_NV[row, len(bias) :] = -math.inf
 
 
 class Guides:

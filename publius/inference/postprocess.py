@@ -95,7 +95,8 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
             said = [*request.tokens, *work.draft[:guesses]]
             logits_NV[number] = adjusted(logits_NV[number], request, said).to(logits_NV.dtype)
     guided = [(number, guide) for number, row in enumerate(rows) if (guide := row.work.request.guide)]
-    restrict(logits_NV, guided)
+    if guided:
+        restrict(logits_NV, guided)
     drawn = draw(logits_NV, samplings, uniforms)
     for number, guide in guided:
         logprob = drawn[number][0][1]
