@@ -378,7 +378,7 @@ class Engine:
     def _advance(self, scheduler: Scheduler, work: Work, stood: int) -> None:
         """What has been read is kept, what has ended gives its room back."""
         request, s = work.request, self._stats
-        scheduler.advance(request, work.count + stood)
+        scheduler.advance(request, work.size + stood)
         if request.targets is not None and not request.left:
             request.stop_reason = "end"
         if request.error is not None:
@@ -386,7 +386,7 @@ class Engine:
         if request.stop_reason is not None:
             scheduler.remove(request)
         self._stats = s._replace(
-            read=s.read + work.count + len(work.draft),
+            read=s.read + work.size + len(work.draft),
             guessed=s.guessed + len(work.draft),
             accepted=s.accepted + stood,
         )

@@ -61,7 +61,7 @@ class Host:
             return torch.int8
         if wanted == "auto":
             return _measured_dtype(self.device, own, self._max_batch, self.native)
-        return wanted or own
+        return wanted if isinstance(wanted, torch.dtype) else own
 
     @property
     def device(self) -> torch.device:

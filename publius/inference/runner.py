@@ -40,14 +40,14 @@ def wanted_rows(work: Work) -> list[int]:
     """
     request, first = work.request, work.request.computed
     if request.targets is not None:
-        return [i for i in range(work.count) if first + i in request.targets]
-    return list(range(work.count - 1, work.count + len(work.draft))) if work.complete else []
+        return [i for i in range(work.size) if first + i in request.targets]
+    return list(range(work.size - 1, work.size + len(work.draft))) if work.complete else []
 
 
 def tokens_of(work: Work) -> list[int]:
     """What a work reads."""
     first = work.request.computed
-    return [*work.request.ids(first, first + work.count), *work.draft]
+    return [*work.request.ids(first, first + work.size), *work.draft]
 
 
 class NativeRunner:
@@ -76,9 +76,11 @@ class NativeRunner:
         tables = np.zeros((len(plan), width), np.int32)
         for row, work in zip(tables, plan, strict=True):
             row[: len(work.request.pages)] = work.request.pages
-        arrays = (np.array(values, np.int32) for values in (tokens, positions, starts))
+        ids, places, first_rows, rows = (
+            np.array(values, np.int32) for values in (tokens, positions, starts, wanted)
+        )
         return self._model.forward(
-            *arrays, tables, np.array(wanted, np.int32), self._cache.keys, self._cache.values
+            ids, places, first_rows, tables, rows, self._cache.keys, self._cache.values
         )
 
 
@@ -134,12 +136,12 @@ class TorchRunner:
 
 def _alike(plan: Sequence[Work]) -> list[list[int]]:
     """Numbers of works that go through one forward: of one token together, chunks of similar length too."""
-    order = sorted(range(len(plan)), key=lambda i: plan[i].count + len(plan[i].draft))
+    order = sorted(range(len(plan)), key=lambda i: plan[i].size + len(plan[i].draft))
     groups: list[list[int]] = []
     for i in order:
-        size = plan[i].count + len(plan[i].draft)
+        size = plan[i].size + len(plan[i].draft)
         if groups:
-            least = plan[groups[-1][0]].count + len(plan[groups[-1][0]].draft)
+            least = plan[groups[-1][0]].size + len(plan[groups[-1][0]].draft)
             if size <= least * 1.25:
                 groups[-1].append(i)
                 continue

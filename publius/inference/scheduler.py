@@ -23,16 +23,16 @@ Draft = Callable[[Sequence[tuple[Request, int]]], list[list[int]]]
 
 
 class Work(NamedTuple):
-    """Read `count` tokens of `request` from `request.computed` on, and then the guessed ones."""
+    """Read `size` tokens of `request` from `request.computed` on, and then the guessed ones."""
 
     request: Request
-    count: int
+    size: int
     draft: list[int]
 
     @property
     def complete(self) -> bool:
         """Whether the next token can be drawn after it."""
-        return self.count == self.request.left and self.request.targets is None
+        return self.size == self.request.left and self.request.targets is None
 
 
 def urgency(request: Request) -> tuple[int, int]:
@@ -103,8 +103,8 @@ class Scheduler:
                 work = self._work(request, budget, scored, drafts.get(request.number, []))
                 if work is not None:
                     plan.append(work)
-                    budget -= work.count + len(work.draft)
-                    scored -= work.count if request.targets is not None else 0
+                    budget -= work.size + len(work.draft)
+                    scored -= work.size if request.targets is not None else 0
         if self.preemptions == preempted:  # else there is no room
             self._admit(plan, budget, scored)
         return plan
@@ -147,8 +147,8 @@ class Scheduler:
                 self._coming.setdefault(key, request)
             insort(self.running, request, key=urgency)
             plan.append(work)
-            budget -= work.count
-            scored -= work.count if request.targets is not None else 0
+            budget -= work.size
+            scored -= work.size if request.targets is not None else 0
         for entry in later:
             heapq.heappush(self._waiting, entry)
 

@@ -25,13 +25,13 @@ def run(chosen: Scheduler, plan: list[Work]) -> None:
         complete = work.complete
         if complete:
             work.request.tokens.append(9)
-        chosen.advance(work.request, work.count)
+        chosen.advance(work.request, work.size)
         if complete and len(work.request.tokens) == work.request.sampling.max_tokens:
             chosen.remove(work.request)
 
 
 def counts(plan: list[Work]) -> list[tuple[int, int]]:
-    return [(work.request.number, work.count) for work in plan]
+    return [(work.request.number, work.size) for work in plan]
 
 
 def test_prompts_are_read_in_chunks_beside_rows_that_decode() -> None:
@@ -139,7 +139,7 @@ def test_guesses_take_no_room_from_others() -> None:
     s.add(make(30, tokens=19))
     run(s, s.schedule())
     [work] = s.schedule()
-    assert (work.count, work.draft) == (1, [9] * 8)
+    assert (work.size, work.draft) == (1, [9] * 8)
     s = scheduler(pages=2, draft=lambda asked: [[9] * count for _, count in asked], guesses=8)
     s.add(make(30, tokens=3))
     run(s, s.schedule())
