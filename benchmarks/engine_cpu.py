@@ -302,6 +302,8 @@ def main() -> None:
             targets=[{**t._asdict(), "verdict": t.verdict} for t in asked],
             cases=[{"case": c.model_dump(mode="json", exclude={"path", "programs"}), **r} for c, r in found],
         )  # fmt: skip
+        if options.llama_cpp is not None:  # where it lies here says nothing elsewhere
+            record["command"] = record["command"].replace(str(options.llama_cpp), "DIR")
         say(f"written: {write_record(options.out, 'engine-cpu', record)}")
 
 

@@ -184,10 +184,13 @@ class Soak:
                 if not self.read_token(one):
                     return
             if self.rng.random() < 0.2:
-                assert one.stream is not None
-                one.stream.close()
-                self.live.remove(one)
-                self.compare_tokens(one, one.streamed, "cancelled")
+                self.leave(one)
+
+    def leave(self, one: Asked) -> None:
+        assert one.stream is not None
+        one.stream.close()
+        self.live.remove(one)
+        self.compare_tokens(one, one.streamed, "cancelled")
 
     def read_token(self, one: Asked) -> bool:
         """Whether one more came."""
@@ -256,7 +259,7 @@ class Soak:
             assert one.request is not None
             self.live.remove(one)
             if FATAL in one.prompt:
-                assert one.request.stop_reason in ("error", "cancelled")
+                assert one.request.stop_reason in ("error", "cancelled", "deadline")
                 assert one.request.tokens == []
                 self.compared += 1
             else:
@@ -303,11 +306,27 @@ class Soak:
         assert not self.engine.step()
         assert self.engine.stats.pages == 0
 
+    def give_up(self) -> None:
+        """Streams are left, requests are cancelled or late: nothing runs on unseen."""
+        late = self.rng.random() < 0.5
+        for one in [one for one in self.live if one.stream is not None]:
+            self.leave(one)
+        for one in self.live:
+            assert one.request is not None
+            if not late:
+                self.engine.cancel(one.request)
+            else:
+                one.request.deadline = 0.0
+        assert not self.engine.step()
+        assert self.engine.stats.pages == 0
+        self.settle()
+        assert not self.live
+
     def run(self, requests: int) -> None:
         acts = {
             self.submit: 40, self.step: 40, self.cancel: 3, self.open_stream: 4, self.read_stream: 12,
             self.generate: 1, self.samples: 1, self.score: 1, self.change_weights: 0.2, self.drain: 0.5,
-            self.fail: 3 if self.fails else 0,
+            self.give_up: 0.6, self.fail: 3 if self.fails else 0,
         }  # fmt: skip
         choices, weights = list(acts), list(acts.values())
         while self.begun < requests:

@@ -236,8 +236,8 @@ template <class T> void run_kind(Model &m, const Call &call) {
   m.c.cache_bf16 ? run<T, uint16_t>(m, call) : run<T, float>(m, call);
 }
 
-void fill(float *&to, const float *from, int count) {
-  if (!to) to = (float *)room(size_t(padded(count)) * sizeof(float));
+void fill(Arena &arena, float *&to, const float *from, int count) {
+  if (!to) to = (float *)arena.take(size_t(padded(count)) * sizeof(float));
   std::copy(from, from + count, to);
   std::fill(to + count, to + padded(count), 0.0f);
 }
@@ -269,27 +269,28 @@ void publius_matrix(void *model, int layer, int which, const void *data, int hal
   Model &m = *(Model *)model;
   Source from{data, half != 0, outputs, inputs, which == 2};
   Matrix &to = matrix_of(m, layer, which);
-  m.c.kind == F32    ? pack<AsF32>(*m.team, to, from)
-  : m.c.kind == BF16 ? pack<AsBF16>(*m.team, to, from)
-                     : pack<AsInt8>(*m.team, to, from);
+  m.c.kind == F32    ? pack<AsF32>(*m.team, m.arena, to, from)
+  : m.c.kind == BF16 ? pack<AsBF16>(*m.team, m.arena, to, from)
+                     : pack<AsInt8>(*m.team, m.arena, to, from);
 }
 
 void publius_bias(void *model, int layer, int which, const float *data, int count) {
-  Matrix &to = matrix_of(*(Model *)model, layer, which);
+  Model &m = *(Model *)model;
+  Matrix &to = matrix_of(m, layer, which);
   Source from{data, false, count, 1, which == 2};
   std::vector<float> all(size_t(to.panels) * LANES);
   for (int panel = 0; panel < to.panels; panel++)
     for (int lane = 0; lane < LANES; lane++) all[panel * LANES + lane] = from.at(from.row(panel, lane), 0);
-  fill(to.bias, all.data(), int(all.size()));
+  fill(m.arena, to.bias, all.data(), int(all.size()));
 }
 
 // `which`: 0 before attention, 1 before the feed-forward, 2 of queries, 3 of keys, 4 the last.
 void publius_norm(void *model, int layer, int which, const float *data, int count) {
   Model &m = *(Model *)model;
-  if (which == 4) return fill(m.last_norm, data, count);
+  if (which == 4) return fill(m.arena, m.last_norm, data, count);
   Layer &l = m.layers[layer];
   float *&to = which == 0 ? l.before_attention : which == 1 ? l.before_mlp : which == 2 ? l.q_norm : l.k_norm;
-  fill(to, data, count);
+  fill(m.arena, to, data, count);
 }
 
 void publius_layer(void *model, int layer, int window, int rotary) {

@@ -16,9 +16,6 @@ struct Layer {
   Matrix qkv, o, gate_up, down;
   float *before_attention = nullptr, *before_mlp = nullptr, *q_norm = nullptr, *k_norm = nullptr;
   int window = 0, rotary = 1;
-  ~Layer() {
-    for (float *p : {before_attention, before_mlp, q_norm, k_norm}) std::free(p);
-  }
 };
 
 extern "C" struct Shape {
@@ -27,6 +24,7 @@ extern "C" struct Shape {
 };
 
 struct Model {
+  Arena arena;
   Shape c;
   std::vector<Layer> layers;
   Matrix head;
@@ -36,7 +34,6 @@ struct Model {
   std::unique_ptr<Team> team;
   std::vector<char> scratch;
   explicit Model(const Shape &c) : c(c), layers(c.layers), team(new Team(c.threads)) {}
-  ~Model() { std::free(last_norm); }
 };
 
 extern "C" struct Call {

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <new>
 #include <type_traits>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -18,26 +20,43 @@ namespace {
 
 enum Kind { F32 = 0, BF16 = 1, INT8 = 2 };
 
-void *room(size_t bytes) {
-  constexpr size_t HUGE = size_t(1) << 21;
-  size_t align = bytes >= HUGE ? HUGE : 64;
-  void *at = std::aligned_alloc(align, std::max(align, (bytes + align - 1) / align * align));
+// Memory of one model's weights, in few large pieces: small pages end a stream every 4 KB.
+class Arena {
+ public:
+  ~Arena() {
+    for (void *block : blocks_) std::free(block);
+  }
+  Arena() = default;
+  Arena(const Arena &) = delete;
+  void *take(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    if (bytes > left_) {
+      left_ = std::max(BLOCK, (bytes + HUGE - 1) / HUGE * HUGE);
+      at_ = (char *)std::aligned_alloc(HUGE, left_);
+      if (!at_) throw std::bad_alloc();
+      blocks_.push_back(at_);
 #if defined(__linux__)
-  if (at && bytes >= HUGE) madvise(at, bytes, MADV_HUGEPAGE);
+      madvise(at_, left_, MADV_HUGEPAGE);
 #endif
-  return at;
-}
+    }
+    void *taken = at_;
+    at_ += bytes;
+    left_ -= bytes;
+    return taken;
+  }
+
+ private:
+  static constexpr size_t HUGE = size_t(1) << 21, BLOCK = size_t(1) << 24;
+  std::vector<void *> blocks_;
+  char *at_ = nullptr;
+  size_t left_ = 0;
+};
 
 struct Matrix {
   int outputs = 0, inputs = 0, panels = 0, steps = 0;
   size_t panel = 0;  // elements
   void *data = nullptr;
   float *scales = nullptr, *bias = nullptr;  // by padded output; either may be absent
-  ~Matrix() {
-    std::free(data);
-    std::free(scales);
-    std::free(bias);
-  }
 };
 
 // What a product reads: weights W in vectors of WIDTH elements for STEP values of k; activations A.
@@ -214,15 +233,15 @@ template <class T> void pack_panel(Matrix &m, const Source &from, int panel) {
   }
 }
 
-template <class T> void pack(Team &team, Matrix &m, const Source &from) {
+template <class T> void pack(Team &team, Arena &arena, Matrix &m, const Source &from) {
   m.outputs = from.outputs;
   m.inputs = from.inputs;
   m.panels = from.pairs ? 2 * (padded(from.outputs / 2) / LANES) : padded(from.outputs) / LANES;
   m.steps = (from.inputs + T::STEP - 1) / T::STEP;
   m.panel = size_t(m.steps) * T::WIDTH;
-  if (!m.data) m.data = room(m.panels * m.panel * sizeof(typename T::W));
+  if (!m.data) m.data = arena.take(m.panels * m.panel * sizeof(typename T::W));
   if (std::is_same<typename T::W, int8_t>::value && !m.scales)
-    m.scales = (float *)room(size_t(m.panels) * LANES * sizeof(float));
+    m.scales = (float *)arena.take(size_t(m.panels) * LANES * sizeof(float));
   std::atomic<int> next{0};
   team.run([&](int) {
     for (int panel; (panel = next.fetch_add(1)) < m.panels;) pack_panel<T>(m, from, panel);

@@ -83,11 +83,13 @@ class Team {
  private:
   typedef std::chrono::steady_clock Clock;
   static constexpr int SPINS = 4000, RETRY = 200;
+  static constexpr std::chrono::microseconds IDLE{400};  // longer than what lies between two steps of decoding
   static constexpr double USEFUL = 1.2;  // members at work, on average, below which one alone does as well
   void serve(int member) {
     unsigned seen = 0;
     for (;;) {
-      for (int spins = 0; spins < SPINS && call_.load(std::memory_order_acquire) == seen; spins++) pause_briefly();
+      for (auto end = Clock::now() + IDLE; call_.load(std::memory_order_acquire) == seen && Clock::now() < end;)
+        for (int spins = 0; spins < 32; spins++) pause_briefly();
       if (call_.load() == seen) {
         std::unique_lock<std::mutex> hold(lock_);
         wake_.wait(hold, [&] { return call_.load() != seen; });
