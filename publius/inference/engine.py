@@ -378,11 +378,12 @@ class Engine:
     def _advance(self, scheduler: Scheduler, work: Work, stood: int) -> None:
         """What has been read is kept, what has ended gives its room back."""
         request, s = work.request, self._stats
-        scheduler.advance(request, work.size + stood)
-        if request.targets is not None and not request.left:
+        if request.error is not None:  # pages that others read are theirs: only found by nobody new
+            self._host.clear(scheduler.pool.doubt(request.pages))
+        else:
+            scheduler.advance(request, work.size + stood)
+        if request.stop_reason is None and request.targets is not None and not request.left:
             request.stop_reason = "end"
-        if request.error is not None:
-            self._host.clear(request.pages)
         if request.stop_reason is not None:
             scheduler.remove(request)
         self._stats = s._replace(

@@ -51,6 +51,7 @@ class Host:
         self._cache: PagedCache | None = None
         self._copy: Transformer | None = None
         self._seen: tuple[int, ...] = ()
+        self._source = model
         self.load(model)
 
     @property
@@ -81,7 +82,7 @@ class Host:
 
     def load(self, model: Transformer) -> None:
         """Run `model` from now on; of another shape, everything is made anew when it is next needed."""
-        if self._runner is not None and self._source.config != model.config:
+        if self._source.config != model.config:  # a cache may be there before any runner is
             self._runner = self._native = self._cache = self._copy = None
         self._source = self.model = model
         self._weights = [p for p in model.parameters() if not p.is_inference()]

@@ -71,7 +71,7 @@ def _take(work: Work, drawn: Sequence[tuple[Drawn, Alternatives | None]], tokeni
             request.error = (request.guide and request.guide.error) or UserError(
                 "the model's logits are not numbers (NaN)",
                 where="Engine",
-                fix="its weights are damaged or diverged in training: use an earlier checkpoint",
+                fix="sample less extremely; with plain sampling, its weights diverged: go back",
             )
             request.stop_reason = "error"
             return added

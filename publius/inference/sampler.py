@@ -83,7 +83,7 @@ def log_probs(logits_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 def _filter(logp_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """Top-k, then top-p of what is left, then min-p. Ties fall to the lower id: the batch does not matter."""
     vocabulary, device = logp_BV.shape[1], logp_BV.device
-    top_k = torch.tensor([s.top_k or vocabulary for s in samplings], device=device)[:, None]
+    top_k = torch.tensor([min(s.top_k or vocabulary, vocabulary) for s in samplings], device=device)[:, None]
     top_p = torch.tensor([s.top_p or 1.0 for s in samplings], dtype=torch.float64, device=device)[:, None]
     min_p = torch.tensor([s.min_p or 0.0 for s in samplings], dtype=torch.float64, device=device)[:, None]
     ordered, ids = logp_BV.sort(dim=-1, descending=True, stable=True)

@@ -79,6 +79,8 @@ class Sampling:
             _refuse("thinking_budget", self.thinking_budget, "0 or more, or None to leave it open")
         if isinstance(self.stop, str) or any(not text for text in self.stop):
             _refuse("stop", self.stop, "a tuple of texts, none of them empty")
+        if any("\ud800" <= letter <= "\udfff" for text in self.stop for letter in text):
+            _refuse("stop", self.stop, "text that can be encoded: half a surrogate pair cannot")
 
     @property
     def plain(self) -> bool:

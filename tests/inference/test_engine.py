@@ -255,6 +255,55 @@ def test_a_request_that_fails_takes_no_other_down(native: bool) -> None:
     assert engine.stats.pages == 0
 
 
+@BOTH
+def test_a_failure_does_not_spoil_what_it_shares(native: bool) -> None:
+    """Neither what runs on the same pages, nor who takes them later."""
+    model = tiny_model(tie_embeddings=False)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[200] = float("nan")
+    prompt, greedy = [1, *range(20, 60)], replace(GREEDY, max_tokens=20)
+    expected = Engine(model, TOKENIZER, native=native).generate([prompt], greedy)[0]
+    engine = Engine(model, TOKENIZER, native=native)
+    running = engine.submit(prompt, greedy)
+    engine.step()
+    for bad, sampling in (([*prompt, 200], GREEDY), (prompt, Sampling(temperature=1e-40, seed=0))):
+        with pytest.raises(UserError, match="NaN"):
+            engine.generate([bad], sampling)
+    while engine.step():
+        pass
+    for done in (running.completion(), engine.generate([prompt], greedy)[0]):
+        assert done.tokens == expected.tokens
+        assert done.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+
+
+@BOTH
+def test_another_shape_gets_another_cache_though_nothing_has_run(native: bool) -> None:
+    engine, other = Engine(tiny_model(), TOKENIZER, native=native), tiny_model(layers=6, head_dim=32)
+    engine.cancel(engine.submit(PROMPT, GREEDY))
+    engine.load(other)
+    expected = Engine(other, TOKENIZER, native=native).generate([PROMPT], GREEDY)[0]
+    assert engine.generate([PROMPT], GREEDY)[0].tokens == expected.tokens
+
+
+def test_logits_are_fp32_whatever_the_default_dtype_is() -> None:
+    model = tiny_model()
+    engine = Engine(model, TOKENIZER)
+    expected = engine.generate([PROMPT], GREEDY)
+    for dtype in (torch.bfloat16, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            assert engine.generate([PROMPT], GREEDY) == expected
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_what_would_fail_at_every_step_is_refused_or_bounded() -> None:
+    with pytest.raises(UserError, match=r"Sampling\.stop"):
+        Sampling(stop=("\ud800",))
+    huge, all_of_them = (Sampling(max_tokens=4, seed=1, top_k=k) for k in (10**30, 269))
+    assert ENGINE.generate([PROMPT], huge) == ENGINE.generate([PROMPT], all_of_them)
+
+
 def test_cancelled_requests_leave_nothing_behind() -> None:
     engine = Engine(tiny_model(), TOKENIZER, max_batch=1)
     running, waiting = engine.submit(PROMPT, GREEDY), engine.submit(PROMPT, GREEDY)

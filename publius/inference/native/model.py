@@ -153,7 +153,8 @@ class NativeModel:
             wanted: rows whose logits are returned.
             keys, values: of `PagedCache`, written at the new positions and read before them.
         """
-        logits = torch.empty(len(wanted), self._columns)
+        # Said in full: the native pass writes fp32 whatever PyTorch's defaults are.
+        logits = torch.empty(len(wanted), self._columns, dtype=torch.float32, device="cpu")
         call = _Call(
             len(tokens), len(starts) - 1, len(wanted), tables.shape[1],
             tokens.ctypes.data, positions.ctypes.data, starts.ctypes.data, tables.ctypes.data,
