@@ -8,7 +8,6 @@ reply and a whole one are the same message.
 from __future__ import annotations
 
 import codecs
-import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -24,7 +23,7 @@ from publius.core.messages import (
 )
 from publius.inference.engine import Engine
 from publius.inference.guide import thinking_open
-from publius.inference.request import Completion
+from publius.inference.request import Completion, Request
 from publius.inference.sampling import Sampling
 from publius.inference.tool_choice import ToolChoice, choosing
 from publius.tokenizer.renderer import Renderer
@@ -121,14 +120,19 @@ class Assistant:
                 not there or whose schema cannot be kept to.
         """
         prompts = [self.renderer.prompt(c, thinking=thinking, prefill=prefill) for c in conversations]
-        chosen: Sampling | list[Sampling] = self._sampling(sampling, thinking_budget)
-        if tool_choice is not None:
-            chosen = [
-                choosing(_row(chosen, i), c.tools, tool_choice, prompt, self.renderer.tokenizer)
-                for i, (c, prompt) in enumerate(zip(conversations, prompts, strict=True))
-            ]
-        completions = self.engine.generate(prompts, chosen)
-        return [self._read(p, done) for p, done in zip(prompts, completions, strict=True)]
+        chosen = self._sampling(sampling, thinking_budget)
+        samplings = [
+            chosen
+            if tool_choice is None
+            else choosing(chosen, c.tools, tool_choice, prompt, self.renderer.tokenizer)
+            for c, prompt in zip(conversations, prompts, strict=True)
+        ]
+        requests = [
+            Request(prompt, one, stream=i)
+            for i, (prompt, one) in enumerate(zip(prompts, samplings, strict=True))
+        ]
+        self.engine.complete(requests)
+        return [self._read(p, r.completion()) for p, r in zip(prompts, requests, strict=True)]
 
     def stream(
         self,
@@ -184,14 +188,6 @@ class Assistant:
             blocks, reason = _cut(blocks, completion.stop_sequence), "stop_sequence"
         message = Message(role="assistant", content=blocks)
         return Reply(message, reason, len(completion.tokens), completion.stop_sequence, problems)
-
-
-def _row(sampling: Sampling, index: int) -> Sampling:
-    """What row `index` draws with: a seed of its own, where there is one."""
-    if sampling.seed is None or index == 0:
-        return sampling
-    digest = hashlib.blake2b(f"{sampling.seed}:{index}".encode(), digest_size=8).digest()
-    return replace(sampling, seed=int.from_bytes(digest, "little") >> 1)
 
 
 def _cut(blocks: tuple[Block, ...], stop: str) -> tuple[Block, ...]:

@@ -7,13 +7,15 @@ On a CPU with a C++ compiler the forward pass is native, and a row's numbers do 
 what it is computed beside: batch, chunks, reused prefixes, preemption and guesses cannot change a text.
 Elsewhere the model's own forward runs, and a result depends on the batch through the rounding of matrix
 products: about 1e-6 in a logit in fp32, 1e-2 in bf16.
+
+Threads may share an engine: `submit`, `step`, `cancel` and `load` wait for each other.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Generator, Sequence
-from typing import NamedTuple
 
 import torch
 
@@ -27,28 +29,13 @@ from publius.inference.request import Completion, Request
 from publius.inference.sampler import row_uniforms
 from publius.inference.sampling import Sampling
 from publius.inference.scheduler import Scheduler, Work
+from publius.inference.scoring import Scores
 from publius.inference.speculate import ModelDraft, prompt_lookup
+from publius.inference.stats import Stats
 from publius.model.transformer import Transformer
 from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Engine", "Request", "Sampling", "Stats"]
-
-
-class Stats(NamedTuple):
-    """What an engine has done since it was made."""
-
-    read: int = 0
-    """Tokens that went through the model, guesses included."""
-    reused: int = 0
-    """Tokens of prompts that came from the prefix cache instead."""
-    guessed: int = 0
-    accepted: int = 0
-    """Guesses that stood."""
-    preempted: int = 0
-    """Times that a request gave its pages up."""
-    steps: int = 0
-    pages: int = 0
-    """In use now."""
 
 
 _LOGITS = 1 << 24
@@ -106,11 +93,13 @@ class Engine:
         self._step_tokens, self._speculate = step_tokens, speculate
         self._scheduler: Scheduler | None = None
         self._stats = Stats()
+        self._lock = threading.RLock()
         self._draft = (
             prompt_lookup
             if draft is None
             else ModelDraft(
-                Engine(draft, tokenizer, dtype=dtype, max_batch=max_batch, device=device, native=native)
+                Engine(draft, tokenizer, dtype=dtype, max_batch=max_batch, device=device, native=native),
+                tokenizer.vocab_size,
             )
         )
         self._fits(model)
@@ -145,17 +134,18 @@ class Engine:
         Raises:
             UserError: for another shape of model while requests run, or one smaller than the tokenizer.
         """
-        self._fits(model)
-        scheduler = self._scheduler
-        if model.config != self.model.config:
-            if scheduler is not None and (scheduler.running or scheduler.waiting):
+        with self._lock:
+            self._fits(model)
+            scheduler, other = self._scheduler, model.config != self.model.config
+            if other and scheduler is not None and (scheduler.running or scheduler.waiting):
                 raise UserError(
                     "another shape of model while requests run",
                     where="Engine.load",
                     fix="let them finish, or cancel them",
                 )
-            self._scheduler = None
-        self._host.load(model)
+            self._host.load(model)
+            if other:
+                self._stats, self._scheduler = self.stats, None
 
     def _fits(self, model: Transformer) -> None:
         if self.tokenizer.vocab_size > model.config.vocab_size:
@@ -188,7 +178,9 @@ class Engine:
         if scheduler is None:
             return self._stats
         return self._stats._replace(
-            reused=scheduler.reused, preempted=scheduler.preemptions, pages=scheduler.pool.in_use
+            reused=self._stats.reused + scheduler.reused,
+            preempted=self._stats.preempted + scheduler.preemptions,
+            pages=scheduler.pool.in_use,
         )
 
     # ---- whole answers ----
@@ -205,8 +197,9 @@ class Engine:
             UserError: before any compute, naming the request: an empty prompt, an id outside the
                 vocabulary, a prompt and `max_tokens` beyond the context or the cache, an impossible grammar.
         """
-        shared = isinstance(sampling, Sampling)
-        samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+        if shared := isinstance(sampling, Sampling):
+            sampling = [sampling] * len(prompts)
+        samplings = list(sampling)
         if len(samplings) != len(prompts):
             raise UserError(
                 f"{len(prompts)} prompts but {len(samplings)} samplings",
@@ -244,13 +237,15 @@ class Engine:
         Returns (as the generator's value): the Completion.
 
         Raises:
-            UserError: as `generate`, at the call, not at the first token.
+            UserError: as `generate`, at the call, not at the first token; and at the first token when another
+                model was loaded in between, which it does not fit.
         """
         request = Request(prompt, sampling)
         self._check(0, request)
         return self._stream(request)
 
     def _stream(self, request: Request) -> Generator[int, None, Completion]:
+        self._check(0, request)  # a stream that is never read takes no room, so it is submitted only now
         self._submit(request)
         given = 0
         try:
@@ -279,25 +274,12 @@ class Engine:
                 where="Engine.score",
                 fix="give one continuation for each prompt",
             )
-        reads: dict[tuple[int, ...], Request] = {}
-        places: list[tuple[Request | None, list[tuple[int, int]]]] = []
-        for i, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
-            row = (*prompt, *continuation[:-1])
+        scores = Scores(prompts, continuations)
+        for i, (prompt, continuation) in enumerate(scores.texts):
             check_ids(i, continuation, "continuation", self.model.config.vocab_size)
-            request = reads.get(row) or Request(row, Sampling(max_tokens=1), targets={})
-            assert request.targets is not None
-            self._check(i, request, prompt)
-            found: list[tuple[int, int]] = []
-            for place, token in enumerate(continuation, len(prompt) - 1):
-                wanted = request.targets.setdefault(place, [])
-                found.append((place, len(wanted)))
-                wanted.append(token)
-            if continuation:
-                reads[row] = request
-            places.append((request, found))
-        # Alike beside alike, so that what is shared is not given up in between.
-        self._run([reads[row] for row in sorted(reads)])
-        return [[request.scores[p][j] for p, j in found] if request else [] for request, found in places]
+            self._check(i, scores.requests[i], prompt)
+        self._finish(scores.reads)
+        return scores.found()
 
     def complete(self, requests: Sequence[Request]) -> None:
         """Run requests of one's own making to their end.
@@ -307,21 +289,34 @@ class Engine:
         """
         for i, request in enumerate(requests):
             self._check(i, request)
+        self._finish(requests)
+
+    def attempt(self, requests: Sequence[Request]) -> None:
+        """As `complete`, but what cannot be run, or fails, only has its `error` set."""
+        for i, request in enumerate(requests):
+            try:
+                self._check(i, request)
+            except UserError as error:
+                request.error, request.stop_reason = error, "error"
+        self._run([request for request in requests if request.error is None])
+
+    def _finish(self, requests: Sequence[Request]) -> None:
         self._run(requests)
+        for request in requests:
+            if request.error is not None:
+                raise request.error
 
     def _run(self, requests: Sequence[Request]) -> None:
         """To their end; whatever happens, none of them is left behind."""
         for request in requests:
             self._submit(request)
         try:
-            while any(request.stop_reason is None for request in requests):
-                self.step()
+            for request in requests:
+                while request.stop_reason is None:
+                    self.step()
         finally:
             for request in requests:
                 self.cancel(request)
-        for request in requests:
-            if request.error is not None:
-                raise request.error
 
     # ---- requests one by one ----
 
@@ -347,40 +342,42 @@ class Engine:
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         request = Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline)
-        self._check(0, request)
-        self._submit(request)
+        with self._lock:
+            self._check(0, request)
+            self._submit(request)
         return request
 
     def _submit(self, request: Request) -> None:
-        scheduler = self._ready()
-        if request.targets is None and request.uniforms is None:
-            request.uniforms = row_uniforms(request.sampling, request.stream).numpy()
-        scheduler.add(request)
+        with self._lock:
+            scheduler = self._ready()
+            if request.targets is None and request.uniforms is None:
+                request.uniforms = row_uniforms(request.sampling, request.stream).numpy()
+            scheduler.add(request)
 
     def cancel(self, request: Request) -> None:
         """End a request with what it has; its pages are free at once. Nothing happens when it has ended."""
-        if request.stop_reason is None:
-            request.stop_reason = "cancelled"
-            if self._scheduler is not None:
-                self._scheduler.remove(request)
+        with self._lock:
+            if request.stop_reason is None:
+                request.stop_reason = "cancelled"
+                if self._scheduler is not None:
+                    self._scheduler.remove(request)
 
     def step(self) -> bool:
         """Schedule, run, postprocess; whether anything is left to do."""
-        scheduler = self._ready()
-        plan = scheduler.schedule()
-        if plan:
-            stood = postprocess(plan, self._host.runner.run(plan), self.tokenizer)
-            for work, guesses in zip(plan, stood, strict=True):
-                self._advance(scheduler, work, guesses)
-            self._stats = self._stats._replace(steps=self._stats.steps + 1)
-        return bool(scheduler.running or scheduler.waiting)
+        with self._lock:
+            scheduler = self._ready()
+            plan = scheduler.schedule()
+            if plan:
+                stood = postprocess(plan, self._host.runner.run(plan), self.tokenizer)
+                for work, guesses in zip(plan, stood, strict=True):
+                    self._advance(scheduler, work, guesses)
+                self._stats = self._stats._replace(steps=self._stats.steps + 1)
+            return bool(scheduler.running or scheduler.waiting)
 
     def _advance(self, scheduler: Scheduler, work: Work, stood: int) -> None:
         """What has been read is kept, what has ended gives its room back."""
         request, s = work.request, self._stats
-        if request.error is not None:  # pages that others read are theirs: only found by nobody new
-            self._host.clear(scheduler.pool.doubt(request.pages))
-        else:
+        if request.error is None:
             scheduler.advance(request, work.size + stood)
         if request.stop_reason is None and request.targets is not None and not request.left:
             request.stop_reason = "end"
@@ -394,6 +391,7 @@ class Engine:
 
     def _check(self, index: int, request: Request, prompt: Sequence[int] | None = None) -> None:
         """Refuse what could not be run to its end."""
-        room = Room(self.model.config.vocab_size, self.context, self._ready().pool.count * PAGE)
-        check_request(index, request, room, prompt)
-        request.guide = self._guides.guide(index, request.prompt, request.sampling)
+        with self._lock:
+            room = Room(self.model.config.vocab_size, self.context, self._ready().pool.count * PAGE)
+            check_request(index, request, room, prompt)
+            request.guide = self._guides.guide(index, request.prompt, request.sampling)

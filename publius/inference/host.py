@@ -7,7 +7,6 @@ shared; else they are packed or cast again whenever they have changed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -50,8 +49,10 @@ class Host:
         self._native: NativeModel | None = None
         self._cache: PagedCache | None = None
         self._copy: Transformer | None = None
+        self._layout: tuple[object, ...] = ()
+        """What cache and runner were made for."""
         self._seen: tuple[int, ...] = ()
-        self._source = model
+        self._pages: int | None = None
         self.load(model)
 
     @property
@@ -72,8 +73,13 @@ class Host:
     @property
     def native(self) -> bool:
         """Whether the CPU's own forward pass runs."""
-        fits = self._dtype in ("auto", "int8", None) or self._dtype in (torch.float32, torch.bfloat16)
-        return self._wants_native and fits and can_run(self._source.config, self.device)
+        return self._native_for(self._source)
+
+    def _native_for(self, model: Transformer) -> bool:
+        wanted = model.dtype if self._dtype in (None, "auto") else self._dtype
+        device = torch.device(self._device) if self._device is not None else model.device
+        fits = wanted in ("int8", torch.float32, torch.bfloat16)
+        return self._wants_native and fits and can_run(model.config, device)
 
     @property
     def shares(self) -> bool:
@@ -81,66 +87,92 @@ class Host:
         return not self.native and self.dtype == self._source.dtype and self.device == self._source.device
 
     def load(self, model: Transformer) -> None:
-        """Run `model` from now on; of another shape, everything is made anew when it is next needed."""
-        if self._source.config != model.config:  # a cache may be there before any runner is
-            self._runner = self._native = self._cache = self._copy = None
-        self._source = self.model = model
-        self._weights = [p for p in model.parameters() if not p.is_inference()]
-        self._seen = ()
-        if self.dtype == torch.int8 and not self.native:
+        """Run `model` from now on; of another shape, everything is made anew when it is next needed.
+
+        Raises:
+            UserError: when it cannot run here; the model before is kept.
+        """
+        if self._dtype == "int8" and not self._native_for(model):
             raise UserError(
                 "int8 weights need the native pass, which cannot run this model here",
                 where="Engine.dtype",
                 fix="leave dtype out, or install a C++ compiler on a CPU",
             )
+        self._source = model
+        # Where each weight is found, not the weight: `load_state_dict(assign=True)` puts others there.
+        self._weights = [
+            (module._parameters, name)  # pyright: ignore[reportPrivateUsage]
+            for module in model.modules()
+            for name, weight in module._parameters.items()  # pyright: ignore[reportPrivateUsage]
+            if weight is not None
+        ]
+        self._seen = ()
         if self._runner is not None and self.shares:
             self._runner = None  # it holds the tensors of the model before
-        if not (self.native or self.shares):
-            self._cast()
+        self._settle()
         with torch.inference_mode(False):
             # The model makes its rotary table at first use and keeps it. Made in inference mode, it could
             # not be used in training afterwards.
             first = torch.zeros((1, 1), dtype=torch.int64, device=self.model.device)
             self.model.rotary.at(first, None, self.model.dtype)
 
-    def refresh(self) -> bool:
-        """Follow the weights; whether they, or the number of threads, have changed since the last time.
+    def _settle(self) -> None:
+        """Cache and runner of another shape, dtype or device are made anew when they are next needed."""
+        layout = (self._source.config, self.dtype, self.device, self.native)
+        if layout != self._layout:
+            self._runner = self._native = self._cache = self._copy = None
+            if self._layout[:1] != layout[:1]:
+                self._pages = None
+            self._layout = layout
+        self.model = self._source
+        if not (self.native or self.shares):
+            self._cast()
 
-        Seen by the tensors' own counts of writes in place: what optimizers, `copy_` and `load_state_dict` do,
-        and not what is done through `.data`.
+    def refresh(self) -> bool:
+        """Follow the weights; whether they, their dtype or the number of threads have changed since then.
+
+        Seen by the tensors' own counts of writes in place and by their addresses: what optimizers, `copy_`,
+        `load_state_dict` and `to` do, and not what is written through `.data`.
         """
-        written = sum(p._version for p in self._weights), sum(p.data_ptr() for p in self._weights)
-        now = (*written, torch.get_num_threads())
+        weights = [found[name] for found, name in self._weights]
+        now = (
+            torch.get_num_threads(),
+            *[-1 if w is None or w.is_inference() else w._version for w in weights],
+            *[0 if w is None else w.data_ptr() for w in weights],
+        )
         if now == self._seen:
             return False
         self._seen = now
+        self._settle()
         if self._native is not None:
             self._native.set_threads(torch.get_num_threads())
             self._native.pack(self._source)
-        elif self._copy is not None:
-            self._cast()
         return True
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _cast(self) -> None:
         """Keep a copy of the source in another dtype or on another device, refreshed in place."""
         if self._copy is None:
             self._copy = copy.deepcopy(self._source).to(self.device, self.dtype).requires_grad_(False)
-        with torch.no_grad():
-            for mine, theirs in zip(self._copy.parameters(), self._source.parameters(), strict=True):
-                mine.copy_(theirs)
+        for mine, theirs in zip(self._copy.parameters(), self._source.parameters(), strict=True):
+            mine.copy_(theirs)
         self.model = self._copy
 
     @property
     def cache(self) -> PagedCache:
-        """Made at first use, since its size goes by the memory that is free."""
+        """Made at first use, since its size goes by the memory that is free; kept so for a shape."""
         if self._cache is None:
             c, device = self._source.config, self.device
             dtype = compute_dtype(device) if self.dtype == torch.int8 else self.dtype
-            tokens = self._cache_tokens
-            if tokens is None:
-                room = int(free_memory(device) * _MEMORY) // token_bytes(c, dtype)
-                tokens = min(self._max_batch * c.max_position, max(room, PAGE))
-            self._cache = PagedCache(c, -(-tokens // PAGE), native=self.native, dtype=dtype, device=device)
+            if self._pages is None:
+                tokens = self._cache_tokens
+                if tokens is None:
+                    room = int(free_memory(device) * _MEMORY) // token_bytes(c, dtype)
+                    tokens = min(self._max_batch * c.max_position, max(room, PAGE))
+                self._pages = -(-tokens // PAGE)
+            with torch.inference_mode(False):  # an engine may outlive the mode it is first used in
+                self._cache = PagedCache(c, self._pages, native=self.native, dtype=dtype, device=device)
         return self._cache
 
     @property
@@ -160,10 +192,6 @@ class Host:
             else:
                 self._runner = TorchRunner(self.model, self.cache)
         return self._runner
-
-    def clear(self, pages: Sequence[int]) -> None:
-        """What these pages hold was not numbers."""
-        self.cache.clear(pages)
 
 
 def _measured_dtype(device: torch.device, own: torch.dtype, rows: int, native: bool) -> torch.dtype:

@@ -57,16 +57,16 @@ class PagedCache:
         front, d = (config.layers, pages + 1, config.kv_heads), config.head_dim
         shapes = ((*front, d, PAGE), (*front, PAGE, _deep(config))) if native else ((*front, PAGE, d),) * 2
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
-        # A masked place weighs nothing, but nothing times a stray NaN is NaN. The native pass reads none.
+        # A masked place weighs nothing, but nothing times NaN is NaN: where the model's own forward reads
+        # them, pages hold numbers from the first (and see `clear`). The native pass reads no masked place.
         if not native:
             self.keys.zero_()
             self.values.zero_()
 
     def clear(self, pages: Sequence[int]) -> None:
         """Zeros: what these pages held was not numbers, and must not reach who holds them next."""
-        for page in pages:
-            self.keys[:, page] = 0
-            self.values[:, page] = 0
+        for store in (self.keys, self.values):
+            store[:, list(pages)] = 0
 
 
 class PagedView:
@@ -81,13 +81,17 @@ class PagedView:
     def __init__(self, cache: PagedCache, tables_Bn: Tensor, positions_BT: Tensor) -> None:
         self._cache, self._tables = cache, tables_Bn
         places = positions_BT.clamp(min=0)
-        self._pages = tables_Bn.gather(1, places // PAGE).masked_fill(positions_BT < 0, 0)
+        padding_BT = positions_BT < 0
+        self._pages = tables_Bn.gather(1, places // PAGE).masked_fill(padding_BT, 0)
         self._offsets = places % PAGE
+        self._padding_B1T1 = padding_BT[:, None, :, None] if padding_BT.any() else None
 
     def update(self, layer: int, k_BKTd: Tensor, v_BKTd: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens; return keys and values [B, K, n * PAGE, d]."""
         both: list[Tensor] = []
         for store, new in ((self._cache.keys[layer], k_BKTd), (self._cache.values[layer], v_BKTd)):
+            if self._padding_B1T1 is not None:  # page 0 is everybody's: no row's NaN may reach it
+                new = new.masked_fill(self._padding_B1T1, 0)
             store[self._pages, :, self._offsets] = new.transpose(1, 2)
             rows_BnKPd = store[self._tables]
             both.append(rows_BnKPd.transpose(1, 2).flatten(2, 3))

@@ -100,14 +100,6 @@ class PagePool:
             else:
                 self._free.append(page)
 
-    def doubt(self, pages: Sequence[int]) -> list[int]:
-        """Nobody new may find these pages: what they hold may not be numbers. Those only the caller holds."""
-        for page in pages:
-            key = self._hash_of.pop(page, None)
-            if key is not None:
-                del self._page_of[key]
-        return [page for page in pages if self._users[page] == 1]
-
     def forget(self) -> None:
         """Other weights: what pages hold is of no use to anybody new."""
         self._free += self._kept

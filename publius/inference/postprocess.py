@@ -14,8 +14,8 @@ from torch import Tensor
 from publius.core.errors import UserError
 from publius.inference.guide import restrict
 from publius.inference.request import Alternatives, Request
-from publius.inference.runner import wanted_rows
-from publius.inference.sampler import Drawn, adjusted, draw, likeliest
+from publius.inference.runner import Ran, wanted_rows
+from publius.inference.sampler import Drawn, adjusted, draw, likeliest, scores
 from publius.inference.scheduler import Work
 from publius.tokenizer.tokenizer import Tokenizer
 
@@ -29,10 +29,10 @@ class _Row(NamedTuple):
     guesses: int
 
 
-def postprocess(plan: Sequence[Work], logits_NV: Tensor, tokenizer: Tokenizer) -> list[int]:
-    """Give every request of `plan` what its logits say (`wanted_rows` of each in turn).
+def postprocess(plan: Sequence[Work], ran: Ran, tokenizer: Tokenizer) -> list[int]:
+    """Give every request of `plan` what its logits say.
 
-    A request that ends has its `stop_reason` set; one whose logits are not numbers, its `error` too.
+    A request that ends has its `stop_reason` set; one whose states or logits are no numbers, its `error` too.
 
     Returns:
         for each work, how many of its guesses stood.
@@ -40,7 +40,7 @@ def postprocess(plan: Sequence[Work], logits_NV: Tensor, tokenizer: Tokenizer) -
     rows: list[_Row] = []
     index: list[int] = []
     scored: list[tuple[Request, int, int]] = []
-    at = 0
+    at, logits_NV = 0, ran.logits_NV
     for work in plan:
         wanted = wanted_rows(work)
         if work.request.targets is not None:
@@ -56,24 +56,33 @@ def postprocess(plan: Sequence[Work], logits_NV: Tensor, tokenizer: Tokenizer) -
         drawn = _draw(rows, logits_NV if len(index) == at else logits_NV[index]) if rows else []
     stood: list[int] = []
     done = 0
-    for work in plan:
+    for number, work in enumerate(plan):
         offered = drawn[done : done + 1 + len(work.draft)] if work.complete else []
         done += len(offered)
+        if number in ran.spoilt:
+            _fail(work.request)
         stood.append(max(0, _take(work, offered, tokenizer) - 1))
     return stood
+
+
+def _fail(request: Request) -> None:
+    """What was computed for it is not numbers."""
+    request.error = (request.guide and request.guide.error) or UserError(
+        "the model's logits are not numbers (NaN)",
+        where="Engine",
+        fix="sample less extremely; with plain sampling, its weights diverged: go back",
+    )
+    request.stop_reason = "error"
 
 
 def _take(work: Work, drawn: Sequence[tuple[Drawn, Alternatives | None]], tokenizer: Tokenizer) -> int:
     """Add drawn tokens until one ends the request or a guess was wrong; how many were added."""
     request = work.request
+    if request.stop_reason is not None:
+        return 0
     for added, ((token, logprob), alternatives) in enumerate(drawn, 1):
         if logprob != logprob:
-            request.error = (request.guide and request.guide.error) or UserError(
-                "the model's logits are not numbers (NaN)",
-                where="Engine",
-                fix="sample less extremely; with plain sampling, its weights diverged: go back",
-            )
-            request.stop_reason = "error"
+            _fail(request)
             return added
         if alternatives is not None:
             request.alternatives.append(alternatives)
@@ -115,14 +124,12 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
 
 def _score(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> None:
     """Log-probabilities of the targets of each (request, place, row) into the requests."""
-    rows = torch.tensor([row for _, _, row in scored], device=logits_NV.device)
-    chosen_NV = logits_NV[rows].float()
-    total_N = chosen_NV.logsumexp(-1)
     targets = [(request.targets or {})[place] for request, place, _ in scored]
-    index = torch.tensor([i for i, ids in enumerate(targets) for _ in ids], device=logits_NV.device)
-    ids = torch.tensor([token for some in targets for token in some], device=logits_NV.device)
-    values = (chosen_NV[index, ids] - total_N[index]).tolist()
+    rows = [row for (_, _, row), ids in zip(scored, targets, strict=True) for _ in ids]
+    values = scores(logits_NV, rows, [token for ids in targets for token in ids])
     done = 0
-    for (request, place, _), some in zip(scored, targets, strict=True):
-        request.scores[place] = values[done : done + len(some)]
-        done += len(some)
+    for (request, place, _), ids in zip(scored, targets, strict=True):
+        request.scores[place] = found = values[done : done + len(ids)]
+        done += len(ids)
+        if any(value != value for value in found):
+            _fail(request)

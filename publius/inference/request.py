@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,11 +15,27 @@ from publius.inference.guide import Guide
 from publius.inference.sampling import Sampling
 from publius.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Alternatives", "Completion", "Request", "StopReason"]
+__all__ = ["Alternatives", "Completion", "Request", "StopReason", "whole"]
 
 StopReason = Literal["end", "stop_sequence", "max_tokens", "cancelled", "deadline", "error"]
 Alternatives = tuple[tuple[int, float], ...]
 """The likeliest tokens at one place and their log-probabilities, best first."""
+
+
+def whole(tokens: Sequence[int], name: str) -> list[int]:
+    """Token ids of any kind (a list, an array, a tensor) as a list of one's own.
+
+    Raises:
+        UserError: when they are not whole numbers, or not one row.
+    """
+    try:
+        return array("q", tokens).tolist()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"the {name} is not a row of token ids: {error}",
+            where=f"Request.{name}",
+            fix="give whole numbers, as Tokenizer.encode returns them",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,14 @@ class Request:
     """Which tokens may come next."""
     _text: bytearray = field(default_factory=bytearray)
 
+    def __post_init__(self) -> None:
+        """The ids are taken now: who asked may change their list later.
+
+        Raises:
+            UserError: for a prompt that is not a row of whole numbers.
+        """
+        self.prompt = whole(self.prompt, "prompt")
+
     @property
     def length(self) -> int:
         """Tokens so far."""
@@ -107,7 +132,7 @@ class Request:
         """Tokens `start` to `end` of prompt and reply."""
         prompt = len(self.prompt)
         if end <= prompt:
-            return list(self.prompt[start:end])
+            return [*self.prompt[start:end]]
         return [*self.prompt[start:prompt], *self.tokens[max(0, start - prompt) : end - prompt]]
 
     def add(self, token: int, logprob: float, tokenizer: Tokenizer) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,14 +22,23 @@ from publius.inference.pages import PAGE
 from publius.inference.scheduler import Work
 from publius.model.transformer import Transformer
 
-__all__ = ["NativeRunner", "Runner", "TorchRunner", "wanted_rows"]
+__all__ = ["NativeRunner", "Ran", "Runner", "TorchRunner", "wanted_rows"]
+
+
+class Ran(NamedTuple):
+    """What came of a plan."""
+
+    logits_NV: Tensor
+    """Of `wanted_rows` of every work in turn."""
+    spoilt: frozenset[int] = frozenset()
+    """Works (by number) whose states are not numbers: their pages must not be shared."""
 
 
 class Runner(Protocol):
     """What the engine asks for."""
 
-    def run(self, plan: Sequence[Work]) -> Tensor:
-        """Logits [N, V] of `wanted_rows` of every work in turn; their keys and values are kept."""
+    def run(self, plan: Sequence[Work]) -> Ran:
+        """Run every work; its keys and values are kept."""
         ...
 
 
@@ -61,8 +70,9 @@ class NativeRunner:
     def __init__(self, model: NativeModel, cache: PagedCache) -> None:
         self._model, self._cache = model, cache
 
-    def run(self, plan: Sequence[Work]) -> Tensor:
-        """As `Runner.run`; float32."""
+    def run(self, plan: Sequence[Work]) -> Ran:
+        """As `Runner.run`; logits in float32. A token that is not numbers spoils only those after it, which
+        must read it anyway, so nothing is ever reported as spoilt."""
         tokens: list[int] = []
         positions: list[int] = []
         starts, wanted = [0], list[int]()
@@ -79,8 +89,8 @@ class NativeRunner:
         ids, places, first_rows, rows = (
             np.array(values, np.int32) for values in (tokens, positions, starts, wanted)
         )
-        return self._model.forward(
-            ids, places, first_rows, tables, rows, self._cache.keys, self._cache.values
+        return Ran(
+            self._model.forward(ids, places, first_rows, tables, rows, self._cache.keys, self._cache.values)
         )
 
 
@@ -96,15 +106,23 @@ class TorchRunner:
         self._model, self._cache = model, cache
 
     @torch.inference_mode()
-    def run(self, plan: Sequence[Work]) -> Tensor:
-        """As `Runner.run`."""
+    def run(self, plan: Sequence[Work]) -> Ran:
+        """As `Runner.run`. A masked place weighs nothing, but nothing times NaN is NaN: one token that is not
+        numbers spoils its whole chunk, also what comes before it, and what is written is cleared."""
         hidden: list[Tensor] = [torch.empty(0)] * len(plan)
-        with _eager(self._model):
+        spoilt: list[int] = []
+        with _eager(self._model), torch.autocast(self._model.device.type, enabled=False):
             for group in _alike(plan):
                 states_BTD = self._forward([plan[i] for i in group])
+                sound = states_BTD.isfinite().all(-1).all(-1).tolist()
+                spoilt += [i for i, fine in zip(group, sound, strict=True) if not fine]
                 for row, i in enumerate(group):
                     hidden[i] = states_BTD[row, wanted_rows(plan[i])]
-            return self._model.logits(torch.cat(hidden))
+            logits_NV = self._model.logits(torch.cat(hidden))
+        for i in spoilt:
+            request = plan[i].request
+            self._cache.clear(request.pages[request.computed // PAGE :])
+        return Ran(logits_NV, frozenset(spoilt))
 
     def _forward(self, works: Sequence[Work]) -> Tensor:
         device = self._model.device

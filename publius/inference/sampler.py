@@ -19,11 +19,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from publius.inference.native import can_draw, draw_rows
+from publius.inference.native import can_draw, draw_rows, score_rows
 from publius.inference.request import Alternatives, Request
 from publius.inference.sampling import Sampling
 
-__all__ = ["Drawn", "adjusted", "draw", "likeliest", "log_probs", "pick", "row_uniforms"]
+__all__ = ["Drawn", "adjusted", "draw", "likeliest", "log_probs", "pick", "row_uniforms", "scores"]
 
 Drawn = tuple[int, float]
 """A token and its log-probability."""
@@ -143,8 +143,21 @@ def draw(
     return made
 
 
+def scores(logits_BV: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Log-probability, at temperature 1, of each token in its row; NaN where the row holds one."""
+    if can_draw(
+        logits_BV
+    ):  # each row by itself, in one order: PyTorch sums a lone long row by several threads
+        return score_rows(logits_BV, rows, tokens)
+    logits_BV, device = logits_BV.float(), logits_BV.device
+    total_B = logits_BV.logsumexp(-1)
+    index, ids = torch.tensor(rows, device=device), torch.tensor(tokens, device=device)
+    return (logits_BV[index, ids] - total_B[index]).tolist()
+
+
 def likeliest(logp_V: Tensor, count: int) -> Alternatives:
-    """The `count` likeliest tokens of one row, without those that cannot come."""
-    values, ids = logp_V.topk(min(count, len(logp_V)))
-    found = zip(ids.tolist(), values.tolist(), strict=True)
-    return tuple((token, logprob) for token, logprob in found if logprob > -math.inf)
+    """The `count` likeliest tokens of a row, without those that cannot come; of ties the lower ids first."""
+    least = logp_V.topk(min(count, len(logp_V))).values[-1].clamp(min=torch.finfo(logp_V.dtype).min)
+    ids = (logp_V >= least).nonzero()[:, 0]
+    values, order = logp_V[ids].sort(descending=True, stable=True)
+    return tuple(zip(ids[order].tolist()[:count], values.tolist()[:count], strict=True))

@@ -1,8 +1,9 @@
 """What is computed next: every running row's tokens, then prompts that wait, within a budget of tokens.
 
 No tensors here. A step of the engine is *schedule, run, postprocess*; this file is the first word. A row that
-decodes and a prompt that is read are the same thing: a request with tokens to read. When pages run out, the
-least urgent request gives its pages up and is read again later.
+decodes and a prompt that is read are the same thing: a request with tokens to read. Every row that runs
+reads at least one token a step: neither a long prompt nor guesses take it from those behind. When pages run
+out, the least urgent request gives its pages up and is read again later.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ class Work(NamedTuple):
         return self.size == self.request.left and self.request.targets is None
 
 
+class _Coming(NamedTuple):
+    """A page that `request` is about to fill, and who is held back for it."""
+
+    request: Request
+    held: list[Request]
+
+
 def urgency(request: Request) -> tuple[int, int]:
     """Sorts the most urgent first: by priority, then by arrival."""
     return -request.priority, request.number
@@ -46,7 +54,7 @@ class Scheduler:
     Args:
         pool: pages of the cache.
         rows: most requests running at once.
-        tokens: most tokens a step reads.
+        tokens: most tokens a step reads, at least `rows`.
         scored: most of them whose logits are wanted for scoring.
         draft: guesses tokens of rows that decode; None does not.
     """
@@ -64,10 +72,14 @@ class Scheduler:
         self.pool, self.rows, self.tokens, self.scored = pool, rows, tokens, max(PAGE, scored)
         self._draft, self._guesses = draft, guesses
         self.running: list[Request] = []  # most urgent first
-        self._waiting: list[tuple[tuple[int, int], Request]] = []
+        self._waits: dict[int, Request] = {}
+        """All that wait, by number; each of them is in the queue or held back."""
+        self._queue: list[tuple[tuple[int, int], Request]] = []
+        """A heap. Who waits no more stays in it until popped, so that leaving costs nothing."""
         self._count = 0
-        self._coming: dict[bytes, Request] = {}
-        """Pages that a running prompt is about to fill: who begins alike waits for them."""
+        self._coming: dict[bytes, _Coming] = {}
+        """Pages that a running prompt is about to fill: who begins alike is held back until then."""
+        self._deadlines: list[tuple[float, int, Request]] = []
         self.preemptions = 0
         self.reused = 0
         """Tokens that came from the prefix cache."""
@@ -75,22 +87,25 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return len(self._waits)
 
     def add(self, request: Request) -> None:
         """A new request; the caller has checked that it fits the pool."""
         request.number, self._count = self._count, self._count + 1
         self._extend_chain(request)
-        heapq.heappush(self._waiting, (urgency(request), request))
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, request.number, request))
+        self._wait(request)
+
+    def _wait(self, request: Request) -> None:
+        self._waits[request.number] = request
+        heapq.heappush(self._queue, (urgency(request), request))
 
     def remove(self, request: Request) -> None:
         """Finished or cancelled: its pages are free."""
-        if request in self.running:
+        if self._waits.pop(request.number, None) is None:
             self.running.remove(request)
-        else:
-            self._waiting = [entry for entry in self._waiting if entry[1] is not request]
-            heapq.heapify(self._waiting)
-        self._release(request)
+            self._release(request)
 
     def schedule(self) -> list[Work]:
         """The next step; empty when nothing is to do."""
@@ -98,13 +113,18 @@ class Scheduler:
         plan: list[Work] = []
         drafts = self._drafts()
         budget, scored, preempted = self.tokens, self.scored, self.preemptions
-        for request in tuple(self.running):
-            if budget and request in self.running:
-                work = self._work(request, budget, scored, drafts.get(request.number, []))
-                if work is not None:
-                    plan.append(work)
-                    budget -= work.size + len(work.draft)
-                    scored -= work.size if request.targets is not None else 0
+        guessed = self.tokens // 2  # no more, so that prompts that wait come in
+        place = 0
+        while place < len(self.running):  # it loses those at its end when pages run out
+            request, others = self.running[place], len(self.running) - place - 1
+            draft = drafts.get(request.number, [])[:guessed]
+            work = self._work(request, budget - others, scored, draft)
+            if work is not None:
+                plan.append(work)
+                budget -= work.size + len(work.draft)
+                guessed -= len(work.draft)
+                scored -= work.size if request.targets is not None else 0
+            place += 1
         if self.preemptions == preempted:  # else there is no room
             self._admit(plan, budget, scored)
         return plan
@@ -123,40 +143,43 @@ class Scheduler:
 
     def _admit(self, plan: list[Work], budget: int, scored: int) -> None:
         """Start requests that wait."""
-        later: list[tuple[tuple[int, int], Request]] = []
-        while self._waiting and budget and scored > 0:
-            entry = heapq.heappop(self._waiting)
-            request = entry[1]
+        while budget and scored > 0 and (request := self._next()) is not None:
             if len(self.running) >= self.rows and not self._outranks(request, plan):
-                later.append(entry)
-                break
+                return self._wait(request)
             most = request.reusable // PAGE
             known = self.pool.known(request.chain[:most])
-            if known < most and request.chain[known] in self._coming:
-                later.append(entry)
+            if known < most and (coming := self._coming.get(request.chain[known])) is not None:
+                coming.held.append(request)
+                self._waits[request.number] = request
                 continue
             request.pages = self.pool.share(request.chain[:known])
             request.computed = known * PAGE
-            work = self._work(request, budget, scored, [], starting=True)
-            if work is None:
-                self._release(request)
-                later.append(entry)
-                break
+            while (work := self._work(request, budget, scored, [], starting=True)) is None:
+                if not self._outranks(request, plan):
+                    self._release(request)
+                    return self._wait(request)
             self.reused += request.computed
             for key in request.chain[known:]:
-                self._coming.setdefault(key, request)
+                self._coming.setdefault(key, _Coming(request, []))
             insort(self.running, request, key=urgency)
             plan.append(work)
             budget -= work.size
             scored -= work.size if request.targets is not None else 0
-        for entry in later:
-            heapq.heappush(self._waiting, entry)
+        return None
+
+    def _next(self) -> Request | None:
+        """The most urgent that waits and is not held back; it waits no more."""
+        while self._queue:
+            _, request = heapq.heappop(self._queue)
+            if self._waits.pop(request.number, None) is not None:
+                return request
+        return None
 
     def _outranks(self, request: Request, plan: list[Work]) -> bool:
-        """All rows are taken: whether the least urgent one made room for `request`."""
-        least = self.running[-1]
-        if least.priority >= request.priority:
+        """Rows or pages are wanting: whether the least urgent row made room for `request`."""
+        if not self.running or self.running[-1].priority >= request.priority:
             return False
+        least = self.running[-1]
         plan[:] = [work for work in plan if work.request is not least]
         self._preempt(least)
         return True
@@ -191,13 +214,22 @@ class Scheduler:
         self.preemptions += 1
         self.running.remove(request)
         self._release(request)
-        heapq.heappush(self._waiting, (urgency(request), request))
+        self._wait(request)
 
     def _release(self, request: Request) -> None:
         self.pool.give_back(request.pages)
         request.pages, request.computed = [], 0
-        for key in [key for key in request.chain if self._coming.get(key) is request]:
+        for key in request.chain:
+            self._came(key, request)
+
+    def _came(self, key: bytes, request: Request) -> None:
+        """`request` has filled this page, or will not: nobody is held back for it any longer."""
+        coming = self._coming.get(key)
+        if coming is not None and coming.request is request:
             del self._coming[key]
+            for held in coming.held:
+                if self._waits.pop(held.number, None) is not None:
+                    self._wait(held)
 
     def advance(self, request: Request, count: int) -> None:
         """`count` more tokens of `request` have been read: its full pages can be shared."""
@@ -206,8 +238,7 @@ class Scheduler:
         for number in range(before, request.computed // PAGE):
             key = request.chain[number]
             self.pool.name(request.pages[number], key)
-            if self._coming.get(key) is request:
-                del self._coming[key]
+            self._came(key, request)
 
     def forget(self) -> None:
         """Other weights: what runs is read again, and nothing of the past is shared."""
@@ -224,8 +255,8 @@ class Scheduler:
     def _expire(self) -> None:
         """End what is past its deadline."""
         now = time.monotonic()
-        everyone = [*self.running, *(request for _, request in self._waiting)]
-        for request in everyone:
-            if request.deadline is not None and now >= request.deadline:
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, request = heapq.heappop(self._deadlines)
+            if request.stop_reason is None:
                 request.stop_reason = "deadline"
                 self.remove(request)

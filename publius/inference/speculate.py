@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Protocol
 
 from publius.inference.request import Request
@@ -42,7 +43,7 @@ class _Drafting(Protocol):
     @property
     def context(self) -> int: ...
 
-    def complete(self, requests: Sequence[Request]) -> None: ...
+    def attempt(self, requests: Sequence[Request]) -> None: ...
 
 
 class ModelDraft:
@@ -53,19 +54,25 @@ class ModelDraft:
 
     Args:
         engine: runs it.
+        vocabulary: ids of the model that is guessed for: the sizes of a family pad theirs differently.
     """
 
-    def __init__(self, engine: _Drafting) -> None:
-        self._engine = engine
+    def __init__(self, engine: _Drafting, vocabulary: int) -> None:
+        self._engine, self._vocabulary = engine, vocabulary
 
     def __call__(self, asked: Sequence[tuple[Request, int]]) -> list[list[int]]:
-        """Guesses for each (request, at most so many)."""
+        """Guesses for each (request, at most so many); none where the smaller model cannot go on."""
         inner: list[Request | None] = []
         for request, count in asked:
             fits = request.length + count <= self._engine.context and request.uniforms is not None
             inner.append(self._like(request, count) if fits else None)
-        self._engine.complete([request for request in inner if request is not None])
-        return [request.tokens if request is not None else [] for request in inner]
+        self._engine.attempt([request for request in inner if request is not None])
+        return [self._usable(request) if request is not None else [] for request in inner]
+
+    def _usable(self, request: Request) -> list[int]:
+        if request.error is not None:
+            return []
+        return [*takewhile(lambda token: token < self._vocabulary, request.tokens)]
 
     @staticmethod
     def _like(request: Request, count: int) -> Request:

@@ -132,13 +132,11 @@ class ScriptedEngine(Engine):
         self._script = iter(script)
         self.prompts: list[list[list[int]]] = []
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]
-    ) -> list[Completion]:
+    def complete(self, requests: Sequence[Request]) -> None:
         """The next completions of the script, cut at `max_tokens` and at the first stop."""
-        self.prompts.append([list(prompt) for prompt in prompts])
-        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-        return [self._next(one) for one in each]
+        self.prompts.append([list(request.prompt) for request in requests])
+        for request in requests:
+            self._say(request)
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Generator[int, None, Completion]:
         """The next completion of the script, token by token."""
@@ -146,12 +144,10 @@ class ScriptedEngine(Engine):
         yield from completion.tokens
         return completion
 
-    def _next(self, sampling: Sampling) -> Completion:
+    def _say(self, request: Request) -> None:
         line = next(self._script)
         ids = [*self.tokenizer.encode(line), self.tokenizer.end_id] if isinstance(line, str) else list(line)
-        request = Request([self.tokenizer.bos_id], sampling)
         for token in ids:
             if request.add(token, 0.0, self.tokenizer):
-                return request.completion()
+                return
         request.stop_reason = "max_tokens"  # the script ran out, as a model out of tokens does
-        return request.completion()

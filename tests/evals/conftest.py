@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from publius.data.pocket.world import PocketConfig, World, make_pocket
-from publius.inference import Assistant, Completion, Sampling
+from publius.inference import Assistant, Sampling
+from publius.inference.request import Request
 from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.pipeline import testing_run
 from publius.testing import ScriptedEngine, byte_tokenizer, tiny_model
@@ -21,11 +22,9 @@ class Puppet(ScriptedEngine):
         super().__init__([])
         self.say = say
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]
-    ) -> list[Completion]:
-        self._script = iter([self.say(self.tokenizer.decode(list(prompt))) for prompt in prompts])
-        return super().generate(prompts, sampling)
+    def complete(self, requests: Sequence[Request]) -> None:
+        self._script = iter([self.say(self.tokenizer.decode(list(request.prompt))) for request in requests])
+        super().complete(requests)
 
 
 @pytest.fixture(scope="session")

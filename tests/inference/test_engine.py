@@ -239,44 +239,6 @@ def test_int8_is_near_and_needs_the_native_pass() -> None:
 
 
 @BOTH
-def test_a_request_that_fails_takes_no_other_down(native: bool) -> None:
-    model = tiny_model(tie_embeddings=False)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[200] = float("nan")
-    engine = Engine(model, TOKENIZER, native=native)
-    good, bad = engine.submit(PROMPT, GREEDY), engine.submit([*PROMPT, 200], GREEDY)
-    while engine.step():
-        pass
-    assert bad.stop_reason == "error"
-    with pytest.raises(UserError, match="NaN"):
-        bad.completion()
-    expected = Engine(model, TOKENIZER, native=native).generate([PROMPT], GREEDY)[0]
-    assert good.completion().tokens == expected.tokens
-    assert engine.stats.pages == 0
-
-
-@BOTH
-def test_a_failure_does_not_spoil_what_it_shares(native: bool) -> None:
-    """Neither what runs on the same pages, nor who takes them later."""
-    model = tiny_model(tie_embeddings=False)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[200] = float("nan")
-    prompt, greedy = [1, *range(20, 60)], replace(GREEDY, max_tokens=20)
-    expected = Engine(model, TOKENIZER, native=native).generate([prompt], greedy)[0]
-    engine = Engine(model, TOKENIZER, native=native)
-    running = engine.submit(prompt, greedy)
-    engine.step()
-    for bad, sampling in (([*prompt, 200], GREEDY), (prompt, Sampling(temperature=1e-40, seed=0))):
-        with pytest.raises(UserError, match="NaN"):
-            engine.generate([bad], sampling)
-    while engine.step():
-        pass
-    for done in (running.completion(), engine.generate([prompt], greedy)[0]):
-        assert done.tokens == expected.tokens
-        assert done.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
-
-
-@BOTH
 def test_another_shape_gets_another_cache_though_nothing_has_run(native: bool) -> None:
     engine, other = Engine(tiny_model(), TOKENIZER, native=native), tiny_model(layers=6, head_dim=32)
     engine.cancel(engine.submit(PROMPT, GREEDY))

@@ -10,22 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, ThinkingBlock, ToolSpec, ToolUseBlock, assistant, user
-from publius.inference.assistant import Assistant, Event, Reply
 from publius.inference.engine import Engine
 from publius.inference.grammar import Grammar
 from publius.inference.guide import Guides
 from publius.inference.request import Completion
 from publius.inference.sampling import Sampling
-from publius.inference.tool_choice import NamedTool, ToolChoice, choosing
 from publius.testing import byte_tokenizer, tiny_model
-from publius.tokenizer.bpe import TokenizerConfig, train_bpe
 from publius.tokenizer.renderer import Renderer
 
 TOKENIZER = byte_tokenizer()
@@ -36,6 +30,7 @@ USE, USED = SPECIAL["<|tool_use|>"], SPECIAL["<|/tool_use|>"]
 ENGINE = Engine(tiny_model(0, max_position=2048), TOKENIZER)
 BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
 PROMPT = [1, *TOKENIZER.encode("Hello")]
+WORD = Grammar.regex("[a-c]{2,4}")
 
 
 def one(grammar: Grammar | None = None, prompt: list[int] = PROMPT, **sampling: Any) -> Completion:
@@ -173,252 +168,6 @@ def test_lark_with_special_tokens() -> None:
         )
 
 
-def bits(guides: Guides, grammar: Grammar, said: list[int], size: int) -> set[int]:
-    """Ids that may follow `said`."""
-    guide = guides.guide(0, PROMPT, Sampling(grammar=grammar))
-    assert guide is not None
-    for token in said:
-        guide.take(token)
-    allowed = guide.allowed()
-    assert guide.error is None
-    return ids_of(allowed, size)
-
-
-def ids_of(allowed: NDArray[np.uint32] | None, size: int = TOKENIZER.vocab_size) -> set[int]:
-    assert allowed is not None
-    return set(np.flatnonzero(np.unpackbits(allowed.view(np.uint8), bitorder="little")[:size]).tolist())
-
-
-def test_no_text_is_a_special_token() -> None:
-    """Not even for a grammar that says only what must not be."""
-    size = TOKENIZER.vocab_size
-    for grammar in (Grammar.lark("start: X\nX: ~/a/"), Grammar.regex("(?s:.*)"), Grammar.json_schema({})):
-        for said in ([], TOKENIZER.encode('"')):
-            assert bits(Guides(TOKENIZER), grammar, said, size) & TOKENIZER.special_ids <= {END}
-    assert END in bits(Guides(TOKENIZER), Grammar.regex("ab*"), TOKENIZER.encode("a"), size)
-    assert END not in bits(Guides(TOKENIZER), Grammar.regex("ab*"), [], size)
-
-
-def test_ids_that_only_the_model_has_never_come() -> None:
-    engine = Engine(tiny_model(0, vocab_size=700), TOKENIZER)
-    done = engine.generate([PROMPT] * 4, Sampling(max_tokens=40, seed=1, grammar=Grammar.regex("(?s:.{30})")))
-    assert {c.stop_reason for c in done} <= {"end", "max_tokens"}
-    assert max(max(c.tokens) for c in done) < TOKENIZER.vocab_size
-
-
-def test_a_trained_tokenizer_may_write_what_it_would_write() -> None:
-    """A call as the Renderer writes it is open to the model token by token."""
-    text = '{"name":"add_all","input":{"values":[1,22],"note":"the quick brown fox"}} the quick brown fox '
-    tokenizer = train_bpe([text * 5, text + "{}"], TokenizerConfig(vocab_size=320))
-    schema = {
-        "type": "object",
-        "properties": {"values": {"type": "array", "items": {"type": "integer"}}, "note": {"type": "string"}},
-        "required": ["values"],
-    }
-    tools = [ToolSpec(name="add", input_schema=schema), ToolSpec(name="add_all", input_schema=schema)]
-    prompt = [tokenizer.special["<|assistant|>"]]
-    grammar = choosing(Sampling(), tools, "any", prompt, tokenizer).grammar
-    assert grammar is not None
-    said: list[int] = []
-    written = [USE, *tokenizer.encode(text.partition("}} ")[0] + "}}"), USED, END]
-    assert len(written) < 50
-    for token in written:
-        assert token in bits(Guides(tokenizer), grammar, said, tokenizer.vocab_size)
-        said.append(token)
-
-
-# ---- its place in the reply ----
-
-WORD = Grammar.regex("[a-c]{2,4}")
-CALL = rf"{re.escape('<|tool_use|>')}[a-c]{{2,4}}{re.escape('<|/tool_use|>')}"
-
-
-def test_a_grammar_that_must_come_after_a_token() -> None:
-    forced = one(WORD.placed(begin=USE, end=USED))
-    assert re.fullmatch(CALL, text_of(forced))
-    assert forced.logprobs[0] == forced.logprobs[-1] == 0  # one token could come, and its odds were even so
-    for seed in range(5):  # free text, which cannot end before
-        bias = {END: 30.0, USE: 12.0}
-        done = one(
-            WORD.placed(begin=[USE, SPECIAL["<|tools|>"]], end=USED, lead="text"), seed=seed, logit_bias=bias
-        )
-        assert re.search(CALL + "$", text_of(done))
-
-
-def test_a_grammar_that_may_come_and_come_again() -> None:
-    placed = WORD.placed(begin=USE, end=USED, then="free", lead="anything")
-    done = one(placed, logit_bias={USE: 60.0, END: -math.inf}, max_tokens=100)
-    whole = TOKENIZER.decode(done.tokens)
-    assert done.stop_reason == "max_tokens"
-    assert len(re.findall(CALL, whole)) > 10
-    assert len(re.findall(CALL, whole)) >= whole.count("<|/tool_use|>")
-    free = one(None)
-    never = one(placed, logit_bias={USE: -math.inf})
-    assert never.tokens == free.tokens  # what it may leave out, it changes nothing by
-    opened = one(placed, [*PROMPT, THINK], logit_bias={USE: 60.0, THOUGHT: -math.inf}, max_tokens=50)
-    assert set(opened.tokens) == {USE}  # in thinking no call begins
-
-
-@pytest.mark.parametrize("opened", [False, True])
-def test_thinking_is_finished_first(opened: bool) -> None:
-    prompt = [*PROMPT, THINK] if opened else PROMPT
-    lead = "nothing" if opened else "thinking"
-    for seed in range(5):
-        bias = {THINK: 30.0, THOUGHT: 14.0, END: 30.0}
-        done = one(WORD.placed(lead=lead), prompt, seed=seed, logit_bias=bias)
-        head, _, tail = text_of(done).rpartition("<|/think|>")
-        assert re.fullmatch("[a-c]{2,4}", tail)
-        assert head.startswith("<|think|>") is not opened
-        assert "<|" not in head.removeprefix("<|think|>")
-    assert re.fullmatch("[a-c]{2,4}", text_of(one(WORD.placed(lead=lead))))
-
-
-def budget_of(done: Completion) -> int:
-    """Tokens of thinking before the first end of it."""
-    return done.tokens.index(THOUGHT) - (done.tokens[0] == THINK)
-
-
-@pytest.mark.parametrize("budget", [0, 1, 7])
-def test_thinking_ends_with_its_budget(budget: int) -> None:
-    never = {THOUGHT: -30.0, END: -math.inf}
-    opened = one(None, [*PROMPT, THINK], thinking_budget=budget, logit_bias=never, max_tokens=20)
-    assert budget_of(opened) == budget
-    begun = one(None, thinking_budget=budget, logit_bias={**never, THINK: 60.0}, max_tokens=30)
-    assert (begun.tokens[0] == THINK) is (budget > 0)
-    if budget:
-        assert budget_of(begun) == budget
-        assert THINK not in begun.tokens[begun.tokens.index(THOUGHT) :]  # no second block
-    soon = one(None, [*PROMPT, THINK], thinking_budget=budget, logit_bias={THOUGHT: 60.0}, max_tokens=5)
-    assert budget_of(soon) == 0
-    both = one(WORD, [*PROMPT, THINK], thinking_budget=budget, logit_bias=never | {END: 0.0})
-    assert budget_of(both) == budget
-    assert re.fullmatch("[a-c]{2,4}", TOKENIZER.decode(both.tokens[budget + 1 : -1]))
-    never = one(WORD.placed(lead="thinking"), thinking_budget=0, logit_bias={THINK: 60.0})
-    assert re.fullmatch("[a-c]{2,4}", text_of(never))
-
-
-def test_only_what_the_parser_takes_for_thinking_is_counted() -> None:
-    guide = Guides(TOKENIZER).guide(0, PROMPT, Sampling(thinking_budget=2))
-    assert guide is not None
-    for token in (USE, THINK, 50, 51, 52, USED, 53, THINK, 54):  # in a call, the first is out of place
-        guide.take(token)
-        assert guide.allowed() is None
-    guide.take(55)
-    assert ids_of(guide.allowed()) == {THOUGHT}
-    guide.take(THOUGHT)
-    assert ids_of(guide.allowed()) == {*range(TOKENIZER.vocab_size)} - {THINK}
-
-
-# ---- tools ----
-
-POINT = {
-    "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 99}},
-    "properties": {"x": {"$ref": "#/$defs/n"}, "y": {"$ref": "#/$defs/n"}},
-    "required": ["x"],
-    "additionalProperties": False,
-}
-NAME = {"type": "object", "properties": {"who": {"enum": ["é", "b"]}}, "additionalProperties": False}
-TOOLS = (
-    ToolSpec(name="point", input_schema=POINT),
-    ToolSpec(name="pointer", input_schema=NAME),
-    ToolSpec(name='a "b"\\ é', input_schema=NAME),
-)
-SCHEMAS = {tool.name: tool.input_schema for tool in TOOLS}
-ASK = Conversation(messages=(user("Hi"),), tools=TOOLS)
-
-
-def helper(**sampling: Any) -> Assistant:
-    return Assistant(ENGINE, RENDERER, Sampling(**{"max_tokens": 150, **sampling}))
-
-
-def streamed(assistant: Assistant, ask: Conversation, **options: Any) -> tuple[list[Event], Reply]:
-    events: list[Event] = []
-    stream = assistant.stream(ask, **options)
-    while True:
-        try:
-            events.append(next(stream))
-        except StopIteration as stop:
-            return events, stop.value
-
-
-def called(reply: Reply) -> list[str]:
-    """Names of the tools that were called, each with an input that its schema takes."""
-    assert reply.problems == ()
-    calls = [block for block in reply.message.content if isinstance(block, ToolUseBlock)]
-    for call in calls:
-        jsonschema.validate(call.input, SCHEMAS[call.name])
-    return [call.name for call in calls]
-
-
-@pytest.mark.parametrize("choice", ["any", *map(NamedTool, SCHEMAS)])
-@pytest.mark.parametrize("thinking", [None, True, False])
-def test_a_forced_call_is_whole_and_valid(choice: ToolChoice, thinking: bool | None) -> None:
-    asks = [ASK.model_copy(update={"messages": (user("Hi" * (i + 1)),)}) for i in range(6)]
-    bias = {THINK: 14.0, THOUGHT: 12.0}
-    options: dict[str, Any] = {"thinking": thinking, "tool_choice": choice, "thinking_budget": 20}
-    for heat in (0.0, 1.0):
-        replies = helper(temperature=heat, seed=4, logit_bias=bias).replies(asks, **options)
-        assert all(reply.stop_reason == "tool_use" for reply in replies)
-        names = [name for reply in replies for name in called(reply)]
-        assert len(names) == len(asks)
-        assert set(names) <= ({choice.name} if isinstance(choice, NamedTool) else set(SCHEMAS))
-        before = [block for reply in replies for block in reply.message.content[:-1]]
-        assert all(isinstance(block, ThinkingBlock) for block in before)
-        assert len(before) == 6 if thinking else thinking is None or not before
-
-
-def test_a_forced_call_streams_as_it_is_replied() -> None:
-    options: dict[str, Any] = {"tool_choice": "any", "thinking": True, "thinking_budget": 5}
-    for seed in range(4):
-        events, reply = streamed(helper(seed=seed), ASK, **options)
-        assert reply == helper(seed=seed).reply(ASK, **options)
-        call = reply.message.content[-1]
-        assert isinstance(call, ToolUseBlock)
-        assert events[-1].kind == "tool_use"
-        assert json.loads(events[-1].text) == {"name": call.name, "input": call.input}
-        assert "".join(e.text for e in events[:-1]) == "".join(
-            block.thinking for block in reply.message.content if isinstance(block, ThinkingBlock)
-        )
-
-
-def test_rows_of_one_call_have_tools_and_numbers_of_their_own() -> None:
-    other = Conversation(messages=ASK.messages, tools=(ToolSpec(name="other"),))
-    asks = [ASK, ASK, ASK, ASK, other.model_copy(update={"tools": TOOLS[1:2]})]
-    options: dict[str, Any] = {"thinking": False, "tool_choice": "any"}
-    replies = helper(seed=2, temperature=1.5).replies(asks, **options)
-    assert called(replies[4]) == ["pointer"]
-    assert len({str(called(r)) + str(r.message.content[-1]) for r in replies[:4]}) > 1
-    assert replies[0] == helper(seed=2, temperature=1.5).reply(ASK, **options)
-
-
-def test_a_call_after_words_that_were_given() -> None:
-    begun = ASK.then(assistant("I will look."))
-    reply = helper(seed=1, logit_bias={THINK: 60.0}).reply(begun, tool_choice="any")
-    assert len(called(reply)) == len(reply.message.content) == 1
-
-
-def test_auto_leaves_the_text_alone_and_keeps_the_calls() -> None:
-    for seed in range(4):
-        silent = helper(seed=seed, logit_bias={USE: -math.inf})
-        assert silent.reply(ASK, tool_choice="auto") == silent.reply(ASK)
-    never = dict.fromkeys(TOKENIZER.special_ids - {USE, END}, -99.0)
-    often = helper(seed=6, logit_bias={USE: 7.0, END: 5.0, **never})
-    replies = often.replies([ASK] * 16, tool_choice="auto", thinking=False)
-    whole = [reply for reply in replies if reply.stop_reason == "tool_use"]
-    assert sum(len(called(reply)) for reply in whole) > 5
-    assert any(block.type == "text" for reply in whole for block in reply.message.content)
-
-
-def test_none_calls_nothing() -> None:
-    often = helper(seed=6, logit_bias={USE: 60.0})
-    assert all(reply.problems for reply in often.replies([ASK] * 4))
-    for choice, ask in (("none", ASK), ("auto", Conversation(messages=ASK.messages))):
-        for reply in often.replies([ask] * 4, tool_choice=choice):  # pyright: ignore[reportArgumentType]
-            assert not any("call" in problem for problem in reply.problems)
-    kept = helper(seed=6, grammar=WORD).reply(ASK, tool_choice="none")
-    assert re.fullmatch("[a-c]{2,4}", kept.message.content[0].text)  # pyright: ignore[reportAttributeAccessIssue]
-
-
 # ---- what is refused ----
 
 
@@ -477,23 +226,12 @@ def test_what_nothing_can_match_is_refused_before_compute(
         (lambda: WORD.placed(lead="text"), "Grammar.lead"),
         (lambda: WORD.placed(then="free"), "Grammar.then"),
         (lambda: Sampling(thinking_budget=-1), "Sampling.thinking_budget"),
-        (lambda: helper().reply(ASK, tool_choice=NamedTool("no")), "tool_choice"),
-        (lambda: helper().reply(Conversation(messages=ASK.messages), tool_choice="any"), "tool_choice"),
-        (lambda: helper(grammar=WORD).reply(ASK, tool_choice="auto"), "Sampling.grammar"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_said(made: Any, where: str) -> None:
     with pytest.raises(UserError) as error:
         made()
     assert where in error.value.where
-
-
-def test_a_tool_whose_input_cannot_be_kept_is_named() -> None:
-    for schema in ({"type": "array"}, {"multipleOf": 99991}):
-        ask = ASK.model_copy(update={"tools": (TOOLS[0], ToolSpec(name="t", input_schema=schema))})
-        with pytest.raises(UserError) as error:
-            helper().stream(ask, tool_choice="auto")
-        assert error.value.where.startswith("tools[1] (t): input_schema")
 
 
 @BOTH

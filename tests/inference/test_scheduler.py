@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from publius.inference.pages import PagePool
 from publius.inference.request import Request
 from publius.inference.sampling import Sampling
@@ -122,16 +124,20 @@ def test_without_room_the_least_urgent_gives_up_its_pages_and_comes_again() -> N
     assert s.pool.in_use == 0
 
 
-def test_a_deadline_ends_running_and_waiting() -> None:
+def test_a_deadline_ends_running_and_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     s = scheduler(rows=1)
-    running, waiting = make([1] * 4), make([2] * 4)
-    s.add(running)
-    s.add(waiting)
+    running, waiting, endless = make([1] * 4, deadline=50.0), make([2] * 4, deadline=40.0), make([3] * 4)
+    for request in (running, waiting, endless):
+        s.add(request)
+    monkeypatch.setattr(time, "monotonic", lambda: 30.0)
     run(s, s.schedule())
-    running.deadline = waiting.deadline = time.monotonic() - 1
-    assert s.schedule() == []
-    assert running.stop_reason == waiting.stop_reason == "deadline"
-    assert (s.pool.in_use, s.waiting) == (0, 0)
+    monkeypatch.setattr(time, "monotonic", lambda: 45.0)
+    run(s, s.schedule())
+    assert (running.stop_reason, waiting.stop_reason) == (None, "deadline")
+    monkeypatch.setattr(time, "monotonic", lambda: 50.0)
+    assert [work.request for work in s.schedule()] == [endless]
+    assert running.stop_reason == "deadline"
+    assert (s.pool.in_use, s.waiting) == (1, 0)
 
 
 def test_guesses_take_no_room_from_others() -> None:
@@ -154,3 +160,60 @@ def test_forgetting_reads_again() -> None:
     s.forget()
     assert counts(s.schedule()) == [(0, 21)]
     assert s.reused == 0
+
+
+def test_those_that_run_are_kept_most_urgent_first() -> None:
+    s = scheduler()
+    for priority in (1, 0, 2, 1):
+        s.add(make(4, tokens=40, priority=priority))
+        run(s, s.schedule())
+    assert [request.number for request in s.running] == [2, 0, 3, 1]
+
+
+def test_every_row_reads_a_token_whatever_is_before_it() -> None:
+    """Neither a long prompt nor guesses take it from those behind."""
+    s = scheduler(rows=4, tokens=8, guesses=6, draft=lambda asked: [[9] * room for _, room in asked])
+    s.add(make(2, tokens=20))
+    s.add(make(3, tokens=20))
+    run(s, s.schedule())
+    s.add(make([5] * 50, priority=1))
+    run(s, s.schedule())
+    [long, first, second] = plan = s.schedule()
+    assert counts(plan) == [(2, 6), (0, 1), (1, 1)]
+    assert long.draft == first.draft == second.draft == []
+
+
+def test_guesses_take_half_of_a_step_at_most() -> None:
+    s = scheduler(rows=4, tokens=8, guesses=9, draft=lambda asked: [[9] * room for _, room in asked])
+    s.add(make(2, tokens=20))
+    s.add(make(3, tokens=20))
+    run(s, s.schedule())
+    assert [len(work.draft) for work in s.schedule()] == [4, 0]
+    s.add(make([5] * 50))
+    assert counts(s.schedule())[-1] == (2, 2)
+
+
+def test_who_is_held_back_goes_on_when_the_other_goes() -> None:
+    s = scheduler(tokens=20)
+    first, second, third = (make([*range(40), i]) for i in range(3))
+    for request in (first, second, third):
+        s.add(request)
+    assert counts(s.schedule()) == [(0, 20)]
+    assert s.waiting == 2
+    s.remove(second)
+    assert s.waiting == 1
+    s.remove(first)
+    assert counts(s.schedule()) == [(2, 20)]
+    s.remove(third)
+    assert (s.waiting, s.pool.in_use, s.schedule()) == (0, 0, [])
+
+
+def test_the_more_urgent_takes_pages_from_the_less_urgent_only() -> None:
+    s = scheduler(pages=4)
+    s.add(make([1] * 30, priority=1))
+    s.add(make([2] * 30))
+    run(s, s.schedule())
+    s.add(make([3] * 20, priority=1))
+    assert [work.request.number for work in s.schedule()][-1] == 2
+    assert [request.number for request in s.running] == [0, 2]
+    assert (s.waiting, s.preemptions) == (1, 1)

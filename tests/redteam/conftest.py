@@ -11,7 +11,8 @@ import pytest
 
 from publius.core.messages import text_of
 from publius.data.pocket.world import PocketConfig, World, make_pocket
-from publius.inference import Assistant, Completion, Sampling
+from publius.inference import Assistant
+from publius.inference.request import Request
 from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.pipeline import testing_run
 from publius.redteam import stage as stage_module
@@ -43,14 +44,12 @@ class Puppet(ScriptedEngine):
     def context(self) -> int:
         return 1200
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]
-    ) -> list[Completion]:
-        self.sizes.append(len(prompts))
-        hot = isinstance(sampling, Sampling) and sampling.temperature > 0
-        texts = [self.tokenizer.decode(list(prompt)) for prompt in prompts]
-        self._script = iter([self.say(text, i if hot else None) for i, text in enumerate(texts)])
-        return super().generate(prompts, sampling)
+    def complete(self, requests: Sequence[Request]) -> None:
+        self.sizes.append(len(requests))
+        texts = [self.tokenizer.decode(list(request.prompt)) for request in requests]
+        draws = [r.stream if r.sampling.temperature > 0 else None for r in requests]
+        self._script = iter([self.say(text, draw) for text, draw in zip(texts, draws, strict=True)])
+        super().complete(requests)
 
     def score(
         self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]

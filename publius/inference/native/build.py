@@ -47,8 +47,12 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, "no C++ compiler (set CXX, or install g++ or clang++)"
     try:
         path = _built(compiler)
-        return ctypes.CDLL(str(path)), ""
-    except (OSError, subprocess.SubprocessError) as error:
+        try:
+            return ctypes.CDLL(str(path)), ""
+        except OSError:  # a disk that was full, a file that was cut: once more
+            path.unlink()
+            return ctypes.CDLL(str(_built(compiler))), ""
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home
         told = getattr(error, "stderr", None) or str(error)
         return None, f"{compiler} could not build it: {str(told).strip()[:500]}"
 

@@ -1,4 +1,4 @@
-"""Draws a token for each row of logits without leaving the CPU's own code."""
+"""Draws a token for each row of logits, and scores given ones, without leaving the CPU's own code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from publius.inference.native.build import library
 
-__all__ = ["can_draw", "draw_rows"]
+__all__ = ["can_draw", "draw_rows", "score_rows"]
 
 
 def can_draw(logits_BV: Tensor) -> bool:
-    """Whether `draw_rows` takes these: fp32 on a CPU that has the library, each row's logits together."""
+    """Whether `draw_rows` and `score_rows` take these: fp32 on a CPU that has the library, a row together."""
     fits = logits_BV.device.type == "cpu" and logits_BV.dtype == torch.float32 and logits_BV.stride(1) == 1
     return fits and library() is not None
 
@@ -40,3 +40,21 @@ def draw_rows(
         *(ctypes.c_void_p(a.ctypes.data) for a in (heat, places, tokens, logps)),
     )  # fmt: skip
     return list(zip(tokens.tolist(), logps.tolist(), strict=True))
+
+
+def score_rows(logits_BV: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Log-probability at temperature 1 of each token in its row, to the bit what `draw_rows` reports of it.
+
+    Args:
+        logits_BV: as `can_draw` wants them.
+        rows: of each token; a row's tokens next to each other are the cheapest.
+    """
+    found = library()
+    assert found is not None, "ask can_draw first"
+    places, ids = np.array(rows, np.int64), np.array(tokens, np.int64)
+    logps = np.empty(len(places), np.float32)
+    found.publius_score(
+        ctypes.c_void_p(logits_BV.data_ptr()), logits_BV.shape[1], ctypes.c_int64(logits_BV.stride(0)),
+        len(places), *(ctypes.c_void_p(a.ctypes.data) for a in (places, ids, logps)),
+    )  # fmt: skip
+    return logps.tolist()

@@ -11,7 +11,8 @@
 //
 // Weights are packed once: panels of 16 outputs, within a panel by k, so that one stream is read from start to
 // end and lanes are outputs (no horizontal sums). Activations are fp32 between products; for bf16 weights
-// products read bf16 activations where the CPU multiplies in bf16, else fp32 ones.
+// products read bf16 activations where the CPU multiplies in bf16, for int8 weights int8 ones with a scale for
+// every 32 where it multiplies in int8, else fp32 ones.
 
 #include <algorithm>
 #include <atomic>
@@ -54,26 +55,30 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     const size_t widened = sizeof(C) == 2 ? size_t(CHUNK) * (c.head_dim + deep) : 0;
     part_size = sum_size(int(queries));
     each = ((queries * (c.head_dim + CHUNK) + 2 * part_size + widened) * sizeof(float) + 63) / 64 * 64;
+    most_inputs = std::max({c.width, c.inner, c.heads * c.head_dim});
+    if (T::BLOCKS) each = std::max(each, (Quantized::bytes(FEW, most_inputs) + 63) / 64 * 64);
     int longest = 0;
     for (int row = 0; row < call.rows; row++) longest = std::max(longest, call.positions[row]);
     span_count = longest / SPAN + 1;
     const bool cut = span_count > 1 && int(items.size()) < 2 * c.threads;
     size_t sizes[] = {rows * wide * sizeof(float), rows * qkv_wide * sizeof(float), rows * act_wide * sizeof(A),
                       rows * inner_wide * sizeof(A), each * c.threads,
-                      cut ? items.size() * span_count * part_size * sizeof(float) : 0};
+                      cut ? items.size() * span_count * part_size * sizeof(float) : 0,
+                      T::BLOCKS ? Quantized::bytes(rows, most_inputs) : 0};
     size_t all = 64;
     for (size_t &size : sizes) all += size = (size + 63) / 64 * 64;
     if (m.scratch.size() < all) m.scratch = std::vector<char>(all);
     char *at = (char *)((uintptr_t(m.scratch.data()) + 63) / 64 * 64);
-    char *places[6];
-    for (int i = 0; i < 6; at += sizes[i++]) places[i] = at;
+    char *places[7];
+    for (int i = 0; i < 7; at += sizes[i++]) places[i] = at;
     x = (float *)places[0];
     qkv = (float *)places[1];
     act = (A *)places[2];
     middle = (A *)places[3];
     own = places[4];
     spans = cut ? (float *)places[5] : nullptr;
-    counters = std::vector<std::atomic<int>>(size_t(c.layers) * 9 + 3);
+    quantized = places[6];
+    counters = std::vector<std::atomic<int>>(size_t(c.layers) * 13 + 4);
   }
 
   void work(int member) {
@@ -85,25 +90,25 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
       const Layer &layer = m.layers[l];
       shared(phase++, call.rows, 4, [&](int row) { norm(row, layer.before_attention, row); });
       m.team->barrier();
-      product(phase++, layer.qkv, act, act_wide, call.rows, Write{qkv, qkv_wide});
+      product(phase, layer.qkv, Rows<A>{act, act_wide}, call.rows, mine, Write{qkv, qkv_wide});
       m.team->barrier();
       shared(phase++, call.rows * c.kv_heads, 4, [&](int i) { turn(l, i / c.kv_heads, i % c.kv_heads); });
       m.team->barrier();
       attention(phase, l, mine);
       phase += 2;
       m.team->barrier();
-      product(phase++, layer.o, act, act_wide, call.rows, Add{x, wide});
+      product(phase, layer.o, Rows<A>{act, act_wide}, call.rows, mine, Add{x, wide});
       m.team->barrier();
       shared(phase++, call.rows, 4, [&](int row) { norm(row, layer.before_mlp, row); });
       m.team->barrier();
-      product(phase++, layer.gate_up, act, act_wide, call.rows, SwiGLU<A>{middle, inner_wide});
+      product(phase, layer.gate_up, Rows<A>{act, act_wide}, call.rows, mine, SwiGLU<A>{middle, inner_wide});
       m.team->barrier();
-      product(phase++, layer.down, middle, inner_wide, call.rows, Add{x, wide});
+      product(phase, layer.down, Rows<A>{middle, inner_wide}, call.rows, mine, Add{x, wide});
       m.team->barrier();
     }
     shared(phase++, call.outputs, 4, [&](int i) { norm(call.wanted[i], m.last_norm, i); });
     m.team->barrier();
-    product(phase++, m.head, act, act_wide, call.outputs, Write{call.logits, size_t(padded(c.vocab))});
+    product(phase, m.head, Rows<A>{act, act_wide}, call.outputs, mine, Write{call.logits, size_t(padded(c.vocab))});
   }
 
  private:
@@ -148,15 +153,30 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     shared(phase + 1, count, 1, [&](int i) { gather(l, items[i], i); });
   }
 
-  template <class Out>
-  void product(int phase, const Matrix &w, const A *from, size_t stride, int rows, const Out &out) {
-    int side = rows >= TALL ? 2 : 4, groups = (w.panels + side - 1) / side;
+  template <class Out> void product(int &phase, const Matrix &w, const Rows<A> &from, int rows, float *mine, const Out &out) {
+    if constexpr (T::BLOCKS) {
+      const Quantized all(rows <= FEW ? (char *)mine : quantized, rows, w.inputs);
+      auto take = [&](int row) { all.take(row, from.at(row), w.inputs); };
+      if (rows <= FEW) {  // everybody for himself: sooner done than waited for
+        for (int row = 0; row < rows; row++) take(row);
+      } else {
+        shared(phase++, rows, 4, take);
+        m.team->barrier();
+      }
+      panels(phase++, w, all, rows, out);
+    } else {
+      panels(phase++, w, from, rows, out);
+    }
+  }
+
+  template <class X, class Out> void panels(int phase, const Matrix &w, const X &from, int rows, const Out &out) {
+    int side = T::BLOCKS || rows < TALL ? 4 : 2, groups = (w.panels + side - 1) / side;
     shared(phase, groups, std::max(1, groups / (m.team->size * 8)), [&](int g) {
       int panel = g * side, end = std::min(panel + side, w.panels);
-      for (; panel + 4 <= end; panel += 4) strip<T, 4>(w, panel, from, stride, rows, out);
-      for (; panel + 2 <= end; panel += 2) strip<T, 2>(w, panel, from, stride, rows, out);
+      for (; panel + 4 <= end; panel += 4) strip<T, 4>(w, panel, from, rows, out);
+      for (; panel + 2 <= end; panel += 2) strip<T, 2>(w, panel, from, rows, out);
       if constexpr (!Out::PAIRS)
-        for (; panel < end; panel++) strip<T, 1>(w, panel, from, stride, rows, out);
+        for (; panel < end; panel++) strip<T, 1>(w, panel, from, rows, out);
     });
   }
 
@@ -221,8 +241,11 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     return call.tables + size_t(s) * call.table_width;
   }
 
+  static constexpr int FEW = 4;
   std::vector<std::atomic<int>> counters;
   size_t wide, inner_wide, each;
+  int most_inputs;
+  char *quantized;
   float *x;   // residual stream
   A *middle;  // of the feed-forward
   char *own;
@@ -261,7 +284,7 @@ void publius_threads(void *model, int threads) {
   Model &m = *(Model *)model;
   if (threads == m.c.threads) return;
   m.c.threads = threads;
-  m.team.reset(new Team(threads));
+  m.team = Team::of(threads);
 }
 
 // `which`: 0 q, k and v; 1 o; 2 gates, then ups; 3 down; 4 the head. [outputs, inputs] row by row.
@@ -319,6 +342,15 @@ void publius_draw(const float *logits, int rows, int count, int64_t stride, cons
                   const double *uniforms, int64_t *tokens, float *logps) {
   for (int row = 0; row < rows; row++)
     draw_row(logits + row * stride, count, temperatures[row], uniforms[row], tokens + row, logps + row);
+}
+
+// Log-probabilities, at temperature 1, of `tokens` in `rows` of logits; the same row's next to each other.
+void publius_score(const float *logits, int count, int64_t stride, int asked, const int64_t *rows,
+                   const int64_t *tokens, float *logps) {
+  for (int i = 0; i < asked;) {
+    const Row row(logits + rows[i] * stride, count, 1.0f);
+    for (int64_t which = rows[i]; i < asked && rows[i] == which; i++) logps[i] = row.logp(int(tokens[i]));
+  }
 }
 
 }  // extern "C"

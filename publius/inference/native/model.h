@@ -31,9 +31,9 @@ struct Model {
   float *last_norm = nullptr;
   const float *cosine = nullptr, *sine = nullptr, *embed32 = nullptr;
   const uint16_t *embed16 = nullptr;
-  std::unique_ptr<Team> team;
+  std::shared_ptr<Team> team;
   std::vector<char> scratch;
-  explicit Model(const Shape &c) : c(c), layers(c.layers), team(new Team(c.threads)) {}
+  explicit Model(const Shape &c) : c(c), layers(c.layers), team(Team::of(c.threads)) {}
 };
 
 extern "C" struct Call {

@@ -19,7 +19,8 @@ from publius.model.transformer import Block, Transformer
 __all__ = ["LANES", "NativeModel", "Weights", "can_run"]
 
 Weights = Literal["float32", "bfloat16", "int8"]
-"""`int8` keeps a scale for each output and multiplies with fp32 activations."""
+"""`int8` keeps a scale for each output. Activations are then int8 too, with a scale for every 32, where the
+CPU multiplies in int8; else fp32."""
 
 LANES = 16
 _KINDS: dict[Weights, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -56,7 +57,7 @@ class NativeModel:
     """`model` packed for the CPU it is on.
 
     Args:
-        model: on CPU, fp32 or bf16. Its embedding and rotary table are shared, all else is packed (a copy).
+        model: on CPU. Its embedding (fp32 or bf16) and rotary table are shared, all else is packed (a copy).
         weights: what products read.
         cache_dtype: of keys and values, fp32 or bf16.
         threads: of a call.
@@ -107,6 +108,8 @@ class NativeModel:
                 part[0, :, 0].contiguous() for part in model.rotary.at(places, None, torch.float32)
             )
         embedding = model.model.embed_tokens.weight.detach().contiguous()
+        if embedding.dtype not in (torch.float32, torch.bfloat16):
+            embedding = embedding.float()
         self._kept = [embedding, cosine, sine]
         self._library.publius_tables(
             self._model, _at(embedding), embedding.dtype == torch.bfloat16, _at(cosine), _at(sine)

@@ -54,28 +54,61 @@ class Arena {
 
 struct Matrix {
   int outputs = 0, inputs = 0, panels = 0, steps = 0;
-  size_t panel = 0;  // elements
   void *data = nullptr;
   float *scales = nullptr, *bias = nullptr;  // by padded output; either may be absent
 };
 
-// What a product reads: weights W in vectors of WIDTH elements for STEP values of k; activations A.
+// Where a panel lies: T::GROUP of them side by side, step by step, so that what is read together is one stream.
+template <class T> struct Panel {
+  typename T::W *data;
+  size_t stride;  // elements between two steps
+  Panel() = default;
+  Panel(const Matrix &m, int panel) {
+    const int first = panel / T::GROUP * T::GROUP;
+    data = (typename T::W *)m.data + (size_t(first) * m.steps + panel - first) * T::WIDTH;
+    stride = std::min(T::GROUP, m.panels - first) * T::WIDTH;
+  }
+  typename T::W *at(size_t step) const { return data + step * stride; }
+};
+
+// Rows of activations as they are.
+template <class A> struct Rows {
+  const A *data;
+  size_t stride;
+  const A *at(int row) const { return data + size_t(row) * stride; }
+};
+
+// What a product reads: weights W in vectors of WIDTH elements for STEP values of k; activations A. BLOCKS says
+// whether these are quantized first.
 struct AsF32 {
   typedef float W;
   typedef float A;
   typedef v16 V;
   typedef float S;
-  static constexpr int STEP = 1, WIDTH = 16;
+  static constexpr int STEP = 1, WIDTH = 16, GROUP = 2;
+  static constexpr bool BLOCKS = false;
   static V weights(const W *w) { return load<v16>(w); }
   static S value(const A *x) { return *x; }
   static v16 add(v16 acc, V w, S x) { return fused(w, splat(x), acc); }
 };
+#if defined(__AVX512VNNI__)
+// int8 by int8, summed in int32: exact, so only the rounding of activations is added. Weights are kept with 128
+// added, since the instruction multiplies unsigned by signed; `Quantized` takes it off again.
+struct AsInt8 {
+  typedef uint8_t W;
+  typedef float A;
+  static constexpr int STEP = 4, WIDTH = 64, GROUP = 4;
+  static constexpr bool BLOCKS = true;
+  static W kept(int w) { return W(w + 128); }
+};
+#else
 struct AsInt8 {
   typedef int8_t W;
   typedef float A;
   typedef v16 V;
   typedef float S;
-  static constexpr int STEP = 1, WIDTH = 16;
+  static constexpr int STEP = 1, WIDTH = 16, GROUP = 2;
+  static constexpr bool BLOCKS = false;
 #if defined(__AVX512F__)
   static V weights(const W *w) {
     return (v16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)w)));
@@ -85,14 +118,17 @@ struct AsInt8 {
 #endif
   static S value(const A *x) { return *x; }
   static v16 add(v16 acc, V w, S x) { return fused(w, splat(x), acc); }
+  static W kept(int w) { return W(w); }
 };
+#endif
 #if defined(__AVX512BF16__)
 struct AsBF16 {
   typedef uint16_t W;
   typedef uint16_t A;
   typedef __m512i V;
   typedef int S;
-  static constexpr int STEP = 2, WIDTH = 32;
+  static constexpr int STEP = 2, WIDTH = 32, GROUP = 2;
+  static constexpr bool BLOCKS = false;
   static V weights(const W *w) { return _mm512_loadu_si512(w); }
   static S value(const A *x) {
     S pair;
@@ -109,7 +145,8 @@ struct AsBF16 {
   typedef float A;
   typedef u16 V;
   struct S { float first, second; };
-  static constexpr int STEP = 2, WIDTH = 32;
+  static constexpr int STEP = 2, WIDTH = 32, GROUP = 2;
+  static constexpr bool BLOCKS = false;
   static V weights(const W *w) { return load<u16>(w); }
   static S value(const A *x) { return {x[0], x[1]}; }
   static v16 add(v16 acc, V w, S x) {
@@ -122,30 +159,110 @@ struct AsBF16 {
 inline void put(float *to, v16 x) { store(to, x); }
 inline void put(uint16_t *to, v16 x) { store(to, to_bf16(x)); }
 
-// R rows times P panels, handed to `out(row, panel, sums)`.
-template <class T, int R, int P, class Out>
-inline void tile(const Matrix &m, int panel, const typename T::A *x, size_t stride, int row, const Out &out) {
-  const typename T::W *w = (const typename T::W *)m.data + size_t(panel) * m.panel;
-  const typename T::A *rows = x + size_t(row) * stride;
-  v16 acc[R][P];
-  for (int r = 0; r < R; r++)
-    for (int p = 0; p < P; p++) acc[r][p] = v16{};
-  for (int k = 0; k < m.steps; k++) {
-    typename T::V weights[P];
-    for (int p = 0; p < P; p++) weights[p] = T::weights(w + p * m.panel + size_t(k) * T::WIDTH);
-    for (int r = 0; r < R; r++) {
-      typename T::S value = T::value(rows + size_t(r) * stride + k * T::STEP);
-      for (int p = 0; p < P; p++) acc[r][p] = T::add(acc[r][p], weights[p], value);
+// Rows of activations in int8, a scale for every BLOCK of them.
+struct Quantized {
+  static constexpr int BLOCK = 32;
+  int8_t *data;
+  float *scales;
+  int32_t *offsets;  // of each block: -128 times its sum, for the 128 added to weights
+  int blocks;
+  static size_t bytes(size_t rows, int inputs) { return rows * ((inputs + BLOCK - 1) / BLOCK) * (BLOCK + 8); }
+  Quantized(void *room, size_t rows, int inputs) : blocks((inputs + BLOCK - 1) / BLOCK) {
+    scales = (float *)room;
+    offsets = (int32_t *)(scales + rows * blocks);
+    data = (int8_t *)(offsets + rows * blocks);
+  }
+  size_t at(int row, int block) const { return size_t(row) * blocks + block; }
+  // Takes `inputs` numbers. One that is no number makes its block so.
+  void take(int row, const float *from, int inputs) const {
+    for (int b = 0; b < blocks; b++) {
+      v16 low{}, high{};
+      if (const int left = inputs - b * BLOCK; left >= BLOCK) {
+        low = load<v16>(from + b * BLOCK);
+        high = load<v16>(from + b * BLOCK + LANES);
+      } else {
+        for (int i = 0; i < left; i++) (i < LANES ? low[i] : high[i - LANES]) = from[b * BLOCK + i];
+      }
+      const v16 size = low < 0 ? -low : low, other = high < 0 ? -high : high;
+      const float most = largest(size > other ? size : other);
+      const float inverse = most > 0 ? 127.0f / most : 0.0f;
+      const i16 number = (low == low) & (high == high), first = nearest(low * inverse) & number,
+                second = nearest(high * inverse) & number;
+      store(data + at(row, b) * BLOCK, __builtin_convertvector(first, b16));
+      store(data + at(row, b) * BLOCK + LANES, __builtin_convertvector(second, b16));
+      const i16 both = first + second;
+      int32_t sum = 0;
+      bool sound = true;
+      for (int i = 0; i < LANES; i++) sum += both[i], sound &= number[i] != 0;
+      scales[at(row, b)] = sound ? most / 127.0f : NAN;
+      offsets[at(row, b)] = -128 * sum;
     }
   }
+  static i16 nearest(v16 x) { return __builtin_convertvector((x + 12582912.0f) - 12582912.0f, i16); }
+};
+
+// Sums get their scale and bias, and go out.
+template <int R, int P, class Out> inline void give(const Matrix &m, int panel, int row, v16 (&acc)[R][P], const Out &out) {
   for (int p = 0; p < P; p++) {
     if (!m.scales && !m.bias) continue;
     v16 scale = m.scales ? load<v16>(m.scales + (panel + p) * LANES) : splat(1.0f);
     v16 bias = m.bias ? load<v16>(m.bias + (panel + p) * LANES) : v16{};
     for (int r = 0; r < R; r++) acc[r][p] = fused(acc[r][p], scale, bias);
   }
-  for (int r = 0; r < R; r++) out(row + r, panel, acc[r]);
+  for (int r = 0; r < R; r++)
+    for (int p = 0; p < P; p += Out::PAIRS ? 2 : 1) out.one(row + r, panel + p, acc[r] + p);
 }
+
+// R rows times P panels.
+template <class T, int R, int P, class Out>
+inline void tile(const Matrix &m, int panel, const Rows<typename T::A> &x, int row, const Out &out) {
+  constexpr int S = P < T::GROUP ? P : T::GROUP;
+  Panel<T> at[P / S];
+  for (int i = 0; i < P / S; i++) at[i] = Panel<T>(m, panel + i * S);
+  const typename T::A *rows = x.at(row);
+  v16 acc[R][P];
+  for (int r = 0; r < R; r++)
+    for (int p = 0; p < P; p++) acc[r][p] = v16{};
+  for (int k = 0; k < m.steps; k++) {
+    typename T::V weights[P];
+    for (int p = 0; p < P; p++) weights[p] = T::weights(at[p / S].at(k) + p % S * T::WIDTH);
+    for (int r = 0; r < R; r++) {
+      typename T::S value = T::value(rows + size_t(r) * x.stride + k * T::STEP);
+      for (int p = 0; p < P; p++) acc[r][p] = T::add(acc[r][p], weights[p], value);
+    }
+  }
+  give(m, panel, row, acc, out);
+}
+#if defined(__AVX512VNNI__)
+template <class T, int R, int P, class Out>
+inline void tile(const Matrix &m, int panel, const Quantized &x, int row, const Out &out) {
+  constexpr int STEPS = Quantized::BLOCK / T::STEP;
+  static_assert(P <= T::GROUP, "one stream");
+  const Panel<T> at(m, panel);
+  v16 acc[R][P];
+  for (int r = 0; r < R; r++)
+    for (int p = 0; p < P; p++) acc[r][p] = v16{};
+  for (int b = 0; b < x.blocks; b++) {
+    __m512i sums[R][P];
+    for (int r = 0; r < R; r++)
+      for (int p = 0; p < P; p++) sums[r][p] = _mm512_set1_epi32(x.offsets[x.at(row + r, b)]);
+    for (int k = 0; k < STEPS; k++) {
+      __m512i weights[P];
+      for (int p = 0; p < P; p++)
+        weights[p] = _mm512_loadu_si512(at.at(size_t(b) * STEPS + k) + p * T::WIDTH);
+      for (int r = 0; r < R; r++) {
+        int32_t value;
+        std::memcpy(&value, x.data + x.at(row + r, b) * Quantized::BLOCK + k * T::STEP, 4);
+        for (int p = 0; p < P; p++) sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], weights[p], _mm512_set1_epi32(value));
+      }
+    }
+    for (int r = 0; r < R; r++)
+      for (int p = 0; p < P; p++)
+        acc[r][p] = fused(__builtin_convertvector((i16)sums[r][p], v16), splat(x.scales[x.at(row + r, b)]), acc[r][p]);
+  }
+  give(m, panel, row, acc, out);
+}
+#endif
 
 #if defined(__AVX512F__)
 constexpr int TALL = 8;
@@ -153,18 +270,16 @@ constexpr int TALL = 8;
 constexpr int TALL = 4;
 #endif
 
-// P panels for all rows.
-template <class T, int P, class Out>
-void strip(const Matrix &m, int panel, const typename T::A *x, size_t stride, int rows, const Out &out) {
-  auto give = [&](int row, int first, v16 *acc) {
-    for (int p = 0; p < P; p += Out::PAIRS ? 2 : 1) out.one(row, first + p, acc + p);
-  };
+// P panels for all rows. Quantized rows have twice the sums in registers.
+template <class T, int P, class X, class Out>
+void strip(const Matrix &m, int panel, const X &x, int rows, const Out &out) {
   int row = 0;
-  if constexpr (P <= 2)
-    for (; row + TALL <= rows; row += TALL) tile<T, TALL, P>(m, panel, x, stride, row, give);
-  for (; row + 4 <= rows; row += 4) tile<T, 4, P>(m, panel, x, stride, row, give);
-  for (; row + 2 <= rows; row += 2) tile<T, 2, P>(m, panel, x, stride, row, give);
-  for (; row < rows; row++) tile<T, 1, P>(m, panel, x, stride, row, give);
+  if constexpr (P <= (T::BLOCKS ? 1 : 2))
+    for (; row + TALL <= rows; row += TALL) tile<T, TALL, P>(m, panel, x, row, out);
+  if constexpr (P <= (T::BLOCKS ? 2 : 4))
+    for (; row + 4 <= rows; row += 4) tile<T, 4, P>(m, panel, x, row, out);
+  for (; row + 2 <= rows; row += 2) tile<T, 2, P>(m, panel, x, row, out);
+  for (; row < rows; row++) tile<T, 1, P>(m, panel, x, row, out);
 }
 
 // What becomes of the sums.
@@ -212,7 +327,7 @@ struct Source {
 };
 
 template <class T> void pack_panel(Matrix &m, const Source &from, int panel) {
-  typename T::W *to = (typename T::W *)m.data + size_t(panel) * m.panel;
+  const Panel<T> to(m, panel);
   for (int lane = 0; lane < LANES; lane++) {
     int row = from.row(panel, lane);
     float scale = 1.0f;
@@ -224,9 +339,9 @@ template <class T> void pack_panel(Matrix &m, const Source &from, int panel) {
     }
     for (int k = 0; k < m.steps * T::STEP; k++) {
       float value = from.at(row, k);
-      auto &place = to[size_t(k / T::STEP) * T::WIDTH + lane * T::STEP + k % T::STEP];
-      if constexpr (std::is_same<typename T::W, int8_t>::value)
-        place = int8_t(std::lrint(std::min(127.0f, std::max(-127.0f, value / scale))));
+      auto &place = to.at(k / T::STEP)[lane * T::STEP + k % T::STEP];
+      if constexpr (std::is_same<T, AsInt8>::value)
+        place = T::kept(int(std::lrint(std::min(127.0f, std::max(-127.0f, value / scale)))));
       else
         keep(&place, value);
     }
@@ -237,10 +352,10 @@ template <class T> void pack(Team &team, Arena &arena, Matrix &m, const Source &
   m.outputs = from.outputs;
   m.inputs = from.inputs;
   m.panels = from.pairs ? 2 * (padded(from.outputs / 2) / LANES) : padded(from.outputs) / LANES;
-  m.steps = (from.inputs + T::STEP - 1) / T::STEP;
-  m.panel = size_t(m.steps) * T::WIDTH;
-  if (!m.data) m.data = arena.take(m.panels * m.panel * sizeof(typename T::W));
-  if (std::is_same<typename T::W, int8_t>::value && !m.scales)
+  const int whole = T::BLOCKS ? Quantized::BLOCK : T::STEP;
+  m.steps = (from.inputs + whole - 1) / whole * whole / T::STEP;
+  if (!m.data) m.data = arena.take(size_t(m.panels) * m.steps * T::WIDTH * sizeof(typename T::W));
+  if (std::is_same<T, AsInt8>::value && !m.scales)
     m.scales = (float *)arena.take(size_t(m.panels) * LANES * sizeof(float));
   std::atomic<int> next{0};
   team.run([&](int) {

@@ -1,4 +1,5 @@
-// A token for a row of logits: the likeliest, or the one at a given place of the cumulative distribution.
+// A token for a row of logits: the likeliest, or the one at a given place of the cumulative distribution. And
+// the log-probabilities of given ones.
 
 #pragma once
 
@@ -9,37 +10,45 @@
 
 namespace {
 
-// Logits [count] at `temperature` (0: the likeliest, its log-probability at temperature 1). `uniform` in [0, 1).
-// Sums are in double by blocks of 16 in order, so a row is drawn alike wherever it stands. NaN gives NaN.
-inline void draw_row(const float *logits, int count, float temperature, double uniform, int64_t *token, float *logp) {
-  const float slope = temperature > 0 ? 1.0f / temperature : 1.0f;
-  float most = -INFINITY;
-  int best = 0;
-  bool broken = false;
-  for (int i = 0; i < count; i++) {
-    broken |= logits[i] != logits[i];
-    if (logits[i] > most) most = logits[i], best = i;
+// What a row of logits says: its likeliest token, and how the others compare.
+struct Row {
+  const float *logits;
+  int count, best = 0;
+  float most = -INFINITY, slope;
+  bool broken = false;  // NaN, nothing possible, or no largest
+  double total = 0;     // of weights, in double by blocks of 16 in order: alike wherever the row stands
+  Row(const float *logits, int count, float temperature)
+      : logits(logits), count(count), slope(temperature > 0 ? 1.0f / temperature : 1.0f) {
+    for (int i = 0; i < count; i++) {
+      broken |= logits[i] != logits[i];
+      if (logits[i] > most) most = logits[i], best = i;
+    }
+    broken |= most == -INFINITY || most == INFINITY;
+    if (!broken)
+      for (int i = 0; i < count; i += LANES) total += sum(weights(i));
   }
-  if (broken || most == -INFINITY || most == INFINITY) {
-    *token = best;
-    *logp = NAN;
-    return;
-  }
-  auto weights = [&](int from) {
+  // Of 16 tokens, the likeliest's being 1; 0 past the end.
+  v16 weights(int from) const {
     v16 x = splat(-INFINITY);
     if (from + LANES <= count)
       x = load<v16>(logits + from);
     else
       for (int i = from; i < count; i++) x[i - from] = logits[i];
     return vexp((x - most) * slope);
-  };
-  double total = 0;
-  for (int i = 0; i < count; i += LANES) total += sum(weights(i));
-  int chosen = best;
-  if (temperature > 0) {
-    double target = std::fmin(uniform * total, std::nextafter(total, 0.0)), before = 0;
+  }
+  float logp(int token) const {
+    return broken ? NAN : float(double((logits[token] - most) * slope) - std::log(total));
+  }
+};
+
+// Logits [count] at `temperature` (0: the likeliest, its log-probability at temperature 1). `uniform` in [0, 1).
+inline void draw_row(const float *logits, int count, float temperature, double uniform, int64_t *token, float *logp) {
+  const Row row(logits, count, temperature);
+  int chosen = row.best;
+  if (temperature > 0 && !row.broken) {
+    double target = std::fmin(uniform * row.total, std::nextafter(row.total, 0.0)), before = 0;
     for (int i = 0; i < count; i += LANES) {
-      v16 w = weights(i);
+      v16 w = row.weights(i);
       double block = sum(w);
       if (before + block <= target) {
         before += block;
@@ -54,7 +63,7 @@ inline void draw_row(const float *logits, int count, float temperature, double u
     }
   }
   *token = chosen;
-  *logp = float(double((logits[chosen] - most) * slope) - std::log(total));
+  *logp = row.logp(chosen);
 }
 
 }  // namespace

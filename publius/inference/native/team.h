@@ -7,9 +7,14 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <map>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
+
+#include <unistd.h>
 
 #include "vectors.h"
 
@@ -27,10 +32,12 @@ inline void pause_briefly() {
 // next step of decoding comes soon), then sleep.
 class Team {
  public:
-  explicit Team(int size) : size(size) {
-    for (int i = 1; i < size; i++) members_.emplace_back([this, i] { serve(i); });
-  }
+  explicit Team(int size) : size(size) { recruit(); }
   ~Team() {
+    if (process_ != getpid()) {
+      leave();
+      return;
+    }
     {
       std::lock_guard<std::mutex> hold(lock_);
       over_ = true;
@@ -39,11 +46,22 @@ class Team {
     wake_.notify_all();
     for (auto &member : members_) member.join();
   }
+  // The one of this size: all models share it, since teams that spin beside each other are in each other's way.
+  static std::shared_ptr<Team> of(int size) {
+    static std::mutex lock;
+    static std::map<int, std::weak_ptr<Team>> teams;
+    std::lock_guard<std::mutex> hold(lock);
+    std::shared_ptr<Team> found = teams[size].lock();
+    if (!found) teams[size] = found = std::make_shared<Team>(size);
+    return found;
+  }
   // Runs `work` on all members, or on the caller alone where company has been of no use: on a machine that others
   // use too, a member that is not running keeps the rest waiting at every barrier. Tried again after a while.
+  // Callers from several threads take turns.
   void run(const std::function<void(int)> &work) {
-    if (size == 1 || alone_ > 0) {
-      alone_ = std::max(0, alone_ - 1);
+    if (process_ != getpid()) recruit();
+    std::lock_guard<std::mutex> turn(turns_);
+    if (size == 1 || Clock::now() < alone_until_) {
       active_ = 1;
       return work(0);
     }
@@ -59,7 +77,7 @@ class Team {
     work(0);
     barrier();
     double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    if (size - waited_.load() * 1e-9 / seconds < USEFUL) alone_ = RETRY;
+    if (size - waited_.load() * 1e-9 / seconds < USEFUL) alone_until_ = Clock::now() + RETRY;
   }
   // All members wait for each other.
   void barrier() {
@@ -81,8 +99,26 @@ class Team {
   const int size;
 
  private:
+  // Threads do not come along into the child of a fork. There others take their places, under new locks: the old
+  // ones may be held by who is not there.
+  void recruit() {
+    leave();
+    new (&lock_) std::mutex;
+    new (&turns_) std::mutex;
+    new (&wake_) std::condition_variable;
+    call_.store(0);
+    arrived_.store(0);
+    turn_.store(0);
+    for (int i = 1; i < size; i++) members_.emplace_back([this, i] { serve(i); });
+    process_ = getpid();
+  }
+  void leave() {  // they can be neither joined nor destroyed
+    if (!members_.empty()) new std::vector<std::thread>(std::move(members_));
+    members_.clear();
+  }
   typedef std::chrono::steady_clock Clock;
-  static constexpr int SPINS = 4000, RETRY = 200;
+  static constexpr int SPINS = 4000;
+  static constexpr std::chrono::milliseconds RETRY{50};
   static constexpr std::chrono::microseconds IDLE{400};  // longer than what lies between two steps of decoding
   static constexpr double USEFUL = 1.2;  // members at work, on average, below which one alone does as well
   void serve(int member) {
@@ -101,14 +137,16 @@ class Team {
     }
   }
   std::vector<std::thread> members_;
-  std::mutex lock_;
+  std::mutex lock_, turns_;
   std::condition_variable wake_;
   std::atomic<unsigned> call_{0};
   std::atomic<int> arrived_{0}, turn_{0};
   std::atomic<int64_t> waited_{0};  // nanoseconds, of all members
-  int active_ = 1, alone_ = 0;
+  int active_ = 1;
+  Clock::time_point alone_until_{};
   const std::function<void(int)> *work_ = nullptr;
   bool over_ = false;
+  pid_t process_ = 0;
 };
 
 }  // namespace

@@ -186,3 +186,27 @@ def test_a_cache_folder_that_cannot_be_made(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert str(tmp_path / "file") in engine_without(load(), monkeypatch)
     assert compiler.calls == 0
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    found, why = load()
+    assert found is None
+    assert "home" in why or "compiler" in why
+
+
+@needs_library
+def test_a_library_that_cannot_be_loaded_is_built_again(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert BUILT is not None
+    monkeypatch.setenv("CXX", str(Compiler(tmp_path, f'cp "{BUILT._name}" "$out"').path))
+    assert load()[0] is not None
+    [path] = cache.iterdir()
+    path.unlink()
+    path.write_text("half of it")  # a disk that was full
+    assert load()[0] is not None

@@ -176,7 +176,7 @@ def test_lower_precision_is_near(shape: str, source: torch.dtype) -> None:
         if (weights, cache) == ("float32", torch.float32):
             assert error < 1e-5
         else:
-            assert 1e-3 < error < (0.12 if weights == "int8" else 0.06), (weights, cache)
+            assert 1e-3 < error < (0.2 if weights == "int8" else 0.06), (weights, cache)
 
 
 @KIND
