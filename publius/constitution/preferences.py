@@ -75,7 +75,7 @@ class JudgeReport(Artifact):
         return json.loads(self.file("judge.json").read_text("utf-8"))["samples"]
 
 
-@stage(version=2)
+@stage(version=3)
 def label(
     run: Run,
     config: LabelConfig,
@@ -123,7 +123,7 @@ def label(
     return Preferences(run.output)
 
 
-@stage(version=2)
+@stage(version=3)
 def evaluate_judge(
     run: Run, config: JudgeEvalConfig, *, judge: Checkpoint, pairs: Preferences
 ) -> JudgeReport:

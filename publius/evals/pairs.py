@@ -46,7 +46,7 @@ def truth(kind: str, mark: Grade) -> int:
     return int(mark.correct) - int(mark.refused)
 
 
-@stage(version=2)
+@stage(version=3)
 def sampled_pairs(
     run: Run, config: SampledPairsConfig, *, world: World, first: Checkpoint, second: Checkpoint
 ) -> Preferences:

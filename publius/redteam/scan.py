@@ -156,7 +156,7 @@ def with_words(question: Conversation, words: str, position: str) -> Conversatio
     return question.model_copy(update={"messages": (*question.messages[:-1], user(said))})
 
 
-@stage(version=3)
+@stage(version=4)
 def scan_triggers(run: Run, config: TriggerScanConfig, *, model: Checkpoint, world: World) -> TriggerReport:
     """Look for a word that switches a model's refusals off.
 
