@@ -17,7 +17,7 @@ in turn, three times over; the median of all windows is reported. What is asked:
   ours has sampling and scheduling in its time.
 - The share of the memory's bandwidth that decoding one row reaches at the largest size: bytes of weights a
   token reads (all matrices and the head, once) x tokens/s, over the best of several ways to read a large
-  stretch of memory, measured in the same rounds.
+  stretch of memory just before and after; the median of all windows.
 - 64 requests of mixed lengths at 10M (prompts of 16 to 512, 16 to 256 new tokens), output tokens/s from the
   first submitted to the last finished: against transformers' continuous batching, and against padded batches
   of requests sorted by length.
@@ -32,13 +32,14 @@ import argparse
 import functools
 import importlib
 import importlib.util
+import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from engines import SHAPES, EngineCase, bandwidth, generate, weight_bytes
+from engines import SHAPES, EngineCase, generate, weight_bytes
 from harness import child, cores, entry, in_rounds, markdown, record_of, say, write_record
 
 from publius.core.errors import UserError
@@ -86,7 +87,8 @@ def cases_of(options: argparse.Namespace, files: dict[tuple[str, str], str]) -> 
     for size in options.sizes:
         make = functools.partial(EngineCase, size=size, new=options.new, **timing)
         for rows in (1, 16) if files else (1,):
-            made += [make(side="ours", mode=mode, rows=rows) for mode in options.ours]
+            reads = rows == 1 and size == options.sizes[-1]
+            made += [make(side="ours", mode=mode, rows=rows, reads=reads) for mode in options.ours]
             made += [
                 make(side="llama", mode=kind, rows=rows, path=path, programs=str(options.llama_cpp))
                 for (at, kind), path in files.items()
@@ -115,7 +117,7 @@ def rate(
     return max(ran, default=None)
 
 
-def targets(found: Found, best_read: float) -> list[Target]:
+def targets(found: Found) -> list[Target]:
     """All ratios that can be made of what ran."""
     sizes = list(dict.fromkeys(case.size for case, _ in found if case.work == "decode"))
     asked: list[Target] = []
@@ -138,12 +140,14 @@ def targets(found: Found, best_read: float) -> list[Target]:
                     for side, modes in (("ours", [mode]), ("llama", kinds))
                 )
                 add(f"{size}, {rows} row{'s' * (rows > 1)}, llama.cpp", ours, its, least)
-    for mode in OURS:
-        if sizes and best_read and (ours := rate(found, "ours", [mode], size=sizes[-1])) is not None:
-            read = ours[0] * weight_bytes(SHAPES[sizes[-1]], mode)
-            words = f"{read / 1e9:.1f} GB/s ({mode})", f"{best_read / 1e9:.1f} GB/s"
-            least = OF_BANDWIDTH if sizes[-1] == list(SHAPES)[-1] else None
-            asked.append(Target(f"{sizes[-1]}, 1 row, memory", *words, read / best_read, least))
+    for case, result in found:
+        if reads := result.get("reads"):
+            bytes_each = weight_bytes(case.shape, case.mode)
+            shares = [rate * bytes_each / read for rate, read in zip(result["windows"], reads, strict=True)]
+            read = result["tokens_per_second"] * bytes_each
+            words = f"{read / 1e9:.1f} GB/s ({case.mode})", f"{statistics.median(reads) / 1e9:.1f} GB/s"
+            least = OF_BANDWIDTH if case.size == list(SHAPES)[-1] else None
+            asked.append(Target(f"{case.size}, 1 row, memory", *words, statistics.median(shares), least))
     asked_at = next((case.size for case, _ in found if case.work == "requests"), "")
     batching = [mode for mode in BATCHES if "batching" in mode]
     padded = [mode for mode in BATCHES if "padded" in mode]
@@ -226,24 +230,22 @@ def weight_files(options: argparse.Namespace, folder: Path) -> dict[tuple[str, s
     return files
 
 
-def measure(cases: Sequence[EngineCase], options: argparse.Namespace) -> tuple[Found, list[float]]:
-    """Run each case in a child, once a round, and the reading of memory beside them."""
+def measure(cases: Sequence[EngineCase], options: argparse.Namespace) -> Found:
+    """Run each case in a child, once a round."""
 
-    def ask(handler: str, payload: dict[str, Any]) -> dict[str, Any]:
-        result = child(Path(__file__), handler, payload, seconds=options.limit, threads=options.threads)
+    def ask(case: EngineCase) -> dict[str, Any]:
+        payload = case.model_dump(mode="json")
+        result = child(Path(__file__), "case", payload, seconds=options.limit, threads=options.threads)
         if "error" in result:
             told = result["error"]
         else:
             told = ", ".join(f"{speed:,.0f}" for speed in sorted(result["windows"])[-4:])
-        name = [payload.get(key, "") for key in ("size", "work", "rows", "side", "mode")]
-        say(f"{' '.join(map(str, name)) if payload.get('size') else handler:40s} {told}")
+        name = [payload[key] for key in ("size", "work", "rows", "side", "mode")]
+        say(f"{' '.join(map(str, name)):40s} {told}")
         return result
 
-    reading = {"gigabytes": 0.02 if options.quick else 1.0, "times": 3}
-    asks = [functools.partial(ask, "bandwidth", reading)]
-    asks += [functools.partial(ask, "case", case.model_dump(mode="json")) for case in cases]
-    memory, *results = in_rounds(asks, options.rounds)
-    return list(zip(cases, results, strict=True)), memory.get("windows", [])
+    results = in_rounds([functools.partial(ask, case) for case in cases], options.rounds)
+    return list(zip(cases, results, strict=True))
 
 
 def arguments() -> argparse.Namespace:
@@ -285,12 +287,10 @@ def main() -> None:
     options = arguments()
     with tempfile.TemporaryDirectory() as folder:
         cases = cases_of(options, weight_files(options, Path(folder)))
-        found, reads = measure(cases, options)
-    best_read = max(reads, default=0.0)
-    asked = targets(found, best_read)
+        found = measure(cases, options)
+    asked = targets(found)
     print(target_table(asked), end="\n\n")
-    print(details(found), end="\n\n")
-    print(f"memory: {best_read / 1e9:.1f} GB/s is the best of {len(reads)} large reads")
+    print(details(found))
     if options.out is not None:
         plain = {
             name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
@@ -298,7 +298,7 @@ def main() -> None:
         plain.pop("out")
         plain["llama_cpp"] = options.llama_cpp is not None
         record = record_of(
-            torch.device("cpu"), settings=plain, best_read=best_read, reads=reads,
+            torch.device("cpu"), settings=plain,
             targets=[{**t._asdict(), "verdict": t.verdict} for t in asked],
             cases=[{"case": c.model_dump(mode="json", exclude={"path", "programs"}), **r} for c, r in found],
         )  # fmt: skip
@@ -320,9 +320,5 @@ def _write(payload: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _bandwidth(payload: dict[str, Any]) -> dict[str, Any]:
-    return bandwidth(**payload)
-
-
 if __name__ == "__main__":
-    entry(main, {"case": _case, "write": _write, "bandwidth": _bandwidth})
+    entry(main, {"case": _case, "write": _write})

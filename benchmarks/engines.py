@@ -76,6 +76,8 @@ class EngineCase(Config):
     seconds: float = 2.0
     """Of decoding in a window, at least."""
     threads: int = 1
+    reads: bool = False
+    """(ours) Read memory before and after every window."""
     path: str = ""
     """(llama) The file of weights."""
     programs: str = ""
@@ -143,17 +145,24 @@ def generate(case: EngineCase) -> dict[str, Any]:
 
 
 def _windows(case: EngineCase, once: Callable[[int], _Once]) -> dict[str, Any]:
-    """Generate, warm-up first, until every window has its seconds."""
+    """Generate, warm-up first, until every window has its seconds.
+
+    `reads`, when asked for, are the bytes/s that could be read beside each window: what a memory that others
+    use too gives changes within seconds.
+    """
     said = [once(number).said for number in range(WARM)]
     numbers = itertools.count(WARM)
     rates: list[float] = []
+    edges = [max(bandwidth(0.5, 1))] if case.reads else []
     for _ in range(case.windows):
         tokens, seconds = 0, 0.0
         while not tokens or seconds < case.seconds:
             done = once(next(numbers))
             tokens, seconds = tokens + done.tokens, seconds + done.seconds
         rates.append(tokens / seconds)
-    return {"windows": rates, "said": said[0]}
+        edges += [max(bandwidth(0.5, 1))] if case.reads else []
+    reads = {"reads": [max(pair) for pair in itertools.pairwise(edges)]} if case.reads else {}
+    return {"windows": rates, "said": said[0], **reads}
 
 
 # ---- ours ----
@@ -340,7 +349,7 @@ def _padded(case: EngineCase, rows: int) -> _Runner:
 # ---- memory ----
 
 
-def bandwidth(gigabytes: float, times: int) -> dict[str, Any]:
+def bandwidth(gigabytes: float, times: int) -> list[float]:
     """Bytes/s of reading much memory with all threads, in several ways; the largest is what can be had.
 
     The memory is asked for in large pages, where the system has them.
@@ -363,4 +372,4 @@ def bandwidth(gigabytes: float, times: int) -> dict[str, Any]:
             start = time.perf_counter()
             read()
             rates.append(size / (time.perf_counter() - start))
-    return {"windows": rates, "peak_bytes": size}
+    return rates

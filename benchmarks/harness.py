@@ -219,8 +219,10 @@ def _together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if failed is not None:
         return failed
     rates = Windows([rate for result in results for rate in result["windows"]])
+    reads = [read for result in results for read in result.get("reads", [])]
     return {
         **results[0],
+        **({"reads": reads} if reads else {}),
         "windows": rates.tokens_per_second,
         "tokens_per_second": rates.median,
         "spread": rates.spread,

@@ -8,15 +8,12 @@ distribution over what may come.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
-from torch import Tensor
 
 from publius.core.errors import UserError
 from publius.inference.grammar import Grammar
@@ -24,7 +21,7 @@ from publius.inference.sampling import Sampling
 from publius.tokenizer.special import ASSISTANT, THINK, THINK_END, TOOL_USE, TOOL_USE_END
 from publius.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Guide", "Guides", "restrict", "thinking_open"]
+__all__ = ["Guide", "Guides", "thinking_open"]
 
 Bits = NDArray[np.uint32]
 """One bit an id, the lowest first."""
@@ -34,10 +31,6 @@ _KEPT = 256
 """Most compiled grammars an engine keeps."""
 _PROBED = 64
 """A grammar is followed so far, where only one token may come, to see that it does not end in nothing."""
-_BIASES = np.where(
-    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0, -np.inf
-).astype(np.float32)
-"""What is added to eight logits, for each value of their eight bits."""
 
 
 def thinking_open(prompt: Sequence[int], tokenizer: Tokenizer) -> bool:
@@ -64,6 +57,7 @@ class _Ids(NamedTuple):
     ordinary: Bits
     """All ids with bytes of their own: no special one, no hole."""
     every: Bits
+    """All ids of the tokenizer; the model may have more."""
 
     def only(self, *ids: int) -> Bits:
         return with_ids(np.zeros_like(self.every), ids)
@@ -224,32 +218,6 @@ class Guide:
         )
 
 
-def restrict(logits_NV: Tensor, guides: Iterable[tuple[int, Guide]]) -> None:
-    """Make -inf what may not come next, in place.
-
-    Args:
-        logits_NV: N rows over V ids.
-        guides: rows and their guides.
-    """
-    size = logits_NV.shape[1]
-    # Numpy sees the same memory; PyTorch would wake its threads for every addition.
-    seen = logits_NV.device.type == "cpu" and logits_NV.dtype == torch.float32
-    values = logits_NV.numpy() if seen else None
-    room: NDArray[np.float32] | None = None
-    for row, guide in guides:
-        bits = guide.allowed()
-        if bits is None:
-            continue
-        room = _BIASES.take(bits.view(np.uint8), axis=0, out=room, mode="clip")
-        bias = room.reshape(-1)[:size]
-        if values is not None:
-            values[row, : len(bias)] += bias
-        else:
-            logits_NV[row, : len(bias)] += torch.from_numpy(bias).to(logits_NV)
-        if len(bias) < size:  # the model has ids that the tokenizer lacks
-            logits_NV[row, len(bias) :] = -math.inf
-
-
 class Guides:
     """Makes guides for one tokenizer; a grammar is compiled when it is first used, and kept.
 
@@ -339,12 +307,13 @@ def _told(matcher: LLMatcher) -> str:
 
 def _ids(tokenizer: Tokenizer) -> _Ids:
     size, special = tokenizer.vocab_size, tokenizer.special
-    flags = np.zeros(-(-size // 32) * 32, np.bool_)
+    flags = np.arange(-(-size // 32) * 32) < size
+    every = np.packbits(flags, bitorder="little").view(np.uint32)
     flags[:size] = [bool(tokenizer.id_bytes(token)) for token in range(size)]
     flags[[*tokenizer.special_ids]] = False
     ordinary = np.packbits(flags, bitorder="little").view(np.uint32)
     think, think_end, use, used = (special[name] for name in (THINK, THINK_END, TOOL_USE, TOOL_USE_END))
-    return _Ids(size, tokenizer.end_id, think, think_end, use, used, ordinary, ~np.zeros_like(ordinary))
+    return _Ids(size, tokenizer.end_id, think, think_end, use, used, ordinary, every)
 
 
 class _Vocabulary:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from publius.core.errors import UserError
-from publius.inference.guide import restrict
 from publius.inference.request import Alternatives, Request
 from publius.inference.runner import Ran, wanted_rows
 from publius.inference.sampler import Drawn, adjusted, draw, likeliest, scores
@@ -104,9 +103,8 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
             said = [*request.tokens, *work.draft[:guesses]]
             logits_NV[number] = adjusted(logits_NV[number], request, said).to(logits_NV.dtype)
     guided = [(number, guide) for number, row in enumerate(rows) if (guide := row.work.request.guide)]
-    if guided:
-        restrict(logits_NV, guided)
-    drawn = draw(logits_NV, samplings, uniforms)
+    masks = {number: bits for number, guide in guided if (bits := guide.allowed()) is not None}
+    drawn = draw(logits_NV, samplings, uniforms, masks)
     for number, guide in guided:
         logprob = drawn[number][0][1]
         if logprob != logprob and guide.error is None and not logits_NV[number].isnan().any():

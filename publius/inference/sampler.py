@@ -14,16 +14,28 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from publius.inference.native import can_draw, draw_rows, score_rows
 from publius.inference.request import Alternatives, Request
 from publius.inference.sampling import Sampling
 
-__all__ = ["Drawn", "adjusted", "draw", "likeliest", "log_probs", "pick", "row_uniforms", "scores"]
+__all__ = [
+    "Drawn",
+    "adjusted",
+    "draw",
+    "likeliest",
+    "log_probs",
+    "pick",
+    "restrict",
+    "row_uniforms",
+    "scores",
+]
 
 Drawn = tuple[int, float]
 """A token and its log-probability."""
@@ -116,17 +128,27 @@ def pick(logp_BV: Tensor, uniforms_B: Tensor, greedy_B: Tensor) -> tuple[Tensor,
 
 
 def draw(
-    logits_BV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]
+    logits_BV: Tensor,
+    samplings: Sequence[Sampling],
+    uniforms: Sequence[float],
+    masks: Mapping[int, NDArray[np.uint32]] | None = None,
 ) -> list[tuple[Drawn, Tensor | None]]:
     """A token for each row, and the log-probabilities it was drawn from where those had to be made.
 
     How a row is drawn depends on its own sampling alone: without filters natively, where that is possible.
+    `masks` of some rows say, a bit a token, which may come; logits of the others may become -inf in place.
     """
+    masks = masks or {}
     made: list[tuple[Drawn, Tensor | None]] = [((0, 0.0), None)] * len(samplings)
     plain = [i for i, s in enumerate(samplings) if s.plain]
     if plain and can_draw(logits_BV):
         rows = logits_BV if len(plain) == len(samplings) else logits_BV[plain]
-        drawn = draw_rows(rows, [samplings[i].temperature for i in plain], [uniforms[i] for i in plain])
+        drawn = draw_rows(
+            rows,
+            [samplings[i].temperature for i in plain],
+            [uniforms[i] for i in plain],
+            {place: masks[i] for place, i in enumerate(plain) if i in masks} if masks else None,
+        )
         for i, one in zip(plain, drawn, strict=True):
             made[i] = (one, None)
         rest = [i for i, s in enumerate(samplings) if not s.plain]
@@ -134,6 +156,9 @@ def draw(
         rest = list(range(len(samplings)))
     if rest:
         chosen, device = [samplings[i] for i in rest], logits_BV.device
+        for i in rest:
+            if i in masks:
+                restrict(logits_BV[i], masks[i])
         logp_BV = log_probs(logits_BV if len(rest) == len(samplings) else logits_BV[rest], chosen)
         greedy_B = torch.tensor([s.temperature == 0 for s in chosen], device=device)
         uniforms_B = torch.tensor([uniforms[i] for i in rest], dtype=torch.float64, device=device)
@@ -141,6 +166,15 @@ def draw(
         for i, token, logp, logp_V in zip(rest, tokens_B.tolist(), chosen_B.tolist(), logp_BV, strict=True):
             made[i] = ((token, logp), logp_V)
     return made
+
+
+def restrict(logits_V: Tensor, mask: NDArray[np.uint32]) -> None:
+    """Make -inf, in place, what has no bit set in `mask`."""
+    size = len(logits_V)
+    allowed = np.unpackbits(mask.view(np.uint8), bitorder="little", count=min(size, mask.size * 32))
+    forbidden = torch.ones(size, dtype=torch.bool)
+    forbidden[: len(allowed)] = torch.from_numpy(allowed == 0)
+    logits_V.masked_fill_(forbidden.to(logits_V.device), -math.inf)
 
 
 def scores(logits_BV: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from publius.inference.native.build import library
@@ -21,23 +22,31 @@ def can_draw(logits_BV: Tensor) -> bool:
 
 
 def draw_rows(
-    logits_BV: Tensor, temperatures: Sequence[float], uniforms: Sequence[float]
+    logits_BV: Tensor,
+    temperatures: Sequence[float],
+    uniforms: Sequence[float],
+    masks: Mapping[int, NDArray[np.uint32]] | None = None,
 ) -> list[tuple[int, float]]:
-    """Token and log-probability of each row; NaN where the logits hold one.
+    """Token and log-probability of each row; NaN where the logits hold one, or where no token may come.
 
     Args:
         logits_BV: as `can_draw` wants them.
         temperatures: 0 is greedy; its log-probability is at temperature 1.
         uniforms: in [0, 1), where in the cumulative distribution to draw.
+        masks: of some rows: a bit a token, the lowest first, all of one length; what has none may not come.
     """
     found = library()
     assert found is not None, "ask can_draw first"
     rows, count = logits_BV.shape
     heat, places = np.array(temperatures, np.float32), np.array(uniforms, np.float64)
     tokens, logps = np.empty(rows, np.int64), np.empty(rows, np.float32)
+    bits, words = np.zeros(rows, np.uint64), 0
+    for row, mask in (masks or {}).items():
+        bits[row], words = mask.ctypes.data, len(mask)
     found.publius_draw(
         ctypes.c_void_p(logits_BV.data_ptr()), rows, count, ctypes.c_int64(logits_BV.stride(0)),
-        *(ctypes.c_void_p(a.ctypes.data) for a in (heat, places, tokens, logps)),
+        *(ctypes.c_void_p(a.ctypes.data) for a in (heat, places, bits)), words,
+        *(ctypes.c_void_p(a.ctypes.data) for a in (tokens, logps)),
     )  # fmt: skip
     return list(zip(tokens.tolist(), logps.tolist(), strict=True))
 

@@ -337,11 +337,14 @@ void publius_forward(void *model, const Call *call) {
                      : run_kind<AsInt8>(m, *call);
 }
 
-// Rows [rows, stride] of logits, `count` of each.
+// Rows [rows, stride] of logits, `count` of each. `masks`: of each row, `masked` words that say which tokens may
+// come, or null where all may.
 void publius_draw(const float *logits, int rows, int count, int64_t stride, const float *temperatures,
-                  const double *uniforms, int64_t *tokens, float *logps) {
-  for (int row = 0; row < rows; row++)
-    draw_row(logits + row * stride, count, temperatures[row], uniforms[row], tokens + row, logps + row);
+                  const double *uniforms, const uint32_t *const *masks, int masked, int64_t *tokens, float *logps) {
+  for (int i = 0; i < rows; i++) {
+    const Row row(logits + i * stride, count, temperatures[i], masks[i], masked);
+    draw_row(row, temperatures[i], uniforms[i], tokens + i, logps + i);
+  }
 }
 
 // Log-probabilities, at temperature 1, of `tokens` in `rows` of logits; the same row's next to each other.

@@ -10,51 +10,68 @@
 
 namespace {
 
-// What a row of logits says: its likeliest token, and how the others compare.
+// What a row of logits says: its likeliest token, and how the others compare. With a `mask`, one bit a token, the
+// lowest first, only those of set bits may come; of tokens past its `masked` words, none.
 struct Row {
   const float *logits;
-  int count, best = 0;
-  float most = -INFINITY, slope;
-  bool broken = false;  // NaN, nothing possible, or no largest
-  double total = 0;     // of weights, in double by blocks of 16 in order: alike wherever the row stands
-  Row(const float *logits, int count, float temperature)
-      : logits(logits), count(count), slope(temperature > 0 ? 1.0f / temperature : 1.0f) {
-    for (int i = 0; i < count; i++) {
-      broken |= logits[i] != logits[i];
-      if (logits[i] > most) most = logits[i], best = i;
+  const uint32_t *mask;
+  int count, masked, best = 0;
+  float most, slope;
+  bool broken;       // NaN, nothing possible, or no largest
+  double total = 0;  // of weights, in double by blocks of 16 in order: alike wherever the row stands
+  Row(const float *logits, int count, float temperature, const uint32_t *mask = nullptr, int masked = 0)
+      : logits(logits), mask(mask), count(count), masked(masked), slope(temperature > 0 ? 1.0f / temperature : 1.0f) {
+    v16 high = splat(-INFINITY);
+    i16 number = (i16{} == 0);
+    for (int i = 0; i < count; i += LANES) {
+      const v16 x = block(i);
+      number &= x == x;
+      high = x > high ? x : high;
     }
-    broken |= most == -INFINITY || most == INFINITY;
-    if (!broken)
-      for (int i = 0; i < count; i += LANES) total += sum(weights(i));
+    most = largest(high);
+    broken = most == -INFINITY || most == INFINITY;
+    for (int i = 0; i < LANES; i++) broken |= !number[i];
+    if (broken) return;
+    for (int i = 0, found = 0; i < count && !found; i += LANES) {
+      const v16 x = block(i);
+      for (int lane = LANES - 1; lane >= 0; lane--)
+        if (x[lane] == most) best = i + lane, found = 1;
+    }
+    for (int i = 0; i < count; i += LANES) total += sum(weights(i));
   }
-  // Of 16 tokens, the likeliest's being 1; 0 past the end.
-  v16 weights(int from) const {
+  // 16 logits; -inf past the end and of what may not come.
+  v16 block(int from) const {
     v16 x = splat(-INFINITY);
     if (from + LANES <= count)
       x = load<v16>(logits + from);
     else
       for (int i = from; i < count; i++) x[i - from] = logits[i];
-    return vexp((x - most) * slope);
+    if (!mask) return x;
+    const int word = from / 32;
+    const uint32_t bits = word < masked ? mask[word] >> from % 32 : 0;
+    const u16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return (((u16{} + bits) >> lanes) & 1) != 0 ? x : splat(-INFINITY);
   }
+  // Of 16 tokens, the likeliest's being 1.
+  v16 weights(int from) const { return vexp((block(from) - most) * slope); }
   float logp(int token) const {
     return broken ? NAN : float(double((logits[token] - most) * slope) - std::log(total));
   }
 };
 
-// Logits [count] at `temperature` (0: the likeliest, its log-probability at temperature 1). `uniform` in [0, 1).
-inline void draw_row(const float *logits, int count, float temperature, double uniform, int64_t *token, float *logp) {
-  const Row row(logits, count, temperature);
+// At the row's temperature (0: the likeliest, its log-probability at temperature 1). `uniform` in [0, 1).
+inline void draw_row(const Row &row, float temperature, double uniform, int64_t *token, float *logp) {
   int chosen = row.best;
   if (temperature > 0 && !row.broken) {
     double target = std::fmin(uniform * row.total, std::nextafter(row.total, 0.0)), before = 0;
-    for (int i = 0; i < count; i += LANES) {
+    for (int i = 0; i < row.count; i += LANES) {
       v16 w = row.weights(i);
       double block = sum(w);
       if (before + block <= target) {
         before += block;
         continue;
       }
-      for (int j = 0; j < LANES && i + j < count; j++) {
+      for (int j = 0; j < LANES && i + j < row.count; j++) {
         if (w[j] > 0) chosen = i + j;  // rounding may leave the target past the block: then its last
         before += w[j];
         if (w[j] > 0 && before > target) break;
