@@ -168,12 +168,17 @@ def _windows(case: EngineCase, once: Callable[[int], _Once]) -> dict[str, Any]:
 # ---- ours ----
 
 
-def our_engine(shape: ModelConfig, dtype: str, **settings: Any) -> Engine:
-    """An engine over fresh weights (seed 0) whose text no token ends."""
+def our_engine(
+    shape: ModelConfig, dtype: str, change: Callable[[Transformer], None] | None = None, **settings: Any
+) -> Engine:
+    """An engine over fresh weights (seed 0, then `change`d) whose text no token ends."""
     kinds: dict[str, Dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": "int8"}
     tokenizer = byte_tokenizer()
     tokenizer.end_id = -1
-    return Engine(Transformer(shape, seed=0).eval(), tokenizer, dtype=kinds[dtype], **settings)
+    model = Transformer(shape, seed=0).eval()
+    if change is not None:
+        change(model)
+    return Engine(model, tokenizer, dtype=kinds[dtype], **settings)
 
 
 def _our_decode(case: EngineCase) -> Callable[[int], _Once]:

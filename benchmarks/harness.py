@@ -63,7 +63,13 @@ def say(text: str) -> None:
 
 
 def child(
-    script: Path, handler: str, payload: Mapping[str, Any], *, seconds: float, threads: int
+    script: Path,
+    handler: str,
+    payload: Mapping[str, Any],
+    *,
+    seconds: float,
+    threads: int,
+    show: bool = False,
 ) -> dict[str, Any]:
     """What `handler` of `script` returns for `payload` in a process of its own, or `{"error": why}`.
 
@@ -73,12 +79,14 @@ def child(
         payload: JSON-able.
         seconds: it is killed after so long, with all processes it started.
         threads: OMP_NUM_THREADS.
+        show: let it say its progress; then why it fails is said there too.
     """
     command = [sys.executable, str(script), "--child", handler, json.dumps(payload)]
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=None if show else subprocess.PIPE, text=True, env=env,
+        start_new_session=True,
+    )  # fmt: skip
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -91,7 +99,7 @@ def child(
     found = [line for line in out.splitlines() if line.startswith(_MARK)]
     if process.returncode == 0 and found:
         return json.loads(found[-1].removeprefix(_MARK))
-    return {"error": _reason(process.returncode, err)}
+    return {"error": _reason(process.returncode, err or "")}
 
 
 def _reason(code: int, err: str) -> str:

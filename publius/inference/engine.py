@@ -21,7 +21,7 @@ import torch
 
 from publius.core.errors import UserError
 from publius.inference.guide import Guides
-from publius.inference.host import Dtype, Host
+from publius.inference.host import CacheDtype, Dtype, Host
 from publius.inference.pages import PAGE, PagePool
 from publius.inference.postprocess import postprocess
 from publius.inference.refusals import Room, check_ids, check_request
@@ -57,6 +57,8 @@ class Engine:
         device: None keeps the model's.
         cache_tokens: most tokens whose keys and values are kept; None is what `max_batch` full rows need, or
             a quarter of the free memory if that is less. What cannot fit is refused when it is asked for.
+        cache_dtype: "int8" (native pass only) keeps keys and values so, with a scale for each token and head;
+            None as the weights, or in bf16 beside int8 ones where the hardware has it.
         speculate: how many tokens to guess at each step. They are checked and never change a text.
         draft: a smaller model of the same tokenizer that guesses; None guesses from what was said before,
             which is worth it where replies repeat their prompt.
@@ -76,6 +78,7 @@ class Engine:
         max_batch: int = 64,
         device: torch.device | str | None = None,
         cache_tokens: int | None = None,
+        cache_dtype: CacheDtype = None,
         speculate: int = 0,
         draft: Transformer | None = None,
         step_tokens: int = STEP_TOKENS,
@@ -104,8 +107,9 @@ class Engine:
         )
         self._fits(model)
         self._host = Host(
-            model, dtype=dtype, device=device, native=native, max_batch=max_batch, cache_tokens=cache_tokens
-        )
+            model, dtype=dtype, device=device, native=native, max_batch=max_batch, cache_tokens=cache_tokens,
+            cache_dtype=cache_dtype,
+        )  # fmt: skip
 
     @property
     def model(self) -> Transformer:
@@ -237,8 +241,7 @@ class Engine:
         Returns (as the generator's value): the Completion.
 
         Raises:
-            UserError: as `generate`, at the call, not at the first token; and at the first token when another
-                model was loaded in between, which it does not fit.
+            UserError: as `generate`, at the call; at the first token for a model loaded in between.
         """
         request = Request(prompt, sampling)
         self._check(0, request)

@@ -8,6 +8,7 @@ distribution over what may come.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -325,10 +326,15 @@ class _Vocabulary:
         self.tokens = [names.get(i) or tokenizer.id_bytes(i) for i in range(tokenizer.vocab_size)]
         self.special_token_ids = sorted(names)
         self._tokenizer = tokenizer
+        # Grammars force the same texts again and again: names of fields, marks between them.
+        self._forced = functools.lru_cache(1 << 16)(self._encode)
         self._single = {token: i for i, token in enumerate(self.tokens) if len(token) == 1}
 
     def __call__(self, text: bytes) -> list[int]:
         """Ids of a text that is forced; one a byte, or none, where the tokenizer would write another."""
+        return list(self._forced(text))
+
+    def _encode(self, text: bytes) -> list[int]:
         ids = self._tokenizer.encode(text.decode("utf-8", errors="replace"))
         if b"".join(map(self._tokenizer.id_bytes, ids)) == text:
             return ids

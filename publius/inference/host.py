@@ -19,9 +19,10 @@ from publius.inference.pages import PAGE
 from publius.inference.runner import NativeRunner, Runner, TorchRunner
 from publius.model.transformer import Transformer
 
-__all__ = ["Dtype", "Host"]
+__all__ = ["CacheDtype", "Dtype", "Host"]
 
 Dtype = torch.dtype | Literal["auto", "int8"] | None
+CacheDtype = Literal["int8"] | None
 _MEMORY = 0.25
 """Share of the free memory that keys and values may take, unless told."""
 
@@ -42,9 +43,10 @@ class Host:
         native: bool,
         max_batch: int,
         cache_tokens: int | None,
+        cache_dtype: CacheDtype = None,
     ) -> None:
         self._dtype, self._device, self._wants_native = dtype, device, native
-        self._max_batch, self._cache_tokens = max_batch, cache_tokens
+        self._max_batch, self._cache_tokens, self._cache_dtype = max_batch, cache_tokens, cache_dtype
         self._runner: Runner | None = None
         self._native: NativeModel | None = None
         self._cache: PagedCache | None = None
@@ -92,12 +94,13 @@ class Host:
         Raises:
             UserError: when it cannot run here; the model before is kept.
         """
-        if self._dtype == "int8" and not self._native_for(model):
-            raise UserError(
-                "int8 weights need the native pass, which cannot run this model here",
-                where="Engine.dtype",
-                fix="leave dtype out, or install a C++ compiler on a CPU",
-            )
+        for name, wanted in (("dtype", self._dtype), ("cache_dtype", self._cache_dtype)):
+            if wanted == "int8" and not self._native_for(model):
+                raise UserError(
+                    "int8 needs the native pass, which cannot run this model here",
+                    where=f"Engine.{name}",
+                    fix=f"leave {name} out, or install a C++ compiler on a CPU",
+                )
         self._source = model
         # Where each weight is found, not the weight: `load_state_dict(assign=True)` puts others there.
         self._weights = [
@@ -164,7 +167,7 @@ class Host:
         """Made at first use, since its size goes by the memory that is free; kept so for a shape."""
         if self._cache is None:
             c, device = self._source.config, self.device
-            dtype = compute_dtype(device) if self.dtype == torch.int8 else self.dtype
+            dtype = self._kept_dtype
             if self._pages is None:
                 tokens = self._cache_tokens
                 if tokens is None:
@@ -174,6 +177,13 @@ class Host:
             with torch.inference_mode(False):  # an engine may outlive the mode it is first used in
                 self._cache = PagedCache(c, self._pages, native=self.native, dtype=dtype, device=device)
         return self._cache
+
+    @property
+    def _kept_dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        if self._cache_dtype == "int8":
+            return torch.int8
+        return compute_dtype(self.device) if self.dtype == torch.int8 else self.dtype
 
     @property
     def runner(self) -> Runner:

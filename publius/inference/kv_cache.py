@@ -20,6 +20,8 @@ from publius.model.config import ModelConfig
 __all__ = ["PagedCache", "PagedView", "token_bytes"]
 
 _LANES = 16
+_SCALE = 4
+"""Bytes of a scale: in int8, one for each token's key and one for its value in each head."""
 
 
 def _deep(config: ModelConfig) -> int:
@@ -29,7 +31,8 @@ def _deep(config: ModelConfig) -> int:
 
 def token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Memory of one token's keys and values in all layers."""
-    return config.layers * config.kv_heads * (config.head_dim + _deep(config)) * dtype.itemsize
+    scales = 2 * _SCALE if dtype == torch.int8 else 0
+    return config.layers * config.kv_heads * ((config.head_dim + _deep(config)) * dtype.itemsize + scales)
 
 
 class PagedCache:
@@ -42,6 +45,7 @@ class PagedCache:
         pages: usable pages.
         native: as `native/forward.cpp` reads it: keys [layers, pages, K, d, PAGE], values [.., PAGE, d up to
             whole vectors]; else both [layers, pages, K, PAGE, d].
+        dtype: int8 (native only) is flat in a head, [layers, pages, K, numbers and then PAGE scales in fp32].
     """
 
     def __init__(
@@ -55,7 +59,12 @@ class PagedCache:
     ) -> None:
         self.pages = pages
         front, d = (config.layers, pages + 1, config.kv_heads), config.head_dim
-        shapes = ((*front, d, PAGE), (*front, PAGE, _deep(config))) if native else ((*front, PAGE, d),) * 2
+        if dtype == torch.int8:
+            shapes = tuple((*front, PAGE * (size + _SCALE)) for size in (d, _deep(config)))
+        elif native:
+            shapes = ((*front, d, PAGE), (*front, PAGE, _deep(config)))
+        else:
+            shapes = ((*front, PAGE, d),) * 2
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
         # A masked place weighs nothing, but nothing times NaN is NaN: where the model's own forward reads
         # them, pages hold numbers from the first (and see `clear`). The native pass reads no masked place.

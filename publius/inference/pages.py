@@ -8,7 +8,7 @@ arXiv 2309.06180). Shared pages are full and never written again: a row's next t
 from __future__ import annotations
 
 import hashlib
-from array import array
+import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +20,7 @@ PAGE = 16
 
 def page_hash(before: bytes, tokens: Sequence[int]) -> bytes:
     """Of a full page and, through `before`, of all pages before it."""
-    return hashlib.blake2b(before + array("q", tokens).tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(before + struct.pack(f"<{len(tokens)}q", *tokens), digest_size=16).digest()
 
 
 class PagePool:

@@ -36,13 +36,6 @@ class Work(NamedTuple):
         return self.size == self.request.left and self.request.targets is None
 
 
-class _Coming(NamedTuple):
-    """A page that `request` is about to fill, and who is held back for it."""
-
-    request: Request
-    held: list[Request]
-
-
 def urgency(request: Request) -> tuple[int, int]:
     """Sorts the most urgent first: by priority, then by arrival."""
     return -request.priority, request.number
@@ -77,8 +70,10 @@ class Scheduler:
         self._queue: list[tuple[tuple[int, int], Request]] = []
         """A heap. Who waits no more stays in it until popped, so that leaving costs nothing."""
         self._count = 0
-        self._coming: dict[bytes, _Coming] = {}
-        """Pages that a running prompt is about to fill: who begins alike is held back until then."""
+        self._coming: dict[bytes, Request] = {}
+        """Pages that a running prompt is about to fill."""
+        self._held: dict[bytes, list[Request]] = {}
+        """Who begins alike, and is held back until then."""
         self._deadlines: list[tuple[float, int, Request]] = []
         self.preemptions = 0
         self.reused = 0
@@ -148,8 +143,8 @@ class Scheduler:
                 return self._wait(request)
             most = request.reusable // PAGE
             known = self.pool.known(request.chain[:most])
-            if known < most and (coming := self._coming.get(request.chain[known])) is not None:
-                coming.held.append(request)
+            if known < most and request.chain[known] in self._coming:
+                self._held.setdefault(request.chain[known], []).append(request)
                 self._waits[request.number] = request
                 continue
             request.pages = self.pool.share(request.chain[:known])
@@ -160,7 +155,7 @@ class Scheduler:
                     return self._wait(request)
             self.reused += request.computed
             for key in request.chain[known:]:
-                self._coming.setdefault(key, _Coming(request, []))
+                self._coming.setdefault(key, request)
             insort(self.running, request, key=urgency)
             plan.append(work)
             budget -= work.size
@@ -217,19 +212,18 @@ class Scheduler:
         self._wait(request)
 
     def _release(self, request: Request) -> None:
+        for key in request.chain[request.computed // PAGE :]:
+            if self._coming.get(key) is request:
+                self._came(key)
         self.pool.give_back(request.pages)
         request.pages, request.computed = [], 0
-        for key in request.chain:
-            self._came(key, request)
 
-    def _came(self, key: bytes, request: Request) -> None:
-        """`request` has filled this page, or will not: nobody is held back for it any longer."""
-        coming = self._coming.get(key)
-        if coming is not None and coming.request is request:
-            del self._coming[key]
-            for held in coming.held:
-                if self._waits.pop(held.number, None) is not None:
-                    self._wait(held)
+    def _came(self, key: bytes) -> None:
+        """This page has been filled, or will not be: nobody is held back for it any longer."""
+        del self._coming[key]
+        for held in self._held.pop(key, ()):
+            if self._waits.pop(held.number, None) is not None:
+                self._wait(held)
 
     def advance(self, request: Request, count: int) -> None:
         """`count` more tokens of `request` have been read: its full pages can be shared."""
@@ -238,7 +232,8 @@ class Scheduler:
         for number in range(before, request.computed // PAGE):
             key = request.chain[number]
             self.pool.name(request.pages[number], key)
-            self._came(key, request)
+            if self._coming.get(key) is request:
+                self._came(key)
 
     def forget(self) -> None:
         """Other weights: what runs is read again, and nothing of the past is shared."""

@@ -238,6 +238,20 @@ def test_int8_is_near_and_needs_the_native_pass() -> None:
     assert engine.score([PROMPT], [[30, 40, 50]])[0] == pytest.approx(exact, abs=0.05)
 
 
+def test_an_int8_cache_is_near_and_needs_the_native_pass() -> None:
+    if native_library() is None:
+        with pytest.raises(UserError, match="int8 needs the native pass"):
+            Engine(tiny_model(), TOKENIZER, cache_dtype="int8")
+        return
+    model = tiny_model()
+    exact = Engine(model, TOKENIZER).score([PROMPT * 8], [[30, 40, 50]])[0]
+    engine = Engine(model, TOKENIZER, cache_dtype="int8")
+    assert engine.score([PROMPT * 8], [[30, 40, 50]])[0] == pytest.approx(exact, abs=0.1)
+    assert engine.generate([PROMPT], GREEDY) == engine.generate([PROMPT], GREEDY)
+    with pytest.raises(UserError, match="cache_dtype"):
+        Engine(model, TOKENIZER, cache_dtype="int8", native=False)
+
+
 @BOTH
 def test_another_shape_gets_another_cache_though_nothing_has_run(native: bool) -> None:
     engine, other = Engine(tiny_model(), TOKENIZER, native=native), tiny_model(layers=6, head_dim=32)

@@ -33,3 +33,11 @@ def test_the_native_layout_and_its_size() -> None:
     assert cache.values.shape == (config.layers, 4, config.kv_heads, 16, 16)  # heads of 8, up to a vector
     stored = (cache.keys.nbytes + cache.values.nbytes) / (4 * 16)
     assert token_bytes(config, torch.bfloat16) == stored
+
+
+def test_in_int8_each_token_has_a_scale_in_each_head() -> None:
+    config = tiny_config()
+    cache = PagedCache(config, 3, native=True, dtype=torch.int8)
+    assert cache.keys.shape == (config.layers, 4, config.kv_heads, 16 * config.head_dim + 16 * 4)
+    stored = (cache.keys.nbytes + cache.values.nbytes) / (4 * 16)
+    assert token_bytes(config, torch.int8) == stored

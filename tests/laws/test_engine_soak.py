@@ -74,10 +74,18 @@ class Soak:
     """
 
     def __init__(
-        self, seed: int, *, native: bool, dtype: Any = None, fails: bool = False, **options: Any
+        self,
+        seed: int,
+        *,
+        native: bool,
+        dtype: Any = None,
+        cache_dtype: Any = None,
+        fails: bool = False,
+        **options: Any,
     ) -> None:
         self.rng = random.Random(seed)
-        self.native, self.dtype, self.fails = native, dtype, fails
+        self.native, self.fails = native, fails
+        self.kept = {"native": native, "dtype": dtype, "cache_dtype": cache_dtype}
         self.shape = SHAPES[0]
         self.model = self.new_model(3)
         self.engine = self.made(cache_tokens=PAGES * 16, **options)
@@ -87,7 +95,7 @@ class Soak:
         self.kinds = dict.fromkeys(KINDS, 0)
 
     def made(self, **options: Any) -> Engine:
-        return Engine(self.model, TOKENIZER, native=self.native, dtype=self.dtype, **options)
+        return Engine(self.model, TOKENIZER, **self.kept, **options)
 
     def new_model(self, seed: int) -> Transformer:
         if not self.fails:
@@ -349,6 +357,7 @@ class Soak:
 NATIVE = {
     "plain": {"max_batch": 6},
     "guesses": {"max_batch": 6, "speculate": 3},
+    "small-cache-numbers": {"max_batch": 5, "speculate": 1, "cache_dtype": "int8"},
     "small-pieces": {"max_batch": 4, "step_tokens": 7, "speculate": 2, "dtype": torch.bfloat16},
     "int8": {"max_batch": 9, "step_tokens": 50, "dtype": "int8"},
     "smaller-model": {"max_batch": 8, "speculate": 4, "draft": tiny_model(3, layers=1)},

@@ -27,10 +27,41 @@ template <class A, class C> class Attention {
 
   // Pages of key head `h` in layer `l`.
   C *keys(int l, int page, int h) const {
-    return (C *)call.keys + ((size_t(l) * call.pages + page) * c.kv_heads + h) * c.head_dim * PAGE;
+    return (C *)call.keys + ((size_t(l) * call.pages + page) * c.kv_heads + h) * (c.head_dim * PAGE + SCALES);
   }
   C *values(int l, int page, int h) const {
-    return (C *)call.values + ((size_t(l) * call.pages + page) * c.kv_heads + h) * deep * PAGE;
+    return (C *)call.values + ((size_t(l) * call.pages + page) * c.kv_heads + h) * (deep * PAGE + SCALES);
+  }
+  static constexpr size_t SCALES = sizeof(C) == 1 ? PAGE * sizeof(float) : 0;  // behind the numbers of a page
+
+  // Stores one token's key or value, `stride` apart, at `place` of a page of `size` numbers; NaN makes all of it so.
+  static void shrink(C *page, size_t size, int place, const float *from, int count, C *to, int stride) {
+    float most = 0;
+    bool number = true;
+    for (int i = 0; i < count; i++) most = std::max(most, std::fabs(from[i])), number &= from[i] == from[i];
+    const float inverse = most > 0 ? 127.0f / most : 0.0f, scale = number ? most / 127.0f : NAN;
+    for (int i = 0; i < count; i++) to[size_t(i) * stride] = C(number ? std::lrint(from[i] * inverse) : 0);
+    std::memcpy((char *)(page + size) + place * sizeof(float), &scale, sizeof scale);
+  }
+  // A page in fp32, vectors of 16: a scale for every lane (keys) or for every line (values).
+  void widen_keys(const C *page, float *to) const {
+    v16 scale = splat(1.0f);
+    if constexpr (SCALES > 0) scale = load<v16>(page + c.head_dim * PAGE);
+    for (int j = 0; j < c.head_dim; j++) {
+      v16 x = vector(page + j * PAGE);
+      if constexpr (SCALES > 0) x *= scale;
+      store(to + j * PAGE, x);
+    }
+  }
+  void widen_values(const C *page, float *to) const {
+    float scales[PAGE];
+    if constexpr (SCALES > 0) std::memcpy(scales, page + deep * PAGE, sizeof scales);
+    for (int key = 0; key < PAGE; key++)
+      for (size_t j = key * deep; j < (key + 1) * deep; j += LANES) {
+        v16 x = vector(page + j);
+        if constexpr (SCALES > 0) x *= splat(scales[key]);
+        store(to + j, x);
+      }
   }
 
   // Scores of M queries against N pages.
@@ -175,20 +206,19 @@ template <class A, class C> class Attention {
         v[i] = values(l, table[from / PAGE + i], item.head);
       }
       const Span span{from, end - from, pages, queries, window};
-      if constexpr (sizeof(C) == 2) {
-        if (queries >= 8) {  // many read the same: widen it once
+      if constexpr (sizeof(C) < 4)
+        if (queries >= 8 || SCALES > 0) {  // many read the same: widen it once
           float *wide_k[CHUNK / PAGE], *wide_v[CHUNK / PAGE];
           for (int i = 0; i < pages; i++) {
             wide_k[i] = desk.widened + size_t(i) * PAGE * (d + deep);
             wide_v[i] = wide_k[i] + PAGE * d;
-            for (int j = 0; j < PAGE * d; j += LANES) store(wide_k[i] + j, vector(k[i] + j));
-            for (size_t j = 0; j < PAGE * deep; j += LANES) store(wide_v[i] + j, vector(v[i] + j));
+            widen_keys(k[i], wide_k[i]);
+            widen_values(v[i], wide_v[i]);
           }
           chunk(item, span, wide_k, wide_v, desk);
           continue;
         }
-      }
-      chunk(item, span, k, v, desk);
+      if constexpr (SCALES == 0) chunk(item, span, k, v, desk);
     }
   }
 

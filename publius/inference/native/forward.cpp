@@ -52,7 +52,7 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
       return call.positions[a.first] > call.positions[b.first];
     });
     size_t rows = std::max(call.rows, call.outputs), queries = size_t(tokens_each) * group;
-    const size_t widened = sizeof(C) == 2 ? size_t(CHUNK) * (c.head_dim + deep) : 0;
+    const size_t widened = sizeof(C) < 4 ? size_t(CHUNK) * (c.head_dim + deep) : 0;
     part_size = sum_size(int(queries));
     each = ((queries * (c.head_dim + CHUNK) + 2 * part_size + widened) * sizeof(float) + 63) / 64 * 64;
     most_inputs = std::max({c.width, c.inner, c.heads * c.head_dim});
@@ -231,9 +231,16 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     if (layer.rotary) rotate(key, position);
     int page = table_of(row)[position / PAGE], place = position % PAGE;
     C *k = keys(l, page, h) + place, *v = values(l, page, h) + size_t(place) * deep;
+    if constexpr (sizeof(C) == 1) {
+      Base::shrink(keys(l, page, h), size_t(d) * PAGE, place, key, d, k, PAGE);
+      Base::shrink(values(l, page, h), deep * PAGE, place, value, d, v, 1);
+      for (int i = d; i < int(deep); i++) v[i] = 0;
+      return;
+    } else {
     for (int i = 0; i < d; i++) keep(k + size_t(i) * PAGE, key[i]);
     for (int i = 0; i < d; i++) keep(v + i, value[i]);
     for (int i = d; i < int(deep); i++) keep(v + i, 0.0f);
+    }
   }
 
   const int32_t *table_of(int row) const {
@@ -256,7 +263,9 @@ template <class T, class C> void run(Model &m, const Call &call) {
   m.team->run([&](int member) { pass.work(member); });
 }
 template <class T> void run_kind(Model &m, const Call &call) {
-  m.c.cache_bf16 ? run<T, uint16_t>(m, call) : run<T, float>(m, call);
+  m.c.cache == BF16   ? run<T, uint16_t>(m, call)
+  : m.c.cache == INT8 ? run<T, int8_t>(m, call)
+                      : run<T, float>(m, call);
 }
 
 void fill(Arena &arena, float *&to, const float *from, int count) {

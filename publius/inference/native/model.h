@@ -19,7 +19,7 @@ struct Layer {
 };
 
 extern "C" struct Shape {
-  int32_t layers, width, heads, kv_heads, head_dim, inner, vocab, kind, cache_bf16, threads;
+  int32_t layers, width, heads, kv_heads, head_dim, inner, vocab, kind, cache, threads;  // kinds: products.h
   float eps;
 };
 
@@ -42,7 +42,8 @@ extern "C" struct Call {
   const int32_t *starts;                 // [sequences + 1]: rows of each, at rising positions
   const int32_t *tables;                 // [sequences, table_width]: pages by position
   const int32_t *wanted;                 // [outputs]: rows whose logits are asked for
-  void *keys, *values;                   // [layers, pages, kv_heads, head_dim, PAGE], [.., PAGE, padded head_dim]
+  void *keys, *values;                   // [layers, pages, kv_heads, head_dim, PAGE], [.., PAGE, padded head_dim];
+                                         // in int8 each followed by the fp32 scales of its PAGE tokens
   int64_t pages;
   float *logits;                         // [outputs, padded vocab]
 };

@@ -24,6 +24,11 @@ CPU multiplies in int8; else fp32."""
 
 LANES = 16
 _KINDS: dict[Weights, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
+_NAMES: dict[torch.dtype, Weights] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.int8: "int8",
+}
 _QKV, _O, _GATE_UP, _DOWN, _HEAD = range(5)
 _BEFORE_ATTENTION, _BEFORE_MLP, _QUERIES, _KEYS, _LAST = range(5)
 Ints = NDArray[np.int32]
@@ -33,7 +38,7 @@ class _Shape(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int32)
         for name in (
-            "layers", "width", "heads", "kv_heads", "head_dim", "inner", "vocab", "kind", "cache_bf16",
+            "layers", "width", "heads", "kv_heads", "head_dim", "inner", "vocab", "kind", "cache",
             "threads",
         )
     ] + [("eps", ctypes.c_float)]  # fmt: skip
@@ -59,7 +64,7 @@ class NativeModel:
     Args:
         model: on CPU. Its embedding (fp32 or bf16) and rotary table are shared, all else is packed (a copy).
         weights: what products read.
-        cache_dtype: of keys and values, fp32 or bf16.
+        cache_dtype: of keys and values, fp32, bf16 or int8.
         threads: of a call.
     """
 
@@ -72,7 +77,7 @@ class NativeModel:
         self._columns = -(-c.vocab_size // LANES) * LANES
         shape = _Shape(
             c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.intermediate_size, c.vocab_size,
-            _KINDS[weights], cache_dtype == torch.bfloat16, threads, c.norm_eps,
+            _KINDS[weights], _KINDS[_NAMES[cache_dtype]], threads, c.norm_eps,
         )  # fmt: skip
         self._model = ctypes.c_void_p(self._library.publius_new(ctypes.byref(shape)))
         self._kept: list[Tensor] = []

@@ -109,13 +109,7 @@ struct AsInt8 {
   typedef float S;
   static constexpr int STEP = 1, WIDTH = 16, GROUP = 2;
   static constexpr bool BLOCKS = false;
-#if defined(__AVX512F__)
-  static V weights(const W *w) {
-    return (v16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)w)));
-  }
-#else
-  static V weights(const W *w) { return __builtin_convertvector(__builtin_convertvector(load<b16>(w), i16), v16); }
-#endif
+  static V weights(const W *w) { return vector(w); }
   static S value(const A *x) { return *x; }
   static v16 add(v16 acc, V w, S x) { return fused(w, splat(x), acc); }
   static W kept(int w) { return W(w); }

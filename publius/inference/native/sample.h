@@ -24,6 +24,7 @@ struct Row {
     v16 high = splat(-INFINITY);
     i16 number = (i16{} == 0);
     for (int i = 0; i < count; i += LANES) {
+      if (!bits(i)) continue;
       const v16 x = block(i);
       number &= x == x;
       high = x > high ? x : high;
@@ -33,11 +34,18 @@ struct Row {
     for (int i = 0; i < LANES; i++) broken |= !number[i];
     if (broken) return;
     for (int i = 0, found = 0; i < count && !found; i += LANES) {
+      if (!bits(i)) continue;
       const v16 x = block(i);
       for (int lane = LANES - 1; lane >= 0; lane--)
         if (x[lane] == most) best = i + lane, found = 1;
     }
-    for (int i = 0; i < count; i += LANES) total += sum(weights(i));
+    for (int i = 0; i < count; i += LANES)
+      if (bits(i)) total += sum(weights(i));
+  }
+  // Which of 16 tokens may come.
+  uint32_t bits(int from) const {
+    if (!mask) return 0xffff;
+    return from / 32 < masked ? mask[from / 32] >> from % 32 & 0xffff : 0;
   }
   // 16 logits; -inf past the end and of what may not come.
   v16 block(int from) const {
@@ -47,10 +55,8 @@ struct Row {
     else
       for (int i = from; i < count; i++) x[i - from] = logits[i];
     if (!mask) return x;
-    const int word = from / 32;
-    const uint32_t bits = word < masked ? mask[word] >> from % 32 : 0;
     const u16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return (((u16{} + bits) >> lanes) & 1) != 0 ? x : splat(-INFINITY);
+    return (((u16{} + bits(from)) >> lanes) & 1) != 0 ? x : splat(-INFINITY);
   }
   // Of 16 tokens, the likeliest's being 1.
   v16 weights(int from) const { return vexp((block(from) - most) * slope); }
@@ -65,6 +71,7 @@ inline void draw_row(const Row &row, float temperature, double uniform, int64_t 
   if (temperature > 0 && !row.broken) {
     double target = std::fmin(uniform * row.total, std::nextafter(row.total, 0.0)), before = 0;
     for (int i = 0; i < row.count; i += LANES) {
+      if (!row.bits(i)) continue;
       v16 w = row.weights(i);
       double block = sum(w);
       if (before + block <= target) {

@@ -119,7 +119,7 @@ class Team {
   typedef std::chrono::steady_clock Clock;
   static constexpr int SPINS = 4000;
   static constexpr std::chrono::milliseconds RETRY{50};
-  static constexpr std::chrono::microseconds IDLE{400};  // longer than what lies between two steps of decoding
+  static constexpr std::chrono::microseconds IDLE{1000};  // longer than what lies between two steps of decoding
   static constexpr double USEFUL = 1.2;  // members at work, on average, below which one alone does as well
   void serve(int member) {
     unsigned seen = 0;

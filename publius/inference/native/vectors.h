@@ -89,6 +89,13 @@ inline float sum(v16 x) {
 
 inline v16 vector(const float *x) { return load<v16>(x); }
 inline v16 vector(const uint16_t *x) { return from_bf16(load<h16>(x)); }
+#if defined(__AVX512F__)
+inline v16 vector(const int8_t *x) {  // said outright: GCC 12 converts element by element
+  return (v16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)x)));
+}
+#else
+inline v16 vector(const int8_t *x) { return __builtin_convertvector(__builtin_convertvector(load<b16>(x), i16), v16); }
+#endif
 inline void keep(float *to, float x) { *to = x; }
 inline void keep(uint16_t *to, float x) { *to = to_bf16(splat(x))[0]; }
 
