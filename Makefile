@@ -22,9 +22,14 @@ check: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_house.py
 
 # What is claimed and can be measured on a CPU, the other side in the same run; hours on two cores.
-# NANOCHAT=/a/checkout adds nanochat, DATA='texts/*.jsonl.xz' the optimizers. GPUs: benchmarks/gpu.sh.
+# NANOCHAT=/a/checkout adds nanochat, LLAMA=/its/build/bin llama.cpp, DATA='texts/*.jsonl.xz' the optimizers.
+# GPUs: benchmarks/gpu.sh.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/train_vs_hf.py --out docs/results
+	$(BIN)/python benchmarks/engine_cpu.py $(if $(LLAMA),--llama-cpp '$(LLAMA)') --out docs/results
+	$(BIN)/python benchmarks/engine_prefix.py --out docs/results
+	$(BIN)/python benchmarks/engine_grammar.py --out docs/results
+	$(BIN)/python benchmarks/engine_long.py --out docs/results
 ifdef NANOCHAT
 	$(BIN)/python benchmarks/train_vs_nanochat.py '$(NANOCHAT)' --out docs/results
 endif
