@@ -15,7 +15,7 @@ namespace {
 constexpr int PAGE = 16;    // tokens in a page: one vector of scores
 constexpr int CHUNK = 512;  // keys between two folds of the softmax
 constexpr int SPAN = 4096;  // keys that one member attends to by itself when there are members to spare
-constexpr int QUERIES = 32; // queries (tokens x heads of a group) that read a page together
+constexpr int QUERIES = 32; // about so many queries (tokens x heads of a group) read a page together
 
 struct Item {
   int sequence, head, first, count;  // `count` query tokens from row `first`

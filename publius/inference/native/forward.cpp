@@ -43,6 +43,8 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     deep = padded(c.head_dim);
     group = c.heads / c.kv_heads;
     tokens_each = std::max(1, QUERIES / group);
+    // Eight queries are attended together: a rest of one or two costs as much as four.
+    while (tokens_each * group % 8 && tokens_each * group < 2 * QUERIES) tokens_each++;
     for (int s = 0; s < call.sequences; s++)
       for (int row = call.starts[s]; row < call.starts[s + 1]; row += tokens_each)
         for (int h = 0; h < c.kv_heads; h++)
