@@ -44,7 +44,7 @@ endif
 WHEELS_WITHOUT := attrs|jsonschema.*|referencing|rpds-py|torch|triton|nvidia-.*|sympy|networkx|mpmath|Jinja2|MarkupSafe|coverage|cffi|cryptography|datatrove|\
 dill|execnet|grimp|humanize|hypothesis|import-linter|iniconfig|loguru|multiprocess|nodeenv|pluggy|pycparser|pyright|\
 pytest|pytest-.*|python-dateutil|ruff|sortedcontainers|tzdata
-PLATFORMS := $(foreach tag,manylinux_2_28 manylinux_2_27 manylinux_2_26 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
+PLATFORMS := $(foreach tag,manylinux_2_34 manylinux_2_31 manylinux_2_28 manylinux_2_27 manylinux_2_26 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
 
 wheelhouse: $(STAMP)
 	rm -rf wheelhouse

@@ -13,7 +13,6 @@ against its schema. `--quick` is a smoke test, not a measurement.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import random
@@ -25,7 +24,7 @@ from typing import Any
 import jsonschema
 import torch
 from engines import SHAPES
-from harness import child, cores, entry, markdown, record_of, say, write_record
+from harness import child, entry, extra, markdown, options_of, record_of, say, write_record
 
 from publius.core.config import Config
 from publius.inference import Engine, Sampling
@@ -116,13 +115,6 @@ def run(
     return seconds / sum(lengths), lengths
 
 
-def cost(pairs: list[list[float]]) -> dict[str, float]:
-    """How much more time a token: the median of the pairs, and its quartiles."""
-    more = [guided / free - 1 for guided, free in pairs]
-    low, middle, high = statistics.quantiles(more, n=4) if len(more) > 1 else more * 3
-    return {"median": middle, "low": low, "high": high}
-
-
 def table(found: list[tuple[Work, dict[str, Any]]]) -> str:
     """Markdown: a line for each number of rows."""
     lines: list[list[str]] = []
@@ -130,7 +122,7 @@ def table(found: list[tuple[Work, dict[str, Any]]]) -> str:
         if "error" in result:
             lines.append([str(work.rows), result["error"], "", "", "", ""])
             continue
-        more = cost(result["pairs"])
+        more = extra(result["pairs"])
         guided, free = (statistics.median(side) for side in zip(*result["pairs"], strict=True))
         verdict = "met" if more["median"] <= COST else "missed"
         lines.append(
@@ -148,15 +140,9 @@ def table(found: list[tuple[Work, dict[str, Any]]]) -> str:
 
 def main() -> None:
     """Measure, record, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=None, help="folder for the JSON; without: none")
-    parser.add_argument("--quick", action="store_true", help="1M, few and short texts")
+    parser = options_of(__doc__, "1M, few and short texts", 1200.0)
     parser.add_argument("--size", choices=list(SHAPES), default="10M")
     parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--limit", type=float, default=1200.0, help="seconds a child may take")
     options = parser.parse_args()
     few: dict[str, Any] = {"requests": 4, "new": 24} if options.quick else {}
     if options.quick:

@@ -19,7 +19,6 @@ Each side is a process of its own. Expect some forty minutes on two cores. `--qu
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import random
@@ -31,7 +30,7 @@ from typing import Any
 
 import torch
 from engines import FIRST_ID, SHAPES, our_engine
-from harness import Memory, child, cores, entry, markdown, record_of, say, write_record
+from harness import Memory, child, entry, markdown, options_of, record_of, say, write_record
 
 from publius.core.config import Config
 from publius.inference import Request, Sampling
@@ -187,18 +186,12 @@ def _word(met: bool) -> str:
 
 def main() -> None:
     """Measure, record, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=None, help="folder for the JSON; without: none")
-    parser.add_argument("--quick", action="store_true", help="1M, 3,000 tokens")
+    parser = options_of(__doc__, "1M, 3,000 tokens", 7200.0)
     parser.add_argument("--size", choices=list(SIZES), default="10M")
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--dtype", choices=list(NEAR), default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-reference", action="store_true", help="read it, compare nothing")
-    parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--limit", type=float, default=7200.0, help="seconds a side may take")
     options = parser.parse_args()
     if options.quick:
         options.size, options.tokens = "1M", 3000

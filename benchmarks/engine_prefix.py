@@ -31,7 +31,18 @@ from unittest import mock
 
 import torch
 from engines import FIRST_ID, SHAPES, WIDTHS, our_engine
-from harness import Memory, child, cores, entry, in_rounds, markdown, record_of, say, write_record
+from harness import (
+    Memory,
+    child,
+    entry,
+    extra,
+    in_rounds,
+    markdown,
+    options_of,
+    record_of,
+    say,
+    write_record,
+)
 
 from publius.core.config import Config
 from publius.inference import Engine, Request, Sampling
@@ -157,13 +168,6 @@ def time_unlike(work: Work) -> dict[str, Any]:
     return {"pairs": pairs[1:], "reused": engines[True].stats.reused}  # the first warms up
 
 
-def cost(pairs: Sequence[Sequence[float]]) -> dict[str, float]:
-    """How much more time with than without: the median of the pairs, and its quartiles."""
-    more = [with_it / without - 1 for with_it, without in pairs]
-    low, middle, high = statistics.quantiles(more, n=4) if len(more) > 1 else more * 3
-    return {"median": middle, "low": low, "high": high}
-
-
 def summary(with_it: dict[str, Any], without: dict[str, Any], none: dict[str, Any]) -> dict[str, Any]:
     """The two ratios, each None when a side failed."""
     line: dict[str, Any] = {"gain": None, "cost": None}
@@ -172,7 +176,7 @@ def summary(with_it: dict[str, Any], without: dict[str, Any], none: dict[str, An
             raise AssertionError("the prefix cache changed a text")
         line["gain"] = with_it["tokens_per_second"] / without["tokens_per_second"]
     if "error" not in none:
-        line["cost"] = cost(none["pairs"])
+        line["cost"] = extra(none["pairs"])
     return line
 
 
@@ -210,19 +214,13 @@ def table(work: Work, line: dict[str, Any], results: Sequence[dict[str, Any]]) -
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=None, help="folder for the JSON; without: none")
-    parser.add_argument("--quick", action="store_true", help="1M, few and short requests")
+    parser = options_of(__doc__, "1M, few and short requests", 1800.0)
     parser.add_argument("--size", choices=list(SHAPES), default="10M")
     parser.add_argument("--dtype", choices=list(WIDTHS), default="bfloat16")
     parser.add_argument(
         "--rounds", type=int, default=3, help="of requests that begin alike; 0 leaves them out"
     )
     parser.add_argument("--pairs", type=int, default=80, help="of requests that do not")
-    parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds a child may take")
     options = parser.parse_args()
     if options.quick:
         options.size, options.rounds, options.pairs = "1M", 1, 2
@@ -242,7 +240,7 @@ def main() -> None:
     def ask(handler: str, asked: Work) -> dict[str, Any]:
         payload = asked.model_dump(mode="json")
         result = child(Path(__file__), handler, payload, seconds=options.limit, threads=options.threads)
-        told = result.get("error") or result.get("windows") or cost(result["pairs"])
+        told = result.get("error") or result.get("windows") or extra(result["pairs"])
         say(f"{handler} {'with' if asked.reuse else 'without'}: {told}")
         return result
 

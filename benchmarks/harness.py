@@ -7,6 +7,7 @@ or takes too long is a row that says so, and the rest goes on.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import json
@@ -38,8 +39,10 @@ __all__ = [
     "cores",
     "cpu_ceilings",
     "entry",
+    "extra",
     "markdown",
     "matmul_ceiling",
+    "options_of",
     "record_of",
     "say",
     "windows",
@@ -267,6 +270,29 @@ def cpu_ceilings(threads: int, quick: bool) -> dict[str, float]:
     kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     sizes, seconds = ([256], 0.05) if quick else ([1024, 2048, 4096], 1.0)
     return {n: matmul_ceiling(torch.device("cpu"), kind, sizes, seconds) for n, kind in kinds.items()}
+
+
+def extra(pairs: Sequence[Sequence[float]]) -> dict[str, float]:
+    """How much more the first of each pair is than the second: the median, and its quartiles."""
+    more = [first / second - 1 for first, second in pairs]
+    low, middle, high = statistics.quantiles(more, n=4) if len(more) > 1 else more * 3
+    return {"median": middle, "low": low, "high": high}
+
+
+def options_of(doc: str | None, quick: str, limit: float) -> argparse.ArgumentParser:
+    """The command line that scripts have in common: where the record goes, threads, the children's time.
+
+    Args:
+        doc: the script's own.
+        quick: what `--quick` makes of it.
+        limit: seconds a child may take, unless told.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=None, help="folder for the JSON; without: none")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--limit", type=float, default=limit, help="seconds a child may take")
+    return parser
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

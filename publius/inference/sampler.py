@@ -32,7 +32,6 @@ __all__ = [
     "likeliest",
     "log_probs",
     "pick",
-    "restrict",
     "row_uniforms",
     "scores",
 ]
@@ -158,7 +157,7 @@ def draw(
         chosen, device = [samplings[i] for i in rest], logits_BV.device
         for i in rest:
             if i in masks:
-                restrict(logits_BV[i], masks[i])
+                _restrict(logits_BV[i], masks[i])
         logp_BV = log_probs(logits_BV if len(rest) == len(samplings) else logits_BV[rest], chosen)
         greedy_B = torch.tensor([s.temperature == 0 for s in chosen], device=device)
         uniforms_B = torch.tensor([uniforms[i] for i in rest], dtype=torch.float64, device=device)
@@ -168,7 +167,7 @@ def draw(
     return made
 
 
-def restrict(logits_V: Tensor, mask: NDArray[np.uint32]) -> None:
+def _restrict(logits_V: Tensor, mask: NDArray[np.uint32]) -> None:
     """Make -inf, in place, what has no bit set in `mask`."""
     size = len(logits_V)
     allowed = np.unpackbits(mask.view(np.uint8), bitorder="little", count=min(size, mask.size * 32))

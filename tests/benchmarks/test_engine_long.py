@@ -12,8 +12,8 @@ from publius.inference.kv_cache import token_bytes
 
 def test_what_is_planned_grows_with_the_prompt_and_the_dtype():
     short, long = (bench.Long(size="1M", tokens=count) for count in (1000, 3000))
-    import_free = short.planned() - 1000 * token_bytes(short.shape, bench.torch.float32)
-    assert import_free > 4 * short.shape.parameters()
+    rest = short.planned() - 1000 * token_bytes(short.shape, bench.torch.float32)
+    assert rest > 4 * short.shape.parameters()
     assert long.planned() - short.planned() >= 2000 * token_bytes(short.shape, bench.torch.float32)
     assert bench.Long(size="1M", tokens=1000, dtype="bfloat16").planned() < short.planned()
 
@@ -50,3 +50,17 @@ def test_quick(tmp_path, monkeypatch, capsys):
     line = json.loads(path.read_text())["summary"]
     assert line["equal"] and line["largest"] < 1e-3
     assert "log-probabilities at 24 places" in capsys.readouterr().out
+
+
+def test_what_is_compared_sees_the_far_past():
+    """Else anything would be equal: another first half of the prompt moves every score of the second."""
+    long = bench.Long(size="1M", tokens=1000)
+
+    class Other(bench.Long):
+        def prompt(self):
+            return [*reversed(super().prompt()[:500]), *super().prompt()[500:]]
+
+    here, there = (bench.reference(one)["scores"] for one in (long, Other(size="1M", tokens=1000)))
+    for place, ours, theirs in zip(long.targets(), here, there, strict=True):
+        if place >= 500:
+            assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > 30 * bench.NEAR["float32"]

@@ -24,6 +24,7 @@ from publius.inference.assistant import Assistant, Event, Reply, extend, run_too
 from publius.inference.sampling import Sampling
 from publius.testing import ScriptedEngine, byte_tokenizer, fake_engine
 from publius.tokenizer.renderer import Renderer
+from tests.inference.guided import stream_of
 
 TOKENIZER = byte_tokenizer()
 RENDERER = Renderer(TOKENIZER)
@@ -44,13 +45,7 @@ def scripted(*script: str | list[int], **sampling: Any) -> Assistant:
 
 
 def streamed(helper: Assistant, **kw: Any) -> tuple[list[Event], Reply]:
-    events: list[Event] = []
-    stream = helper.stream(ASK, **kw)
-    while True:
-        try:
-            events.append(next(stream))
-        except StopIteration as stop:
-            return events, stop.value
+    return stream_of(helper, ASK, **kw)
 
 
 def joined(events: list[Event]) -> list[Event]:

@@ -43,7 +43,7 @@ def alone(model: Transformer, prompt: list[int], sampling: Sampling, native: boo
     return Engine(model, TOKENIZER, native=native).generate([prompt], sampling)[0]
 
 
-def same(one: Completion, other: Completion) -> None:
+def assert_same(one: Completion, other: Completion) -> None:
     assert one.tokens == other.tokens
     assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
@@ -60,7 +60,7 @@ def test_a_request_that_fails_takes_no_other_down(native: bool) -> None:
     assert bad.stop_reason == "error"
     with pytest.raises(UserError, match="NaN"):
         bad.completion()
-    same(good.completion(), alone(engine.model, PROMPT, GREEDY, native))
+    assert_same(good.completion(), alone(engine.model, PROMPT, GREEDY, native))
     assert engine.stats.pages == 0
 
 
@@ -76,7 +76,7 @@ def test_a_failure_spoils_neither_what_it_shares_nor_who_comes_later(native: boo
     while engine.step():
         pass
     for done in (running.completion(), engine.generate([PROMPT], greedy)[0]):
-        same(done, alone(model, PROMPT, greedy, native))
+        assert_same(done, alone(model, PROMPT, greedy, native))
 
 
 OVERFLOWS = {
@@ -96,7 +96,7 @@ def test_anybody_can_bring_it_about(kind: str, native: bool) -> None:
     before = engine.generate([PROMPT], GREEDY)[0]
     with contextlib.suppress(UserError):
         engine.generate([PROMPT], OVERFLOWS[kind])
-    same(engine.generate([PROMPT], GREEDY)[0], before)
+    assert_same(engine.generate([PROMPT], GREEDY)[0], before)
 
 
 @BOTH
@@ -108,7 +108,9 @@ def test_the_tokens_before_the_one_that_fails_are_not_kept_with_its_numbers(nati
     bad = engine.submit([*prompt, FATAL, *range(100, 140)], GREEDY)
     engine.step()
     engine.cancel(bad)
-    same(engine.generate([[*prompt, 30]], GREEDY)[0], alone(engine.model, [*prompt, 30], GREEDY, native))
+    assert_same(
+        engine.generate([[*prompt, 30]], GREEDY)[0], alone(engine.model, [*prompt, 30], GREEDY, native)
+    )
 
 
 @BOTH
@@ -119,7 +121,7 @@ def test_scores_that_are_not_numbers_are_an_error_and_do_not_spoil_pages(native:
         engine.score([[*PROMPT, FATAL, 30]], [[31]])
     for length in (1, 20, 40):
         prompt = [200 - i for i in range(length)]
-        same(engine.generate([prompt], GREEDY)[0], alone(model, prompt, GREEDY, native))
+        assert_same(engine.generate([prompt], GREEDY)[0], alone(model, prompt, GREEDY, native))
 
 
 # ---- what goes wrong in the smaller model ----
@@ -130,8 +132,8 @@ def test_a_draft_that_fails_is_only_no_guess(native: bool) -> None:
     model = tiny_model()
     engine = Engine(model, TOKENIZER, draft=broken_model(), speculate=4, native=native)
     done = engine.generate([PROMPT, [*PROMPT, FATAL]], GREEDY)
-    same(done[0], alone(model, PROMPT, GREEDY, native))
-    same(done[1], alone(model, [*PROMPT, FATAL], GREEDY, native))
+    assert_same(done[0], alone(model, PROMPT, GREEDY, native))
+    assert_same(done[1], alone(model, [*PROMPT, FATAL], GREEDY, native))
 
 
 @BOTH
@@ -139,7 +141,7 @@ def test_a_draft_with_more_ids_guesses_none_that_the_model_lacks(native: bool) -
     """Padded vocabularies differ among the sizes of a family. Or it is refused."""
     model = tiny_model()
     engine = Engine(model, TOKENIZER, draft=tiny_model(5, vocab_size=3000), speculate=4, native=native)
-    same(engine.generate([PROMPT], GREEDY)[0], alone(model, PROMPT, GREEDY, native))
+    assert_same(engine.generate([PROMPT], GREEDY)[0], alone(model, PROMPT, GREEDY, native))
 
 
 @BOTH
@@ -206,7 +208,7 @@ def test_a_prompt_is_as_it_was_asked(native: bool) -> None:
     prompt[5:] = [268] * 3
     while engine.step():
         pass
-    same(request.completion(), alone(engine.model, PROMPT, GREEDY, native))
+    assert_same(request.completion(), alone(engine.model, PROMPT, GREEDY, native))
 
 
 def test_a_prompt_is_any_row_of_whole_numbers() -> None:
@@ -248,7 +250,7 @@ def test_autocast_does_not_reach_it() -> None:
     engine = Engine(tiny_model(), TOKENIZER, native=False)
     with torch.autocast("cpu", torch.bfloat16):
         done = engine.generate([PROMPT], GREEDY)[0]
-    same(done, alone(engine.model, PROMPT, GREEDY, native=False))
+    assert_same(done, alone(engine.model, PROMPT, GREEDY, native=False))
 
 
 @BOTH
@@ -344,7 +346,7 @@ def test_weights_that_were_assigned(native: bool) -> None:
     engine = Engine(model, TOKENIZER, native=native)
     engine.generate([PROMPT], GREEDY)
     model.load_state_dict(other.state_dict(), assign=True)
-    same(engine.generate([PROMPT], GREEDY)[0], alone(other, PROMPT, GREEDY, native))
+    assert_same(engine.generate([PROMPT], GREEDY)[0], alone(other, PROMPT, GREEDY, native))
 
 
 @BOTH
@@ -358,4 +360,4 @@ def test_the_more_urgent_gets_pages_too(native: bool) -> None:
     assert low.stop_reason is None
     while engine.step():
         pass
-    same(low.completion(), alone(engine.model, list(range(20, 60)), low.sampling, native))
+    assert_same(low.completion(), alone(engine.model, list(range(20, 60)), low.sampling, native))

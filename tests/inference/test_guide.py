@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,34 +16,22 @@ from publius.inference.guide import Guides
 from publius.inference.request import Completion
 from publius.inference.sampling import Sampling
 from publius.inference.tool_choice import choosing
-from publius.testing import byte_tokenizer, tiny_model
+from publius.testing import tiny_model
 from publius.tokenizer.bpe import TokenizerConfig, train_bpe
-from publius.tokenizer.renderer import Renderer
+from tests.inference.guided import (
+    END,
+    PROMPT,
+    SPECIAL,
+    THINK,
+    THOUGHT,
+    TOKENIZER,
+    USE,
+    USED,
+    WORD,
+    one,
+    text_of,
+)
 
-TOKENIZER = byte_tokenizer()
-RENDERER = Renderer(TOKENIZER)
-SPECIAL = TOKENIZER.special
-END, THINK, THOUGHT = TOKENIZER.end_id, SPECIAL["<|think|>"], SPECIAL["<|/think|>"]
-USE, USED = SPECIAL["<|tool_use|>"], SPECIAL["<|/tool_use|>"]
-ENGINE = Engine(tiny_model(0, max_position=2048), TOKENIZER)
-BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
-PROMPT = [1, *TOKENIZER.encode("Hello")]
-
-
-def one(grammar: Grammar | None = None, prompt: list[int] = PROMPT, **sampling: Any) -> Completion:
-    return ENGINE.generate(
-        [prompt], Sampling(**{"max_tokens": 200, "seed": 1, "grammar": grammar, **sampling})
-    )[0]
-
-
-def text_of(done: Completion) -> str:
-    """What was written before the end token."""
-    assert done.stop_reason == "end"
-    assert done.tokens[-1] == END
-    return TOKENIZER.decode(done.tokens[:-1])
-
-
-WORD = Grammar.regex("[a-c]{2,4}")
 CALL = rf"{re.escape('<|tool_use|>')}[a-c]{{2,4}}{re.escape('<|/tool_use|>')}"
 
 

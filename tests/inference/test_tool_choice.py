@@ -12,38 +12,20 @@ import pytest
 
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, ThinkingBlock, ToolSpec, ToolUseBlock, assistant, user
-from publius.inference.assistant import Assistant, Event, Reply
-from publius.inference.engine import Engine
-from publius.inference.grammar import Grammar
-from publius.inference.request import Completion
+from publius.inference.assistant import Assistant, Reply
 from publius.inference.sampling import Sampling
 from publius.inference.tool_choice import NamedTool, ToolChoice
-from publius.testing import byte_tokenizer, tiny_model
-from publius.tokenizer.renderer import Renderer
-
-TOKENIZER = byte_tokenizer()
-RENDERER = Renderer(TOKENIZER)
-SPECIAL = TOKENIZER.special
-END, THINK, THOUGHT = TOKENIZER.end_id, SPECIAL["<|think|>"], SPECIAL["<|/think|>"]
-USE, USED = SPECIAL["<|tool_use|>"], SPECIAL["<|/tool_use|>"]
-ENGINE = Engine(tiny_model(0, max_position=2048), TOKENIZER)
-BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
-WORD = Grammar.regex("[a-c]{2,4}")
-PROMPT = [1, *TOKENIZER.encode("Hello")]
-
-
-def one(grammar: Grammar | None = None, prompt: list[int] = PROMPT, **sampling: Any) -> Completion:
-    return ENGINE.generate(
-        [prompt], Sampling(**{"max_tokens": 200, "seed": 1, "grammar": grammar, **sampling})
-    )[0]
-
-
-def text_of(done: Completion) -> str:
-    """What was written before the end token."""
-    assert done.stop_reason == "end"
-    assert done.tokens[-1] == END
-    return TOKENIZER.decode(done.tokens[:-1])
-
+from tests.inference.guided import (
+    END,
+    ENGINE,
+    RENDERER,
+    THINK,
+    THOUGHT,
+    TOKENIZER,
+    USE,
+    WORD,
+    stream_of,
+)
 
 POINT = {
     "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 99}},
@@ -63,16 +45,6 @@ ASK = Conversation(messages=(user("Hi"),), tools=TOOLS)
 
 def helper(**sampling: Any) -> Assistant:
     return Assistant(ENGINE, RENDERER, Sampling(**{"max_tokens": 150, **sampling}))
-
-
-def streamed(assistant: Assistant, ask: Conversation, **options: Any) -> tuple[list[Event], Reply]:
-    events: list[Event] = []
-    stream = assistant.stream(ask, **options)
-    while True:
-        try:
-            events.append(next(stream))
-        except StopIteration as stop:
-            return events, stop.value
 
 
 def called(reply: Reply) -> list[str]:
@@ -104,7 +76,7 @@ def test_a_forced_call_is_whole_and_valid(choice: ToolChoice, thinking: bool | N
 def test_a_forced_call_streams_as_it_is_replied() -> None:
     options: dict[str, Any] = {"tool_choice": "any", "thinking": True, "thinking_budget": 5}
     for seed in range(4):
-        events, reply = streamed(helper(seed=seed), ASK, **options)
+        events, reply = stream_of(helper(seed=seed), ASK, **options)
         assert reply == helper(seed=seed).reply(ASK, **options)
         call = reply.message.content[-1]
         assert isinstance(call, ToolUseBlock)

@@ -236,13 +236,11 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     if constexpr (sizeof(C) == 1) {
       Base::shrink(keys(l, page, h), size_t(d) * PAGE, place, key, d, k, PAGE);
       Base::shrink(values(l, page, h), deep * PAGE, place, value, d, v, 1);
-      for (int i = d; i < int(deep); i++) v[i] = 0;
-      return;
     } else {
-    for (int i = 0; i < d; i++) keep(k + size_t(i) * PAGE, key[i]);
-    for (int i = 0; i < d; i++) keep(v + i, value[i]);
-    for (int i = d; i < int(deep); i++) keep(v + i, 0.0f);
+      for (int i = 0; i < d; i++) keep(k + size_t(i) * PAGE, key[i]);
+      for (int i = 0; i < d; i++) keep(v + i, value[i]);
     }
+    std::fill(v + d, v + deep, C{});
   }
 
   const int32_t *table_of(int row) const {
