@@ -12,6 +12,7 @@ from publius.report.collect import Gathered, collect
 from publius.report.context import haystacks
 from publius.report.html import Html, el, join
 from publius.report.overview import costs, header, metrics
+from publius.report.studies import studies
 from publius.report.training import losses, reinforcement
 from publius.report.transcripts import attacks, conversations, critiques
 
@@ -19,6 +20,7 @@ __all__ = ["render", "write_report"]
 
 _SECTIONS: tuple[tuple[str, str, Callable[[Gathered], Html | None]], ...] = (
     ("outcomes", "Before and after", outcomes),
+    ("studies", "Studies", studies),
     ("numbers", "Numbers", metrics),
     ("conversations", "Answers", conversations),
     ("context", "Long context", haystacks),
