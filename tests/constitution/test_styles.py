@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from publius.constitution.principles import Constitution
-from publius.constitution.styles import Case, RawStyle, fill, make_style, visible
+from publius.constitution.raw_text import Case, fill, visible
+from publius.constitution.styles import RawStyle, make_style
 from publius.core.messages import Conversation, ToolResultBlock, assistant, user
 from tests.rl.tiny import tokenizer
 
