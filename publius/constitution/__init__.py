@@ -1,33 +1,46 @@
 """The constitution: principles people write, and the models that criticise, revise and judge by them."""
 
-from publius.constitution.judge import Judge, JudgeConfig, Judgement, ParseFailure
-from publius.constitution.preferences import (
-    JudgeEvalConfig,
-    JudgeReport,
-    LabelConfig,
-    evaluate_judge,
-    grade_judge,
-    label,
+from publius.constitution.grading import JudgeEvalConfig, JudgeReport, evaluate_judge, grade_judge
+from publius.constitution.judges import (
+    Abstention,
+    EngineJudge,
+    Judge,
+    JudgeConfig,
+    Judgement,
+    Panel,
+    ParseFailure,
+    RemoteJudge,
+    RemoteJudgeConfig,
+    Skipped,
+    Verdict,
 )
+from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution, ConstitutionField, Principle
 from publius.constitution.revise import ReviseConfig, Revisions, revise
 from publius.constitution.styles import ChatStyle, RawStyle
 
 __all__ = [
+    "Abstention",
     "ChatStyle",
     "Constitution",
     "ConstitutionField",
+    "EngineJudge",
     "Judge",
     "JudgeConfig",
     "JudgeEvalConfig",
     "JudgeReport",
     "Judgement",
     "LabelConfig",
+    "Panel",
     "ParseFailure",
     "Principle",
     "RawStyle",
+    "RemoteJudge",
+    "RemoteJudgeConfig",
     "ReviseConfig",
     "Revisions",
+    "Skipped",
+    "Verdict",
     "evaluate_judge",
     "grade_judge",
     "label",
