@@ -16,15 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from publius.constitution.judge import Judge, JudgeConfig, Judgement, Pair
-from publius.core.config import execution
+from publius.constitution.grading import record_remote
+from publius.constitution.judges import JudgeConfig, Judgement, Pair, seated
+from publius.constitution.judges.bench import check_seats
 from publius.core.device import pick_device, set_threads
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, text_of
 from publius.core.stats import Estimate, wilson
 from publius.data.artifacts import Prompts
 from publius.evals.report import Measure, Report, ReportDocument, write_report
-from publius.inference import Engine, Sampling, load_assistant
+from publius.inference import Sampling, load_assistant
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Run, stage
 
@@ -45,9 +46,6 @@ class TournamentConfig(JudgeConfig):
     max_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     draws: int = Field(default=400, ge=20)
-    max_batch: int = execution(64, ge=1)
-    device: str = execution("auto")
-    threads: int | None = execution(None)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> TournamentConfig:
@@ -110,9 +108,15 @@ def elo(games: Sequence[Game], players: int, *, draws: int = 400, seed: int = 0)
 
 @stage(version=1)
 def tournament(
-    run: Run, config: TournamentConfig, *, models: list[Checkpoint], judge: Checkpoint, prompts: Prompts
+    run: Run,
+    config: TournamentConfig,
+    *,
+    models: list[Checkpoint],
+    prompts: Prompts,
+    judge: Checkpoint | None = None,
 ) -> Report:
-    """Every two of `models` on every held-out prompt (all prompts where none is held out).
+    """Every two of `models` on every held-out prompt (all prompts where none is held out), before the judge:
+    `judge`, or remote models of the config, or all of them together.
 
     Metrics: `PREFIX.NAME` (Elo, bootstrap interval), `PREFIX.win.NAME` (share of games won),
     `PREFIX.inconsistency`, `PREFIX.failures` and `PREFIX.identical` (pairs not judged).
@@ -124,6 +128,8 @@ def tournament(
         raise UserError(
             f"{len(config.names)} names for {len(models)} models", where="tournament.names", fix="name each"
         )
+    judges = [judge] if judge else []
+    check_seats(config, judges)
     set_threads(config.threads)
     asked = (prompts.val() or prompts.train())[: config.max_prompts]
     if not asked:
@@ -133,7 +139,7 @@ def tournament(
         for name, model in zip(config.names, models, strict=True):
             answers.append(_answers(config, model, asked))
             bar.advance(1, name)
-        games = _play(run, config, judge, asked, answers)
+        games = _play(run, config, judges, asked, answers)
         bar.advance(1, "judged")
     metrics: dict[str, Measure] = {}
     strengths = elo(games, len(models), draws=config.draws, seed=config.seed)
@@ -164,7 +170,7 @@ def _answers(config: TournamentConfig, model: Checkpoint, asked: Sequence[Conver
 def _play(
     run: Run,
     config: TournamentConfig,
-    judge: Checkpoint,
+    judges: Sequence[Checkpoint],
     asked: Sequence[Conversation],
     answers: Sequence[Sequence[Message]],
 ) -> list[Game]:
@@ -186,11 +192,10 @@ def _play(
                 pairs.append((prompt, a, b))
                 places.append((index, first, second))
     identical, total = len(games), len(games) + len(pairs)
-    device = str(pick_device(config.device))
-    engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
-    reader = Judge.from_config(engine, judge.tokenizer(), config)
     drawn = [constitution.sample(rng) for _ in asked]  # all games on a prompt go by one principle
-    verdicts = reader.judge(pairs, [drawn[prompt] for prompt, _, _ in places])
+    with seated(config, judges) as bench:
+        verdicts = bench.judge.judge(pairs, [drawn[prompt] for prompt, _, _ in places])
+        record_remote(run, bench.stats())
     read = [verdict for verdict in verdicts if isinstance(verdict, Judgement)]
     if pairs and not read:
         raise UserError(
