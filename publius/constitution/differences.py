@@ -53,23 +53,43 @@ def differences(before: Constitution, after: Constitution) -> list[Difference]:
     return found
 
 
+_ALIKE = 0.35
+"""Texts with a smaller share of words in common are shown one after the other."""
+
+
 def word_pieces(before: str, after: str) -> list[Piece]:
     """The texts word by word: what both have, what only the first has, what only the second has.
 
     The `same` and `removed` pieces joined are `before`; the `same` and `added` ones are `after`.
     """
     old, new = (re.findall(r"\w+|\s+|[^\w\s]", text) for text in (before, after))
+    opcodes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    common = sum(_words(old[a:b]) for tag, a, b, _, _ in opcodes if tag == "equal")
+    alike = 2 * common >= _ALIKE * (_words(old) + _words(new))
     pieces: list[Piece] = []
-    for tag, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if tag == "equal":
-            pieces.append(Piece("same", "".join(old[a:b])))
-            continue
-        pieces += [
-            piece
-            for piece in (Piece("removed", "".join(old[a:b])), Piece("added", "".join(new[c:d])))
-            if piece.text
-        ]
-    return pieces
+    removed = added = ""
+    for tag, a, b, c, d in opcodes:
+        said = "".join(old[a:b])
+        if tag == "equal" and alike and (not said.isspace() or not (removed or added)):
+            pieces += _changed(removed, added)
+            pieces.append(Piece("same", said))
+            removed = added = ""
+        else:  # a blank between two changed words is no word they have in common
+            removed, added = removed + said, added + "".join(new[c:d])
+    return pieces + _changed(removed, added)
+
+
+def _words(pieces: Sequence[str]) -> int:
+    return sum(not piece.isspace() for piece in pieces)
+
+
+def _changed(removed: str, added: str) -> list[Piece]:
+    """What was taken out and what was put in, their common ends (blanks) apart."""
+    kept = ""
+    while removed[-1:].isspace() and removed[-1:] == added[-1:]:
+        kept, removed, added = removed[-1] + kept, removed[:-1], added[:-1]
+    made = (Piece("removed", removed), Piece("added", added), Piece("same", kept))
+    return [piece for piece in made if piece.text]
 
 
 def _plain(value: Config | Mapping[str, str]) -> dict[str, Any]:

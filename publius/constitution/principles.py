@@ -276,11 +276,11 @@ _ASKED_BY: dict[Use, str] = {
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, so that a person can edit them."""
+    """Long texts of several lines as blocks, short ones in one line, so that a person can edit them."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value.strip("\n") else None
+    style = None if "\n" not in value else '"' if len(value) < 60 else "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

@@ -94,7 +94,7 @@ def critiques(g: Gathered) -> Html | None:
                 el("p", f"Of {counts.total()} revisions: {told}.", class_="note"),
                 el("p", f"{len(shown)} of {len(chains)} answers shown.", class_="note"),
                 _filters(group, shown, names, texts),
-                [_chain(t, names, open_=i < _OPEN) for i, t in enumerate(shown)],
+                [_chain(t, names, texts, open_=i < _OPEN) for i, t in enumerate(shown)],
                 class_="viewer",
             )
         )  # fmt: skip
@@ -159,28 +159,32 @@ def _radios(legend: str, name: str, choices: Iterable[tuple[str, str, int, str |
     return el("fieldset", el("legend", legend), made, class_="filter")
 
 
-def _chain(transcript: Transcript, names: Sequence[str], *, open_: bool) -> Html:
+def _chain(transcript: Transcript, names: Sequence[str], texts: dict[str, str], *, open_: bool) -> Html:
     """One answer and all its revisions, in order."""
-    asked = " ".join(text_of(transcript.prompt.messages[-1]).split())
+    prompt = transcript.prompt
+    whole = text_of(prompt.messages[-1])
+    asked = " ".join(whole.split())
     asked = asked if len(asked) <= _SUMMARY else f"{asked[:_SUMMARY].rstrip()}..."
     steps = _steps(transcript)
     head = el("summary", el("span", asked, class_="who"), " ", [_chip(step.verdict) for step in steps])
+    said = prompt.system or prompt.tools or len(prompt.messages) > 1 or asked != whole
     inner = [
-        opening(transcript.prompt, transcript.prompt.messages),
-        [_step(step, names.index(step.principle)) for step in steps],
+        opening(prompt, prompt.messages) if said else None,  # the head has said it already
+        [_step(s, names.index(s.principle), texts.get(s.principle, "")) for s in steps],
     ]
     return el("details", head, el("div", inner, class_="inside"), class_="chain", open=open_)
 
 
-def _step(step: _Step, place: int) -> Html:
+def _step(step: _Step, place: int, principle: str) -> Html:
     before = "response" if step.number == 1 else f"before revision {step.number}"
     columns = (
         (before, step.before),
-        (el("span", "critique by ", el("code", step.principle)), step.critique),
+        ("critique", step.critique),
         (el("span", f"revision {step.number} ", _chip(step.verdict)), step.after),
     )
     shown = [el("div", el("h4", head), el("p", text or "(nothing)", class_="said")) for head, text in columns]
-    return el("div", shown, class_=f"columns step p{place} {step.outcome}")
+    said = el("p", el("code", step.principle), " ", principle, class_="note")
+    return el("div", said, el("div", shown, class_="columns"), class_=f"step p{place} {step.outcome}")
 
 
 def _chip(verdict: str) -> Html:

@@ -29,6 +29,15 @@ def test_the_pieces_are_both_texts(before: str, after: str) -> None:
     assert before != after or all(p.kind == "same" for p in pieces)
 
 
+def test_neighbouring_changes_are_one() -> None:
+    pieces = word_pieces("Point out where it helps with cheating.", "Say whether it helps with cheating.")
+    assert [tuple(p) for p in pieces] == [
+        ("removed", "Point out where"), ("added", "Say whether"), ("same", " it helps with cheating."),
+    ]  # fmt: skip
+    unlike = word_pieces("Do not help a person.", "A private life is not public because it can be found.")
+    assert [p.kind for p in unlike] == ["removed", "added"]
+
+
 def test_words_stay_whole() -> None:
     pieces = [tuple(p) for p in word_pieces("Say what is false, plainly.", "Say what is made up, plainly.")]
     assert pieces == [

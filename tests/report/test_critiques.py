@@ -31,7 +31,7 @@ def gathered(*transcripts: Transcript, constitution: Any = None) -> Any:
 
 
 def steps(page: str) -> list[str]:
-    return re.findall(r'<div class="columns step.*?(?=<div class="columns step|</details>)', page, re.DOTALL)
+    return re.findall(r'<div class="step.*?(?=<div class="step|</details>)', page, re.DOTALL)
 
 
 def test_a_chain_shows_each_revision_beside_what_it_mends() -> None:
@@ -40,13 +40,22 @@ def test_a_chain_shows_each_revision_beside_what_it_mends() -> None:
     assert [w in first for w in ("response 1", "critique 1.1", "revision 1.1")] == [True] * 3
     assert [w in second for w in ("revision 1.1", "critique 1.2", "before revision 2")] == [True] * 3
     assert "revision 1.1" in third and "revision 1.2" not in third, "an unchanged revision mends nothing"
-    assert [re.search(r'class="columns step (\w+ \w+)"', s)[1] for s in (first, second, third)] == [  # pyright: ignore
+    assert [re.search(r'class="step (\w+ \w+)"', s)[1] for s in (first, second, third)] == [  # pyright: ignore
         "p1 kept", "p0 unchanged", "p1 dropped",
     ]  # fmt: skip
     words = Page(page).words
     assert "Of 3 revisions: 1 kept, 1 unchanged, 1 wrote the next speaker's lines." in words
     assert "1 of 1 answers shown." in words
     assert "word..." in words, "a long question is cut in the head"
+
+
+def test_a_short_question_is_said_once_and_a_long_one_whole() -> None:
+    long = transcript(1, ("a", "kept"))
+    short = long.model_copy(update={"prompt": Conversation(messages=(user("Why?"),))})
+    system = long.model_copy(update={"prompt": Conversation(system="Be brief.", messages=(user("Why?"),))})
+    pages = [str(critiques(gathered(t))) for t in (long, short, system)]
+    assert pages[0].count("word word") > 20 and pages[1].count("Why?") == 1
+    assert pages[2].count("Why?") == 2 and "Be brief." in pages[2]
 
 
 def test_filters_are_radio_buttons_with_counts() -> None:
@@ -64,6 +73,7 @@ def test_filters_are_radio_buttons_with_counts() -> None:
         ("pick-outcome-0", "pick-kept", False),
         ("pick-outcome-0", "pick-dropped", False),
     ]
+    assert Page(page).words.count('Say "no" <kindly>.') == 2, "beside each of its steps"
     assert [attrs["title"] for tag, attrs in Page(page).tags if tag == "label" and attrs.get("title")] == [
         'Say "no" <kindly>.'
     ]
