@@ -8,7 +8,6 @@ probability ratio of 1; when it does not, sampler and scorer disagree and traini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,11 +20,15 @@ from publius.core.messages import Conversation
 from publius.inference.engine import Engine
 from publius.model.heads import ValueModel
 from publius.model.transformer import Transformer
+from publius.reward.compose import RewardSpec
+from publius.reward.guard import part_means, sift
 from publius.reward.reward_fn import Reward, RewardFn, Trajectory
 from publius.rl.advantage import ESTIMATORS, Advantages, Estimator, EstimatorName, centred, gae
 from publius.rl.batch import RolloutBatch, action_logprobs, collate, place_values
+from publius.rl.evaluation import Evaluation, evaluation
 from publius.rl.loss import RunningScale, policy_loss, value_loss
 from publius.rl.rollout import rollout
+from publius.rl.scoring import Scoring
 from publius.rl.state import load_state, save_state
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import Batch, BatchSource
@@ -33,13 +36,14 @@ from publius.training.language import language_loss
 from publius.training.loop import to_device
 from publius.training.optimizer import rise_and_fall
 
-__all__ = ["Evaluation", "PPOConfig", "StepReport", "Trainer"]
+__all__ = ["PPOConfig", "StepReport", "Trainer"]
 
 
 class PPOConfig(Config):
     """How the policy is trained.
 
     Attributes:
+        reward: what its replies are scored by: a preference model, a judge, verifiers, length, repetition.
         batch: prompts per step; with `group` samples of each, whose returns then correct the critic's
             value of their prompt.
         epochs, minibatches: passes over a step's rollouts, and optimizer steps in each pass.
@@ -61,6 +65,7 @@ class PPOConfig(Config):
         dtype: compute dtype of critic and reward models; policy and reference stay fp32.
     """
 
+    reward: RewardSpec = RewardSpec()
     steps: int = Field(default=60, ge=1)
     batch: int = Field(default=64, ge=1)
     group: int = Field(default=1, ge=1)
@@ -113,13 +118,10 @@ class StepReport(NamedTuple):
     length: float
     eos_rate: float
     check_reward: float | None
-
-
-class Evaluation(NamedTuple):
-    """Reward less penalty, and KL in nats, of each fixed prompt: means over its replies."""
-
-    rewards: list[float]
-    kl: list[float]
+    parts: dict[str, float]
+    """Each part of the reward, unweighted: the mean over the episodes that have it."""
+    skipped: int
+    """Episodes left out for having no reward; nothing else here counts them."""
 
 
 class Trainer:
@@ -141,7 +143,8 @@ class Trainer:
         self.ptx = ptx
         self.reference = reference.requires_grad_(False)
         self.engine = Engine(policy, renderer.tokenizer, max_batch=config.max_batch)
-        self._score, self._check, self._dtype = score, check, dtype
+        self.scoring = Scoring(score, config.reward.on_nan)
+        self._check, self._dtype = check, dtype
         self._estimator: Estimator = ESTIMATORS[config.estimator]
         if config.estimator == "gae":
             self._estimator = self._gae
@@ -151,7 +154,7 @@ class Trainer:
             self.models["critic"] = critic.requires_grad_(True)
             self.optimizers["critic"] = _adamw(critic, config.critic_learning_rate)
         self.scale = RunningScale()
-        self.before = Evaluation([], [])
+        self.before = Evaluation([], [], {})
         self.ratios: list[float] = []
         self.deviation = 0.0
         self.checks: dict[str, float] = {}
@@ -168,7 +171,7 @@ class Trainer:
             group=c.group,
             seed=c.seed * 100_003 + step,
         )
-        rewards = self._score(trajectories)
+        trajectories, rewards, skipped = self.scoring(trajectories, f"step {step}")
         batch = collate(
             trajectories,
             self._shape(trajectories, rewards),
@@ -180,7 +183,7 @@ class Trainer:
             dtype=self._dtype,
         )
         kl = float(batch.kl_B.mean())
-        check = self._watch(trajectories)
+        check = self._watch(trajectories, step)
         if c.kl_budget is not None and kl > c.kl_budget:
             self.stopped = f"KL {kl:.2f} over the budget of {c.kl_budget} nats per reply"
         losses = self._update(batch, step)
@@ -197,6 +200,8 @@ class Trainer:
             length=sum(t.length for t in trajectories) / len(trajectories),
             eos_rate=sum(t.ended for t in trajectories) / len(trajectories),
             check_reward=check,
+            parts=part_means(rewards),
+            skipped=skipped,
         )
 
     def _gae(self, rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:
@@ -302,11 +307,14 @@ class Trainer:
                 "the engine samples from another distribution than the trainer scores"
             )
 
-    def _watch(self, trajectories: list[Trajectory]) -> float | None:
+    def _watch(self, trajectories: list[Trajectory], step: int) -> float | None:
         """The second model's mean; asks for a stop when its smoothed value stays below its best."""
         if self._check is None:
             return None
-        values = torch.tensor([r.value for r in self._check(trajectories)], dtype=torch.float64)
+        checked = sift(
+            trajectories, self._check(trajectories), self.config.reward.on_nan, f"step {step}, check"
+        )
+        values = torch.tensor([r.value for r in checked.rewards], dtype=torch.float64)
         mean, spread = float(values.mean()), float(values.std(unbiased=False))
         state = self.checks or {"smooth": mean, "best": mean, "bad": 0.0}
         state["smooth"] += 0.3 * (mean - state["smooth"])
@@ -329,20 +337,15 @@ class Trainer:
             group=c.eval_samples,
             seed=-1 - c.seed,
         )
-        rewards = _penalised(trajectories, self._score(trajectories), c.missing_end_penalty)
-        batch = collate(
+        trajectories, scored, _ = self.scoring(trajectories, "the held-out prompts", count=False)
+        rewards = _penalised(trajectories, scored, c.missing_end_penalty)
+        return evaluation(
             trajectories,
             rewards,
-            None,
             self.reference,
+            prompts=len(prompts),
+            parts=part_means(scored),
             pad_id=self.renderer.tokenizer.pad_id,
-            beta=c.beta,
-            estimator=ESTIMATORS["rloo"],
-        )
-        order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].tokens))  # as collated
-        places = [trajectories[i].prompt for i in order]
-        return Evaluation(
-            _means(rewards, [t.prompt for t in trajectories]), _means(batch.kl_B.tolist(), places)
         )
 
     def _count(self, batch: RolloutBatch) -> None:
@@ -360,6 +363,8 @@ class Trainer:
             "before": self.before._asdict(),
             "ratios": self.ratios,
             "deviation": self.deviation,
+            "scoring": self.scoring.state(),
+            "stopped": self.stopped,
             "checks": self.checks,
             "tokens": self.tokens,
             "flops": self.flops,
@@ -373,19 +378,13 @@ class Trainer:
             return 0
         facts: dict[str, Any] = load_state(folder, self.models, self.optimizers)
         self.scale, self.before = RunningScale(**facts["scale"]), Evaluation(**facts["before"])
+        self.scoring.restore(facts["scoring"])
+        self.stopped = facts["stopped"]
         self.ratios, self.deviation, self.checks = facts["ratios"], facts["deviation"], facts["checks"]
         self.steps, self.tokens, self.flops = facts["step"], facts["tokens"], facts["flops"]
         if self.ptx is not None:
             self.ptx.restore(facts["ptx"])
         return self.steps
-
-
-def _means(values: Sequence[float], prompts: Sequence[int]) -> list[float]:
-    """The mean of each prompt's values, in order of prompts."""
-    found: dict[int, list[float]] = {}
-    for value, prompt in zip(values, prompts, strict=True):
-        found.setdefault(prompt, []).append(value)
-    return [sum(found[prompt]) / len(found[prompt]) for prompt in sorted(found)]
 
 
 def _penalised(trajectories: list[Trajectory], rewards: list[Reward], penalty: float) -> list[float]:
