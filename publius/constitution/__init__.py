@@ -1,45 +1,62 @@
 """The constitution: principles people write, and the models that criticise, revise and judge by them."""
 
 from publius.constitution.consistency import (
-    Case,
     Consistency,
     ConsistencyConfig,
     ConsistencyJudge,
+    ConsistencyPanel,
     EngineConsistencyJudge,
+    RemoteConsistencyJudge,
+    ReplyCase,
 )
-from publius.constitution.judge import Judge, JudgeConfig, Judgement, ParseFailure
-from publius.constitution.preferences import (
-    JudgeEvalConfig,
-    JudgeReport,
-    LabelConfig,
-    evaluate_judge,
-    grade_judge,
-    label,
+from publius.constitution.grading import JudgeEvalConfig, JudgeReport, evaluate_judge, grade_judge
+from publius.constitution.judges import (
+    Abstention,
+    EngineJudge,
+    Judge,
+    JudgeConfig,
+    Judgement,
+    Panel,
+    ParseFailure,
+    RemoteJudge,
+    RemoteJudgeConfig,
+    Skipped,
+    Verdict,
 )
+from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution, ConstitutionField, Principle
 from publius.constitution.revise import ReviseConfig, Revisions, revise
 from publius.constitution.styles import ChatStyle, RawStyle
 
 __all__ = [
-    "Case",
+    "Abstention",
     "ChatStyle",
     "Consistency",
     "ConsistencyConfig",
     "ConsistencyJudge",
+    "ConsistencyPanel",
     "Constitution",
     "ConstitutionField",
     "EngineConsistencyJudge",
+    "EngineJudge",
     "Judge",
     "JudgeConfig",
     "JudgeEvalConfig",
     "JudgeReport",
     "Judgement",
     "LabelConfig",
+    "Panel",
     "ParseFailure",
     "Principle",
     "RawStyle",
+    "RemoteConsistencyJudge",
+    "RemoteJudge",
+    "RemoteJudgeConfig",
+    "ReplyCase",
     "ReviseConfig",
     "Revisions",
+    "Skipped",
+    "Verdict",
     "evaluate_judge",
     "grade_judge",
     "label",

@@ -11,12 +11,22 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from publius.constitution.principles import ComparisonShot, Constitution, Principle, ReasoningShot
+from publius.constitution.principles import ComparisonShot, Constitution, Layout, Principle, ReasoningShot
 from publius.core.messages import Conversation, Message, ToolResultBlock, assistant, text_of, user
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Case", "ChatStyle", "RawStyle", "Style", "StyleName", "fill", "make_style", "visible"]
+__all__ = [
+    "Case",
+    "ChatStyle",
+    "RawStyle",
+    "Style",
+    "StyleName",
+    "fill",
+    "make_style",
+    "transcript",
+    "visible",
+]
 
 StyleName = Literal["raw", "chat"]
 
@@ -69,6 +79,16 @@ def visible(message: Message) -> str:
     return results + text_of(message)
 
 
+def transcript(layout: Layout, conversation: Conversation) -> str:
+    """A conversation as `Human:`/`Assistant:` turns."""
+    parts = [fill(layout.system, system=conversation.system)] if conversation.system else []
+    for message in conversation.messages:
+        text = visible(message)
+        mine = message.role == "user"
+        parts.append(fill(layout.human, q=text) if mine else fill(layout.assistant, a=text))
+    return "".join(parts)
+
+
 def make_style(
     name: StyleName, constitution: Constitution, tokenizer: Tokenizer, context: int, shots: int
 ) -> Style:
@@ -88,16 +108,8 @@ class RawStyle:
 
     def transcript(self, conversation: Conversation, response: str | None = None) -> str:
         """`Human:`/`Assistant:` turns; `response` is appended as the last assistant turn."""
-        layout = self.layout
-        parts = [fill(layout.system, system=conversation.system)] if conversation.system else []
-        for message in conversation.messages:
-            text = visible(message)
-            parts.append(
-                fill(layout.human, q=text) if message.role == "user" else fill(layout.assistant, a=text)
-            )
-        if response is not None:
-            parts.append(fill(layout.assistant, a=response))
-        return "".join(parts)
+        said = transcript(self.layout, conversation)
+        return said if response is None else said + fill(self.layout.assistant, a=response)
 
     def critique(self, conversation: Conversation, response: str, principle: Principle) -> list[int]:
         return self._fit(self._critique_shots(direct=False), self._asked(conversation, response, principle))

@@ -138,7 +138,7 @@ def ingest_chats(run: Run, config: IngestConfig) -> Conversations:
     return Conversations(run.output)
 
 
-@stage(version=1, fingerprint=fingerprint)
+@stage(version=2, fingerprint=fingerprint)
 def ingest_preferences(run: Run, config: IngestConfig) -> Preferences:
     """Read pairs of replies; pairs of one prompt stay on one side. Metrics and errors as `ingest_text`."""
     kind = _Kind("pairs", file_preferences, lambda p: about(p.prompt.messages), model_row)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, Message, assistant, check_roles, user
+from publius.core.messages import Conversation, Message, TextBlock, assistant, check_roles, user
 from publius.data.chat_shapes import Row, conversation_of, conversation_of_messages, malformed, transcript
 from publius.data.types import Preference
 
@@ -27,18 +27,42 @@ def preference_of(row: Row, where: str) -> Preference:
     An optional `probability` in [0, 1] is the target that `chosen` is better.
 
     Raises:
-        UserError: naming `where`, for an unknown shape, a malformed value, or roles out of order.
+        UserError: naming `where`, for an unknown shape, a malformed value, roles out of order, an empty side,
+            and a tie (both sides the same, or `better` names neither).
     """
     try:
         preference = _build(row, where)
     except (ValidationError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise malformed(error, where) from error
     check_roles(preference.prompt.then(preference.chosen), where)
+    _check_sides(preference, where)
     return preference
+
+
+def _check_sides(pair: Preference, where: str) -> None:
+    for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not any(not isinstance(b, TextBlock) or b.text.strip() for b in side.content):
+            raise UserError(
+                f"{name} is empty: the pair has one side",
+                where=where,
+                fix="leave the row out, or set drop_malformed=true to count and pass over it",
+            )
+    if pair.chosen.content == pair.rejected.content:
+        raise UserError(
+            "chosen and rejected are the same: a tie",
+            where=where,
+            fix="leave the row out, or set drop_malformed=true to count and pass over it",
+        )
 
 
 def _build(row: Row, where: str) -> Preference:
     if "response_1" in row and "better" in row:
+        if row["better"] not in (1, 2):
+            raise UserError(
+                f"`better` is {row['better']!r}, which names no side",
+                where=where,
+                fix="give 1 or 2; a tie teaches nothing: leave it out, or set drop_malformed=true",
+            )
         replies = (row["response_1"], row["response_2"])
         chosen, rejected = replies if row["better"] == 1 else replies[::-1]
         row = {**row, "chosen": chosen, "rejected": rejected}

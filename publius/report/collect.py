@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from publius.constitution.preferences import JudgeReport
+from publius.constitution.grading import JudgeReport
 from publius.constitution.revise import Revisions
 from publius.core.errors import UserError
 from publius.evals import NeedleReport, Report

@@ -15,6 +15,7 @@ from publius.reward.reward_fn import (
     VerifierReward,
     WeightedReward,
 )
+from publius.reward.reward_judge import RewardJudge, evaluate_reward_judge, label_by_reward
 from publius.reward.reward_model import RewardConfig, train_reward
 from publius.reward.shaping import LengthPart, LengthReward, RepetitionPart, RepetitionReward
 
@@ -38,11 +39,14 @@ __all__ = [
     "RewardConfig",
     "RewardError",
     "RewardFn",
+    "RewardJudge",
     "RewardSpec",
     "Sources",
     "Trajectory",
     "VerifierReward",
     "WeightedReward",
     "compose",
+    "evaluate_reward_judge",
+    "label_by_reward",
     "train_reward",
 ]

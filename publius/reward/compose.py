@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from publius.constitution.consistency import ConsistencyJudge, EngineConsistencyJudge
+from publius.constitution.consistency import ConsistencyJudge, consistency_judge
 from publius.core.config import Config, execution
 from publius.core.errors import UserError
 from publius.core.sandbox import check_sandbox
@@ -85,37 +86,40 @@ class Sources(NamedTuple):
     judge: Engine | ConsistencyJudge | None = None
 
 
-def compose(spec: RewardSpec, sources: Sources) -> RewardFn:
+def compose(spec: RewardSpec, sources: Sources, stack: ExitStack) -> RewardFn:
     """The reward function of a config. The default is the preference model itself.
 
+    Args:
+        stack: closes what parts hold open (connections to remote judges).
+
     Raises:
-        UserError: for a part without its source, or code where there is no sandbox.
+        UserError: for a part without its source, a remote judge that cannot be set up, or code where there is
+            no sandbox.
     """
-    for kind, source in (("model", sources.model), ("judge", sources.judge)):
-        if spec.wants(kind) and source is None:
+    for part in spec.parts:
+        lacks_model = part.kind == "model" and sources.model is None
+        lacks_judge = isinstance(part, JudgePart) and sources.judge is None and not part.remote
+        if lacks_model or lacks_judge:
+            fix = f"give the stage its input {_INPUTS[part.kind]!r}, or take the part out"
             raise UserError(
-                f"the reward has a part {kind!r} and there is no {kind}",
+                f"the reward has a part {part.kind!r} and there is no {part.kind}",
                 where=f"reward.parts: {', '.join(part.kind for part in spec.parts)}",
-                fix=f"give the stage its {_INPUTS[kind]!r}, or take the part out",
+                fix=fix + (", or name a judge in its `remote`" if lacks_judge else ""),
             )
     if spec.wants("code"):
         check_sandbox()
     if spec.is_model_only and sources.model is not None:
         return sources.model
-    return WeightedReward({part.name: _part(part, sources) for part in spec.parts})
+    return WeightedReward({part.name: _part(part, sources, stack) for part in spec.parts})
 
 
-def _part(part: AnyPart, sources: Sources) -> Part:
+def _part(part: AnyPart, sources: Sources, stack: ExitStack) -> Part:
     match part:
         case ModelPart():
             assert sources.model is not None
             return Part(part.weight, sources.model)
         case JudgePart():
-            assert sources.judge is not None
-            judge = sources.judge
-            if isinstance(judge, Engine):
-                judge = EngineConsistencyJudge(judge, judge.tokenizer, part)
-            return Part(part.weight, JudgeReward(judge, part))
+            return Part(part.weight, JudgeReward(consistency_judge(part, sources.judge, stack), part))
         case LengthPart():
             return Part(part.weight, LengthReward(part.soft, part.hard, part.name))
         case RepetitionPart():

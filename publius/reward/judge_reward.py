@@ -15,8 +15,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from publius.constitution.consistency import Case, Consistency, ConsistencyConfig, ConsistencyJudge
-from publius.constitution.judge import ParseFailure
+from publius.constitution.consistency import (
+    Consistency,
+    ConsistencyConfig,
+    ConsistencyJudge,
+    ReplyCase,
+    Unread,
+)
+from publius.constitution.judges import Abstention
 from publius.constitution.principles import Constitution, Principle
 from publius.constitution.styles import visible
 from publius.core.errors import UserError
@@ -38,8 +44,9 @@ class JudgePart(ConsistencyConfig):
         form: "probability" of yes, from 0 to 1: the weight says what the judge can give or take, and a judge
             sure of itself cannot outvote the other parts. "logit", log p(yes) - log p(no), has no bounds: it
             tells replies apart whose probabilities are all near 1, on the scale of a preference model.
-        on_failure: when the judge cannot be read under a principle: "error" ends the stage, "skip" averages
-            the other principles and leaves the reply out when there is none, "penalty" counts as `penalty`.
+        on_failure: when the judge cannot be read under a principle, declines or cannot be reached: "error"
+            ends the stage, "skip" averages the other principles and leaves the reply out when there is none,
+            "penalty" counts as `penalty`.
         penalty: on the scale of `form`.
     """
 
@@ -77,12 +84,12 @@ class JudgeReward:
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[Reward]:
         part = self._part
-        cases: list[Case] = []
+        cases: list[ReplyCase] = []
         for trajectory in trajectories:
             said = trajectory.conversation.messages
             before = trajectory.conversation.model_copy(update={"messages": said[:-1]})
             drawn = draw_principles(part.constitution, before, part.principles, part.seed)
-            cases += [Case(before, visible(said[-1]), principle) for principle in drawn]
+            cases += [ReplyCase(before, visible(said[-1]), principle) for principle in drawn]
         readings = self._judge.consistent(cases)
         if len(readings) != len(cases):
             raise RewardError(
@@ -93,12 +100,12 @@ class JudgeReward:
         k = part.principles
         return [self._average(t, readings[i * k : (i + 1) * k]) for i, t in enumerate(trajectories)]
 
-    def _average(self, trajectory: Trajectory, readings: Sequence[Consistency | ParseFailure]) -> Reward:
+    def _average(self, trajectory: Trajectory, readings: Sequence[Consistency | Unread]) -> Reward:
         part = self._part
-        failures = [r for r in readings if isinstance(r, ParseFailure)]
+        failures = [r for r in readings if not isinstance(r, Consistency)]
         if failures and part.on_failure == "error":
             raise RewardError(
-                f"the judge of a reply to prompt {trajectory.prompt} cannot be read: {failures[0].problem}",
+                f"the judge of a reply to prompt {trajectory.prompt} cannot be read: {_why(failures[0])}",
                 where=f"part {part.name}, principle {failures[0].principle_id}",
                 fix="use a judge that knows the form, lower min_mass, or set on_failure to skip or penalty",
             )
@@ -107,12 +114,16 @@ class JudgeReward:
             values += [part.penalty] * len(failures)
         details = {f"{part.name}.failed": len(failures) / len(readings)}
         if not values:
-            return Reward(math.nan, {part.name: math.nan, **details}, failures[0].problem)
+            return Reward(math.nan, {part.name: math.nan, **details}, _why(failures[0]))
         value = sum(values) / len(values)
         return Reward(value, {part.name: value, **details})
 
     def _value(self, reading: Consistency) -> float:
         return reading.probability if self._part.form == "probability" else reading.logit
+
+
+def _why(unread: Unread) -> str:
+    return f"it declined: {unread.reason}" if isinstance(unread, Abstention) else unread.problem
 
 
 def draw_principles(

@@ -7,7 +7,7 @@ The step itself is in `trainer`; here are its inputs, its fixed held-out prompts
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -71,9 +71,10 @@ def ppo(
     set_threads(config.threads)
     train, held_out = _split(prompts, config)
     _same_tokenizer(policy, reward, reward_check)
-    trainer = _trainer(config, policy, reward, judge, reward_check, ptx or [])
-    start = trainer.resume(run.restore())
-    with _keeping(run, trainer):
+    with ExitStack() as stack:
+        trainer = _trainer(config, policy, reward, judge, reward_check, ptx or [], stack)
+        start = trainer.resume(run.restore())
+        stack.enter_context(_keeping(run, trainer))
         _play(run, config, trainer, train, held_out, start)
     run.count(tokens=trainer.tokens, flops=trainer.flops)
     save_checkpoint(run.output, trainer.policy, policy.tokenizer())
@@ -126,11 +127,12 @@ def _trainer(
     judge: Checkpoint | None,
     reward_check: RewardCheckpoint | None,
     ptx: Sequence[Conversations],
+    stack: ExitStack,
 ) -> Trainer:
     device = pick_device(config.device)
     dtype = compute_dtype(device, config.dtype)
     renderer = Renderer(policy.tokenizer())
-    score = _reward(config, renderer, reward, judge, device, dtype)
+    score = _reward(config, renderer, reward, judge, device, dtype, stack)
     check = None
     if reward_check is not None:
         check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
@@ -157,6 +159,7 @@ def _reward(
     judge: Checkpoint | None,
     device: torch.device,
     dtype: torch.dtype,
+    stack: ExitStack,
 ) -> RewardFn:
     model = engine = None
     if reward is not None and config.reward.wants("model"):
@@ -164,7 +167,7 @@ def _reward(
     if judge is not None and config.reward.wants("judge"):
         # in the weights' own precision, as when it labels: bf16 rounds two close answers to a tie
         engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
-    return compose(config.reward, Sources(renderer.tokenizer, model, engine))
+    return compose(config.reward, Sources(renderer.tokenizer, model, engine), stack)
 
 
 def _critic(

@@ -322,6 +322,15 @@ def test_short_pairs(pair: Callable[[Any], Preference]) -> None:
             "differ before their last reply",
         ),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "probability": 2}, "malformed: probability"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "a tie"),
+        ({"prompt": "a", "chosen": " ", "rejected": "b"}, "chosen is empty"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": {"role": "assistant", "content": []}},
+            "rejected is empty",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": None}, "malformed"),
+        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": 0}, "names no side"),
+        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": None}, "names no side"),
         (
             {"prompt": [{"role": "assistant", "content": "a"}], "chosen": "b", "rejected": "c"},
             "message 0 has role",

@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import pytest
 
-from publius.constitution.consistency import Case, Consistency
-from publius.constitution.judge import ParseFailure
+from publius.constitution.consistency import Consistency, ReplyCase
+from publius.constitution.judges import ParseFailure
 from publius.inference.engine import Engine
 from publius.model.heads import RewardModel
 from publius.reward.compose import RewardSpec, Sources, compose
@@ -27,7 +28,7 @@ MODEL = ModelReward(RewardModel(tiny.model(), seed=3), pad_id=T.pad_id, end_id=T
 class Polite:
     """A judge that knows one thing, and cannot read replies of question marks."""
 
-    def consistent(self, cases: Sequence[Case]) -> list[Consistency | ParseFailure]:
+    def consistent(self, cases: Sequence[ReplyCase]) -> list[Consistency | ParseFailure]:
         return [
             ParseFailure("odd", c.principle.id)
             if "??" in c.reply
@@ -37,7 +38,9 @@ class Polite:
 
 
 def made(*parts: dict, judge: object = None, model: ModelReward | None = None) -> RewardFn:
-    return compose(RewardSpec.model_validate({"parts": parts}), Sources(T, model, judge))  # pyright: ignore[reportArgumentType]
+    spec = RewardSpec.model_validate({"parts": parts})
+    with ExitStack() as stack:
+        return compose(spec, Sources(T, model, judge), stack)  # pyright: ignore[reportArgumentType]
 
 
 JUDGE = {"kind": "judge", "shots": 0, "min_mass": 0.0, "principles": 2}

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from publius.constitution import consistency
+from publius.constitution.consistency import engine as asking
+from publius.constitution.consistency import question
 from publius.core.sandbox import run as sandbox
 from publius.reward import answers, code_reward, format_reward, guard, reward_fn, reward_model
 from publius.reward.judge_reward import JudgeReward
@@ -27,7 +28,7 @@ from publius.rl import batch
 from publius.rl.ppo import _keeping
 from publius.rl.scoring import Scoring
 from publius.rl.trainer import Trainer
-from tests.constitution import test_consistency
+from tests.constitution.consistency import test_engine as test_consistency
 from tests.core.sandbox import test_run as test_sandbox
 from tests.laws import test_reward as laws
 from tests.reward import (
@@ -114,14 +115,14 @@ INVERTED = [
     ),
     Mutation(
         "the judge's no is a yes",
-        consistency.EngineConsistencyJudge._reading,
+        asking.EngineConsistencyJudge._reading,
         "Consistency(yes - no",
         "Consistency(no - yes",
         test_consistency.test_readings_are_those_of_a_plain_forward,
     ),
     Mutation(
         "the worse answer of an example is shown as the better",
-        consistency._examples,
+        question.examples,
         "shot.answer == name",
         "shot.answer != name",
         test_consistency.test_examples_come_from_the_comparisons,
@@ -229,7 +230,7 @@ JUDGE = [
     Mutation(
         "a judge that cannot be read says 0",
         JudgeReward._average,
-        "return Reward(math.nan, {part.name: math.nan, **details}, failures[0].problem)",
+        "return Reward(math.nan, {part.name: math.nan, **details}, _why(failures[0]))",
         "return Reward(0.0, {part.name: 0.0, **details})",
         test_judge_reward.test_or_it_is_left_out,
     ),
@@ -256,7 +257,7 @@ JUDGE = [
     ),
     Mutation(
         "a judge that means neither answer is believed",
-        consistency.EngineConsistencyJudge._reading,
+        asking.EngineConsistencyJudge._reading,
         "if mass < self._config.min_mass:",
         "if False:",
         test_consistency.test_failures_are_told_apart_from_readings,

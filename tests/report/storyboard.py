@@ -10,7 +10,7 @@ import json
 import math
 import random
 
-from publius.constitution.preferences import JudgeReport
+from publius.constitution.grading import JudgeReport
 from publius.constitution.revise import Revision, Revisions, Transcript
 from publius.core.config import Config
 from publius.core.messages import (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 
 import pytest
 from pydantic import ValidationError
@@ -12,11 +13,17 @@ from publius.core.sandbox import run
 from publius.inference.engine import Engine
 from publius.model.heads import RewardModel
 from publius.reward.compose import AnyPart, RewardSpec, Sources, compose
-from publius.reward.reward_fn import ModelReward
+from publius.reward.reward_fn import ModelReward, RewardFn
+from tests.inference.remote.wire import Reply, wire
 from tests.reward.episodes import T, episode
 from tests.rl import tiny
 
 MODEL = ModelReward(RewardModel(tiny.model(), seed=3), pad_id=T.pad_id, end_id=T.end_id)
+
+
+def composed(spec: RewardSpec, sources: Sources) -> RewardFn:
+    with ExitStack() as stack:
+        return compose(spec, sources, stack)
 
 
 def spec(*parts: dict, **given) -> RewardSpec:
@@ -24,7 +31,7 @@ def spec(*parts: dict, **given) -> RewardSpec:
 
 
 def test_the_default_is_the_model_itself() -> None:
-    assert compose(RewardSpec(), Sources(T, model=MODEL)) is MODEL
+    assert composed(RewardSpec(), Sources(T, model=MODEL)) is MODEL
     assert RewardSpec().is_model_only and not spec({"kind": "model", "weight": 2}).is_model_only
 
 
@@ -37,7 +44,7 @@ def test_parts_are_weighted_and_keep_their_names() -> None:
         {"kind": "format", "ended": True, "name": "ends", "weight": 4},
     )
     episodes = [episode("12", answer="12"), episode("aaaaaaaa", ended=False)]
-    first, second = compose(made, Sources(T, model=MODEL))(episodes)
+    first, second = composed(made, Sources(T, model=MODEL))(episodes)
     scores = MODEL.score([e.tokens for e in episodes])
     assert first.value == pytest.approx(0.5 * scores[0] + 2 * 1 - 1 + 4)
     assert first.parts == pytest.approx(
@@ -58,18 +65,18 @@ def test_parts_are_weighted_and_keep_their_names() -> None:
 def test_a_judge_in_the_sum() -> None:
     engine = Engine(tiny.model(max_position=4096), T)
     made = spec({"kind": "judge", "shots": 0, "min_mass": 0.0})
-    [found] = compose(made, Sources(T, judge=engine))([episode("hm")])
+    [found] = composed(made, Sources(T, judge=engine))([episode("hm")])
     assert 0 < found.value < 1 and found.parts == {"judge": found.value, "judge.failed": 0.0}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")
 def test_code_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     made = spec({"kind": "code", "weight": 3})
-    [found] = compose(made, Sources(T))([episode("x = 1", tests=["assert x == 1"])])
+    [found] = composed(made, Sources(T))([episode("x = 1", tests=["assert x == 1"])])
     assert found.value == 3
     monkeypatch.setattr(run.platform, "machine", lambda: "pdp11")
     with pytest.raises(UserError, match="no sandbox here"):
-        compose(made, Sources(T))
+        composed(made, Sources(T))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +88,7 @@ def test_code_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_parts_and_sources_must_fit(parts, given, says) -> None:
     with pytest.raises(UserError, match=says) as error:
-        compose(spec(*parts), Sources(T, **given))
+        composed(spec(*parts), Sources(T, **given))
     assert parts[0]["kind"] in error.value.where
 
 
@@ -109,3 +116,19 @@ def test_on_nan_is_not_part_of_the_identity_and_the_parts_are() -> None:
     assert json.dumps(canonical(made))
     assert RewardSpec.model_validate(made.model_dump()) == made
     assert AnyPart is not None
+
+
+def test_a_remote_judge_in_the_sum(tmp_path) -> None:
+    with wire(lambda text: Reply("yes" if "Assistant: good" in text else "no")) as server:
+        remote = server.settings("openai", tmp_path)
+        made = spec({"kind": "judge", "remote": [remote], "shots": 0, "principles": 2})
+        with ExitStack() as stack:
+            score = compose(made, Sources(T), stack)
+            good, bad = score([episode("good"), episode("bad")])
+        assert (good.value, bad.value) == (pytest.approx(0.75), pytest.approx(0.25))
+    with wire(lambda text: Reply("I am sorry, but I cannot judge that.")) as server:
+        remote = server.settings("openai", tmp_path)
+        made = spec({"kind": "judge", "remote": [remote], "shots": 0, "on_failure": "skip"})
+        with ExitStack() as stack:
+            [none] = compose(made, Sources(T), stack)([episode("odd")])
+        assert none.problem.startswith("judge: it declined: i am sorry")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 from pydantic import ValidationError
 
-from publius.constitution.consistency import Case, Consistency, EngineConsistencyJudge
-from publius.constitution.judge import ParseFailure
+from publius.constitution.consistency import Consistency, EngineConsistencyJudge, ReplyCase
+from publius.constitution.judges import ParseFailure
 from publius.constitution.principles import Constitution
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, ThinkingBlock, assistant, user
@@ -24,9 +24,9 @@ class Letters:
     """A judge of one's own: the more letters `a`, the more consistent; it cannot read replies with `?`."""
 
     def __init__(self) -> None:
-        self.cases: list[Case] = []
+        self.cases: list[ReplyCase] = []
 
-    def consistent(self, cases: Sequence[Case]) -> list[Consistency | ParseFailure]:
+    def consistent(self, cases: Sequence[ReplyCase]) -> list[Consistency | ParseFailure]:
         self.cases += cases
         return [
             ParseFailure("odd", c.principle.id)
@@ -55,7 +55,7 @@ def test_the_model_as_judge() -> None:
     [reward] = JudgeReward(asked, part)([told])
     prompt = Conversation(messages=told.conversation.messages[:1])
     drawn = draw_principles(LAW, prompt, 2, 0)
-    readings = asked.consistent([Case(prompt, "Twist it.", p) for p in drawn])
+    readings = asked.consistent([ReplyCase(prompt, "Twist it.", p) for p in drawn])
     assert reward.value == pytest.approx(sum(r.logit for r in readings if isinstance(r, Consistency)) / 2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -282,7 +283,7 @@ def test_a_verifier_is_learnt(tmp_path: Path) -> None:
         }
     )  # fmt: skip
     renderer = Renderer(tiny.tokenizer())
-    score = compose(parts, Sources(renderer.tokenizer))
+    score = compose(parts, Sources(renderer.tokenizer), ExitStack())
     learner = Trainer(config, tiny.talker(0.1), None, tiny.talker(0.1), renderer, score)
     found = [learner.step(take(tiny.chats(16), i, 8, 0), i).parts["length"] for i in range(10)]
     assert sum(found[-3:]) / 3 > sum(found[:3]) / 3 + 0.15

@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from publius.constitution.consistency import (
-    Case,
     Consistency,
     ConsistencyConfig,
     EngineConsistencyJudge,
-    _examples,
+    ReplyCase,
 )
-from publius.constitution.judge import ParseFailure
+from publius.constitution.consistency.question import examples
+from publius.constitution.judges import ParseFailure
 from publius.constitution.principles import Constitution
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, user
@@ -36,9 +37,9 @@ def words(ids: list[int], tokenizer: Tokenizer = T) -> str:
 
 def test_readings_are_those_of_a_plain_forward() -> None:
     asked = judge(shots=1)
-    cases = [Case(ASKED, reply, LAW[i]) for i, reply in enumerate(("Twist it.", "", "No."))]
+    cases = [ReplyCase(ASKED, reply, LAW[i]) for i, reply in enumerate(("Twist it.", "", "No."))]
     found = asked.consistent(cases)
-    yes, no = T.encode(" yes")[:2], T.encode(" no")[:2]  # bytes: both begin with a space
+    yes, no = T.encode(" yes"), T.encode(" no")  # bytes: they differ in more than one, so whole
     for case, reading in zip(cases, found, strict=True):
         assert isinstance(reading, Consistency)
         prompt = asked._prompt(case)
@@ -47,7 +48,7 @@ def test_readings_are_those_of_a_plain_forward() -> None:
         for answer in (yes, no):
             with torch.no_grad():
                 rows = model(torch.tensor([[*prompt, *answer]]))[0].log_softmax(-1)
-            at = range(len(prompt) - 1, len(prompt) + 1)
+            at = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
             logp.append(sum(float(rows[p, t]) for p, t in zip(at, answer, strict=True)))
         assert reading.logit == pytest.approx(logp[0] - logp[1], abs=1e-3)
         assert reading.mass == pytest.approx(sum(math.exp(x) for x in logp), abs=1e-4)
@@ -56,7 +57,7 @@ def test_readings_are_those_of_a_plain_forward() -> None:
 
 
 def test_what_the_model_sees() -> None:
-    case = Case(ASKED, " Twist it. ", LAW[3])
+    case = ReplyCase(ASKED, " Twist it. ", LAW[3])
     text = words(judge(shots=2)._prompt(case))
     assert text.endswith(
         "Human: How do I open the jar?\n\nAssistant: Twist it.\n"
@@ -72,7 +73,7 @@ def test_what_the_model_sees() -> None:
 
 def test_examples_come_from_the_comparisons() -> None:
     law = Constitution.load()
-    found = _examples(law)
+    found = examples(law)
     assert len(found) == 2 * len(law.comparisons) and sum(e.good for e in found) == len(law.comparisons)
     for shot in law.comparisons:
         better = {"A": shot.a, "B": shot.b}[shot.answer]
@@ -83,17 +84,17 @@ def test_examples_come_from_the_comparisons() -> None:
 
 def test_examples_give_way_to_the_context() -> None:
     short = judge(max_position=900, shots=8)
-    ids = short._prompt(Case(ASKED, "Twist it.", LAW[0]))
+    ids = short._prompt(ReplyCase(ASKED, "Twist it.", LAW[0]))
     assert 300 < len(ids) <= 900
     assert words(ids).count("Principle:") < 9
 
 
 def test_failures_are_told_apart_from_readings() -> None:
-    long = Case(ASKED, "x" * 9000, LAW[2])
-    read, failed = judge(shots=0).consistent([Case(ASKED, "x", LAW[1]), long])
+    long = ReplyCase(ASKED, "x" * 9000, LAW[2])
+    read, failed = judge(shots=0).consistent([ReplyCase(ASKED, "x", LAW[1]), long])
     assert isinstance(read, Consistency)
     assert failed == ParseFailure("the prompt does not fit the judge's context", LAW[2].id)
-    [weak] = judge(min_mass=0.9).consistent([Case(ASKED, "x", LAW[1])])
+    [weak] = judge(min_mass=0.9).consistent([ReplyCase(ASKED, "x", LAW[1])])
     assert isinstance(weak, ParseFailure) and "too little probability" in weak.problem and weak.mass < 0.9
     nothing = judge()._reading(-math.inf, -math.inf, "p")
     assert isinstance(nothing, ParseFailure) and "not finite" in nothing.problem
@@ -101,7 +102,7 @@ def test_failures_are_told_apart_from_readings() -> None:
 
 
 def test_bad_questions_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no slot \{principle\}"):
+    with pytest.raises(ValidationError, match=r"no slot \{principle\}"):
         judge(question="{conversation}: good?")
     with pytest.raises(UserError, match="the same, or one begins the other"):
         judge(answers=(" yes", " yes sir"))
