@@ -103,10 +103,11 @@ def hhh(
 
 def _local(model: str, home: Path, style: StyleName, device: str) -> ChoiceScorer:
     where = str(pick_device(device))
-    folder = Path(model)
-    if (folder / "config.json").is_file() and is_reward(folder):
+    places = (Path(model), home / "runs" / model / "files")  # a stage's name may stand for a preference model
+    folder = next((place for place in places if (place / "config.json").is_file()), None)
+    if folder is not None and is_reward(folder):
         return RewardChoices(RewardJudge.from_checkpoint(RewardCheckpoint(folder), device=where))
-    checkpoint = Checkpoint(folder if (folder / "config.json").is_file() else locate(model, home).checkpoint)
+    checkpoint = Checkpoint(folder or locate(model, home).checkpoint)
     tokenizer = checkpoint.tokenizer()
     return EngineChoices(Engine(checkpoint.load(device=where), tokenizer), tokenizer, style)
 

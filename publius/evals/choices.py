@@ -77,7 +77,7 @@ class Chosen(NamedTuple):
     """How likely each option is, in the first order.
 
     Attributes:
-        mass: probability of all options together, before they are normalised.
+        mass: probability of all options together, before they are normalised; NaN where nothing was left out.
         consistent: both orders prefer the same; None where one was asked.
     """
 
@@ -226,7 +226,7 @@ class RewardChoices:
         for item in items:
             verdict = next(verdicts) if item.pair is not None else None
             if isinstance(verdict, Judgement):
-                found.append(Chosen((verdict.probability, 1 - verdict.probability), 1.0))
+                found.append(Chosen((verdict.probability, 1 - verdict.probability), math.nan))
             else:
                 found.append(NoChoice("unfit", "no replies, or too long for the model"))
         return found
@@ -338,7 +338,7 @@ def score_choices(items: Sequence[ChoiceItem], scorer: ChoiceScorer) -> ChoiceRe
         longer=wilson(sum(_longest(item) in item.right for item in measured), len(measured)),
         first=wilson(sum(0 in item.right for item in fixed), len(fixed)),
         inconsistency=wilson(sum(not chosen.consistent for chosen in turned), len(turned)),
-        mass=mean_estimate([chosen.mass for chosen, _ in read]),
+        mass=mean_estimate([chosen.mass for chosen, _ in read if not math.isnan(chosen.mass)]),
         unscored={kind: kinds[kind] for kind in ("declined", "unread", "unreached", "unfit")},
         calibration=calibration(said, low=low),
     )

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +18,7 @@ from tests.rl import tiny
 
 
 @pytest.fixture
-def call(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
+def call(capsys):
     def run(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
             main(["eval", "hhh", *map(str, arguments)])
@@ -25,9 +28,10 @@ def call(tmp_path, capsys, monkeypatch):
     return run
 
 
-def remote(server, *more: str) -> list[str]:
-    quick = ["--set", "backoff=0.01", "--set", "retries=1", "--set", "concurrency=1"]
-    return ["--url", f"{server.url}/v1", "--model-name", "m", *quick, *more]
+def remote(server, folder: Path) -> list[str]:
+    settings = {"backoff": 0.01, "retries": 1, "concurrency": 1, "cache": folder / "cache.sqlite"}
+    quick = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["--url", f"{server.url}/v1", "--model-name", "m", *quick]
 
 
 def test_our_model(call, tmp_path):
@@ -48,23 +52,49 @@ def test_a_preference_model(call, tmp_path):
     code, out, _ = call(write(tmp_path, PUBLISHED, NINE), "--model", reward.path, "--json")
     shown = json.loads(out)
     assert code == 0 and shown["n"] == 2 and shown["unscored"]["unfit"] == 1
+    assert shown["mass"]["value"] is None
+    # and by the name of its stage
+    (tmp_path / "runs/r").mkdir(parents=True)
+    (tmp_path / "made").mkdir()
+    reward.path.rename(tmp_path / "made/files")
+    (tmp_path / "runs/r/reward").symlink_to(tmp_path / "made")
+    code, again, _ = call(tmp_path / "f.jsonl", "--model", "r/reward", "--home", tmp_path, "--json")
+    assert code == 0 and json.loads(again)["accuracy"] == shown["accuracy"]
 
 
 def test_a_remote_model_resumes_and_counts(call, tmp_path):
     file = write(tmp_path, PUBLISHED, NINE)
     with wire(lambda text: Reply("(B)" if "(B) [[[Good" in text else "Purple.")) as server:
         server.faults.extend([Fault(), Fault(status=500), Fault(status=500)])
-        code, out, err = call(file, *remote(server))
+        code, out, err = call(file, *remote(server, tmp_path))
         assert (code, out) == (2, "") and "no answer after 2 tries: status 500" in err
-        code, out, err = call(file, *remote(server), "--json")
+        code, out, err = call(file, *remote(server, tmp_path), "--json")
         shown = json.loads(out)
         assert code == 0 and shown["accuracy"]["value"] == 0.5 and shown["unscored"]["unread"] == 1
         assert (shown["remote"]["requests"], shown["remote"]["cached"]) == (1, 1)
-        code, out, _ = call(file, *remote(server))
+        code, out, _ = call(file, *remote(server, tmp_path))
         assert (
             code == 0 and "unscored, unread (counted wrong)" in out and "remote: 0 requests, 2 cached" in out
         )
-        assert (tmp_path / "cache/publius/remote.sqlite").is_file()
+
+
+def test_killed_it_goes_on_from_what_it_paid_for(call, tmp_path):
+    """SIGKILL in the middle of a request, in a process of its own."""
+    rows = [{"prompt": f"Hi {i}?", "chosen": "Good day!", "rejected": "Go."} for i in range(3)]
+    file = write(tmp_path, *rows)
+    with wire(lambda text: Reply("(A)")) as server:
+        server.faults.extend([Fault()] * 3 + [Fault(delay=30)])
+        command = [sys.executable, "-m", "publius.cli", "eval", "hhh", file, *remote(server, tmp_path)]
+        worker = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(server.seen) < 4 and time.monotonic() < deadline and worker.poll() is None:
+            time.sleep(0.02)
+        worker.send_signal(signal.SIGKILL)
+        assert worker.wait() == -signal.SIGKILL and len(server.seen) == 4
+        code, out, err = call(file, *remote(server, tmp_path), "--json")
+        assert code == 0, err
+        found = json.loads(out)["remote"]
+        assert (found["cached"], found["requests"]) == (3, 3)
 
 
 def test_bad_rows_stop_or_are_counted(call, tmp_path):
