@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from publius.constitution.judges.config import RemoteJudgeConfig
 from publius.constitution.judges.verdict import Pair
 from publius.constitution.principles import ComparisonShot, Constitution, Principle
-from publius.constitution.styles import Case, fill, visible
+from publius.constitution.raw_text import Case, fill, transcript, visible
 from publius.core.messages import Conversation, Message, assistant, user
 
 __all__ = ["ChatQuestions", "cases_of"]
@@ -53,7 +53,7 @@ class ChatQuestions:
         layout = self._constitution.layout
         # the last line of the layout is the cue that a completion goes on from
         body = (layout.reasoning if self._thinks else layout.comparison).rpartition("\n")[0]
-        said = self._transcript(case.conversation).strip()
+        said = transcript(layout, case.conversation).strip()
         asked = fill(body, conversation=said, question=case.question, a=case.a.strip(), b=case.b.strip())
         how = self._config.reasoning_instruction if self._thinks else self._config.instruction
         return f"{asked.strip()}\n\n{fill(how, first=self.options[0], second=self.options[1])}"
@@ -65,15 +65,6 @@ class ChatQuestions:
             return option
         thought = fill(str(reasoning), principle=shot.question or case.question).strip()
         return f"{thought}\n\nThe answer is {option}."
-
-    def _transcript(self, conversation: Conversation) -> str:
-        layout = self._constitution.layout
-        parts = [fill(layout.system, system=conversation.system)] if conversation.system else []
-        for message in conversation.messages:
-            text = visible(message)
-            mine = message.role == "user"
-            parts.append(fill(layout.human, q=text) if mine else fill(layout.assistant, a=text))
-        return "".join(parts)
 
 
 def _shot_case(shot: ComparisonShot, case: Case) -> Case:

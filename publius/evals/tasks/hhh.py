@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from publius.constitution.principles import Layout
-from publius.constitution.styles import fill
+from publius.constitution.raw_text import fill
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of, user
 from publius.data.chat_shapes import Row, transcript
