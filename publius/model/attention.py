@@ -154,7 +154,7 @@ def make_biases(
     """
     length, window = x_BTD.shape[1], config.sliding_window
     training = torch.is_grad_enabled() and x_BTD.requires_grad and not cached
-    short = window is None or (not cached and length <= window)
+    short = window is not None and not cached and length <= window
     if training and kernel != "sdpa" and mask is None:
         return _sparse(packing, x_BTD, None if short else window, kernel)
     on_cpu = x_BTD.device.type == "cpu"
@@ -162,7 +162,7 @@ def make_biases(
     if packing is not None and not (packing.alone and not cached and (length > _BLOCKED_LIMIT or not on_cpu)):
         mask = document_mask(packing.documents_BT, packing.first, length)
     full = _bias(mask, x_BTD, config, blocked, None)
-    if short:
+    if window is None or short:
         return Biases(full, full)
     if mask is not None:
         if cached and positions_BT is not None:

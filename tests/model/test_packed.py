@@ -8,6 +8,7 @@ same code as on a GPU runs here, traced too. FlashAttention has no CPU kernel: a
 
 import importlib
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -291,6 +292,28 @@ def test_compiled_blocks_are_compiled_once_for_all_batches(flex, recompute, chan
         agree(found, truth)
         counts.append(made.frame_count)
     assert counts == [counts[0]] * 3 and 1 <= counts[0] <= 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor has no compiler")
+def test_a_real_kernel_reads_the_blocks(tmp_path, monkeypatch):
+    """The reference asks for every place; compiled code (on CPU forward only) visits the blocks listed."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    attend = torch.compile(torch_flex.flex_attention, dynamic=False)
+
+    def far(documents, spoil=None):
+        blocks = document_blocks(documents, 500, 300, torch.device("cpu"))
+        if spoil is not None:
+            getattr(blocks, spoil).zero_()
+        parts = [part.detach() for part in parts_of(documents, 4, 2, 16, 0)]
+        found = attend(*(x.transpose(1, 2) for x in parts), block_mask=blocks, enable_gqa=True)
+        truth = dense(*parts, mask_of(documents, 500, 300))
+        return float((found.transpose(1, 2).flatten(2) - truth).abs().max())
+
+    documents = documents_of([[300, 7, 150, 43], [500], [200, 180]])
+    assert far(documents) < 1e-5 and far(documents.flip(0)) < 1e-5
+    assert far(documents, "kv_num_blocks") > 0.1 and far(documents, "full_kv_num_blocks") > 0.1
+    torch._dynamo.reset()
 
 
 def test_autocast_gives_the_kernel_one_dtype(flex):
