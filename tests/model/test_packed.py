@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._functorch.partitioners import default_partition
 
 from publius.model import attention, packed
 from publius.model.attention import document_mask, make_biases
@@ -161,7 +163,7 @@ def test_pytorch_still_refuses_a_gradient_on_cpu():
 def flash(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size, enable_gqa=False):
     """`varlen_attn` from its documentation: causal by a right side of 0, so many places to the left."""
     assert torch.equal(cu_q, cu_k) and cu_q.dtype == torch.int32 and cu_q[-1] == len(q)
-    assert q.shape[1] == k.shape[1] or enable_gqa
+    assert q.shape[1] == k.shape[1] or enable_gqa == bool(packed._GROUPED)
     left, right = window_size
     assert right == 0
     bounds = cu_q.tolist()
@@ -292,6 +294,30 @@ def test_compiled_blocks_are_compiled_once_for_all_batches(flex, recompute, chan
         agree(found, truth)
         counts.append(made.frame_count)
     assert counts == [counts[0]] * 3 and 1 <= counts[0] <= 2
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo's own
+@pytest.mark.parametrize("changes", VARIANTS[:2])
+def test_varlen_is_traced_with_its_backward(changes):
+    """As for a GPU, up to the call of the kernel, which has no code for a CPU."""
+    seen = set()
+
+    def split(joint, inputs, **options):
+        seen.update(str(node.target) for node in joint.graph.nodes)
+        return default_partition(joint, inputs, **options)
+
+    def compiler(graph, _):
+        return lambda *_: pytest.fail("has run")
+
+    traced = aot_autograd(fw_compiler=compiler, bw_compiler=compiler, partition_fn=split)
+    model, documents = tiny_model(1, **changes), documents_of([[40, 3, 90], [133]])
+    for block in model.model.layers:
+        block.compile(dynamic=False, backend=traced, fullgraph=True)
+    starts = torch.from_numpy(starts_of([[40, 3, 90], [133]], 133, 9))
+    with pytest.raises(pytest.fail.Exception, match="has run"):
+        trained(model, Packing(documents, starts_N=starts), "varlen")
+    assert seen >= {"torch_attn._varlen_attn.default", "torch_attn._varlen_attn_backward.default"}
+    torch._dynamo.reset()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own

@@ -1,5 +1,8 @@
 """Which kernel a run takes, and what is refused before its first step."""
 
+import importlib
+import json
+
 import pytest
 import torch
 
@@ -7,7 +10,7 @@ from publius.core.config import canonical
 from publius.core.errors import UserError
 from publius.pipeline import testing_run
 from publius.testing.fakes import tiny_config, tiny_model
-from publius.training import kernels
+from publius.training import kernels, loop
 from publius.training.batches import Example, PackedBatches
 from publius.training.kernels import attention_kernel
 from publius.training.language import language_loss
@@ -77,6 +80,34 @@ def test_a_run_says_so_before_its_first_step(tmp_path):
     with pytest.raises(UserError, match="attention=flex cannot be used"):
         train_loop(testing_run(tmp_path), model, batches, language_loss, config, steps=1)
     assert model.kernel == "sdpa"
+
+
+@pytest.mark.parametrize("changes", [{}, {"recompute": "block"}, {"accumulation": 2}])
+def test_a_run_with_flex_has_the_losses_of_one_without(tmp_path, monkeypatch, changes):
+    """By FlexAttention's reference, which has the gradient on CPU that PyTorch refuses (`test_packed`)."""
+    torch_flex = importlib.import_module("torch.nn.attention.flex_attention")
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
+    monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    g = torch.Generator().manual_seed(0)
+    examples = [Example(torch.randint(13, 40, (int(n),), generator=g).tolist()) for n in range(3, 33)]
+    found = {}
+    for kernel in ("sdpa", "flex"):
+        monkeypatch.setattr(loop, "attention_kernel", lambda *_, kernel=kernel, **__: kernel)
+        batches = PackedBatches(examples, sequence_length=32, rows=3, seed=0)
+        used = []
+
+        def loss(module, batch, used=used):
+            used.append(module.kernel)
+            return language_loss(module, batch)
+
+        run, model = testing_run(tmp_path / kernel), tiny_model(scale=1.0, sliding_window=20)
+        config = LoopConfig(dtype="float32", **changes)
+        train_loop(run, model, batches, loss, config, steps=6)
+        assert set(used) == {kernel} and model.kernel == "sdpa"
+        lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        found[kernel] = [(line["loss"], line["grad_norm"]) for line in lines]
+    for mine, truth in zip(found["flex"], found["sdpa"], strict=True):
+        assert mine == pytest.approx(truth, rel=1e-3)  # Muon works in bf16: the last bit grows
 
 
 def test_it_is_no_part_of_the_identity():
