@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -279,26 +278,52 @@ def test_two_workers_and_still_one_message(desk):
     desk.refused(*arguments, says="stage chats: a row is not a JSON object", where="chats.jsonl:5")
 
 
-def test_constitution_with_a_missing_field(desk):
-    text = """
-        id: mine
-        version: 1
-        title: Mine
-        categories: {harm: Harm}
-        principles:
-        - id: kind
-          text: Be kind.
-          source: me
-          category: harm
-          critique_request: Say what is unkind.
-          revision_request: Rewrite it kindly.
-    """
-    (desk.folder / "mine.yaml").write_text(textwrap.dedent(text))
+@pytest.mark.parametrize(
+    ("row", "says", "setting"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "a pair lacks a reply: no `rejected`", ""),
+        ({"prompt": "a", "chosen": "b", "rejected": "  "}, "a pair lacks a reply: `rejected` is empty", ""),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "a pair is a tie", "pairs.ties=error"),
+        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": 3}, "`better` is 3", ""),
+    ],
+)
+def test_pairs_with_a_tie_or_a_missing_side(desk, row, says, setting):
+    desk.rows("pairs.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}, row])
+    more = ("--set", setting) if setting else ()
+    desk.refused("run", "my_recipe.py:liked", *more, says=says, where="pairs.jsonl:2")
+    assert desk.folders() == []
+
+
+_PRINCIPLE = """\
+- id: kind
+  text: Be kind.
+  source: me
+  category: harm
+  critique_request: Say what is unkind.
+  revision_request: Rewrite it kindly.
+"""
+_ASKS = "  comparison_question: Which is kinder?\n"
+
+
+@pytest.mark.parametrize(
+    ("principles", "says", "where"),
+    [
+        (
+            _PRINCIPLE,
+            r"the field `principles\[0\].comparison_question` is missing",
+            "principles[0].comparison_question",
+        ),
+        ((_PRINCIPLE + _ASKS) * 2, "duplicate principle id 'kind'", "principles"),
+        (_PRINCIPLE + _ASKS * 2, "the key 'comparison_question' stands twice", "line 13"),
+    ],
+)
+def test_constitution_that_is_wrong(desk, principles, says, where):
+    head = "id: mine\nversion: 1\ntitle: Mine\ncategories: {harm: Harm}\nprinciples:\n"
+    (desk.folder / "mine.yaml").write_text(head + principles)
     desk.refused(
         *("run", "my_recipe.py:revised", "--set", "constitution=mine.yaml"),
-        says=r"the field `principles\[0\].comparison_question` is missing",
-        where="mine.yaml: principles[0].comparison_question",
-        fix="add it",
+        says=says,
+        where=f"mine.yaml{',' if 'line' in where else ':'} {where}",
     )
     assert not desk.home.exists()
 

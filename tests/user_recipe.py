@@ -7,7 +7,15 @@ from pathlib import Path
 
 from publius.constitution.revise import ReviseConfig, revise
 from publius.data.artifacts import Corpus
-from publius.data.ingest import IngestConfig, IngestTextConfig, ingest_chats, ingest_prompts, ingest_text
+from publius.data.ingest import (
+    IngestConfig,
+    IngestPreferencesConfig,
+    IngestTextConfig,
+    ingest_chats,
+    ingest_preferences,
+    ingest_prompts,
+    ingest_text,
+)
 from publius.model.config import ModelConfig
 from publius.pipeline import Artifact, Recipe, Run, stage
 from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
@@ -37,6 +45,12 @@ def words(text: str = "text.jsonl") -> Recipe:
 def chats(chats: str = "chats.jsonl") -> Recipe:
     r = Recipe("chats")
     r.stage("chats", ingest_chats, IngestConfig(paths=(chats,)))
+    return r
+
+
+def liked(pairs: str = "pairs.jsonl") -> Recipe:
+    r = Recipe("liked")
+    r.stage("pairs", ingest_preferences, IngestPreferencesConfig(paths=(pairs,)))
     return r
 
 
