@@ -25,6 +25,7 @@ from typing import NamedTuple
 import pytest
 
 from publius.cli import main
+from tests.inference.remote.wire import Fault, Reply, wire
 
 ROOT = Path(__file__).parents[1]
 RUN_FILES = ("recipe.json", "run.json", "report.html")
@@ -269,6 +270,50 @@ def test_wrong_role_order(desk, roles, says):
     spoil(desk, "chats.jsonl", 3, json.dumps(row).encode())
     desk.refused("run", "my_recipe.py:chats", says=says, where="chats.jsonl:3")
     assert desk.folders() == []
+
+
+# Pairs, and those who judge them.
+
+PAIRS = [{"prompt": f"cat {i}?", "chosen": "It sat.", "rejected": "No."} for i in range(6)]
+ONE_SIDED = {"prompt": "cat?", "chosen": "It sat.", "rejected": ""}
+TIE = {"prompt": "cat?", "response_1": "It sat.", "response_2": "It stood.", "better": 0}
+
+
+def test_pairs_with_a_tie_or_a_missing_side(desk):
+    run = ("run", "my_recipe.py:judged", "--until", "pairs")
+    desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED])
+    desk.refused(*run, says="stage pairs: .*lacks a reply", where="pairs.jsonl:7", fix="drop")
+    desk.rows("pairs.jsonl", [*PAIRS, PAIRS[0] | {"rejected": "It sat."}, TIE])
+    refusing = ("--set", "pairs.ties=error")
+    desk.refused(*run, *refusing, says="stage pairs: .*a tie", where="pairs.jsonl:7", fix="drop")
+    desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED, TIE])
+    done = desk.run(*run, "--set", "pairs.missing=drop")
+    assert done.code == 0, done.err
+    record = json.loads((desk.the("ingest_preferences") / "record.json").read_text())
+    assert [record["metrics"][f"dropped_{name}"]["value"] for name in ("missing", "ties")] == [1, 1]
+
+
+def test_a_judge_that_is_down_or_talks_nonsense(desk):
+    desk.rows("pairs.jsonl", PAIRS)
+    run = ("run", "my_recipe.py:judged", "--set")
+    desk.refused(*run, "judge.remote=[]", says="stage judge: there is no judge", where="judge", fix="remote")
+    with wire(lambda text: Reply("(A)" if "(A) It sat." in text else "(B)")) as server:
+        quick = {"retries": 1, "concurrency": 1}
+        remote = "judge.remote=" + json.dumps([server.settings("anthropic", desk.folder) | quick])
+        server.faults.extend([Fault(), Fault(), Fault(body=b"<html>"), Fault(drop=True)])
+        desk.refused(
+            *run, remote, says="stage judge: m: no answer after 2 tries", where=server.url, fix="again"
+        )
+        before = len(server.seen)
+        done = desk.run(*run, remote, "--json")
+        assert done.code == 0, done.err
+        metrics = json.loads((desk.the("evaluate_judge") / "record.json").read_text())["metrics"]
+        assert metrics["remote.cached"]["value"] == 2, "what was answered is asked no more"
+        assert len(server.seen) - before == metrics["remote.requests"]["value"]
+        assert metrics["judge.accuracy"]["value"] == 1.0
+    desk.refused(
+        *run, remote.replace('"m"', '"n"'), says="the connection failed", where=server.url, fix="up and well"
+    )
 
 
 def test_two_workers_and_still_one_message(desk):

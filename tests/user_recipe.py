@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from publius.constitution.grading import JudgeEvalConfig, evaluate_judge
 from publius.constitution.revise import ReviseConfig, revise
 from publius.data.artifacts import Corpus
 from publius.data.ingest import (
@@ -73,6 +74,15 @@ def revised(constitution: str = "default") -> Recipe:
     policy = r.nodes["sft"]
     config = ReviseConfig(constitution=constitution)  # pyright: ignore[reportArgumentType]
     r.stage("revise", revise, config, policy=policy, critic=policy, prompts=prompts)
+    return r
+
+
+def judged() -> Recipe:
+    """The judge is a remote one, given by `--set judge.remote=`."""
+    r = Recipe("judged")
+    reading = IngestPreferencesConfig(paths=("pairs.jsonl",), val_fraction=0.5)
+    known = r.stage("pairs", ingest_preferences, reading)
+    r.stage("judge", evaluate_judge, JudgeEvalConfig(shots=0), pairs=known)
     return r
 
 

@@ -1,16 +1,22 @@
 """The constitution: principles people write, and the models that criticise, revise and judge by them."""
 
 from publius.constitution.differences import Difference, differences
-from publius.constitution.judge import Judge, JudgeConfig, Judgement, ParseFailure
-from publius.constitution.lint import doubts
-from publius.constitution.preferences import (
-    JudgeEvalConfig,
-    JudgeReport,
-    LabelConfig,
-    evaluate_judge,
-    grade_judge,
-    label,
+from publius.constitution.grading import JudgeEvalConfig, JudgeReport, evaluate_judge, grade_judge
+from publius.constitution.judges import (
+    Abstention,
+    EngineJudge,
+    Judge,
+    JudgeConfig,
+    Judgement,
+    Panel,
+    ParseFailure,
+    RemoteJudge,
+    RemoteJudgeConfig,
+    Skipped,
+    Verdict,
 )
+from publius.constitution.lint import doubts
+from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution, ConstitutionField, Principle
 from publius.constitution.published import import_published
 from publius.constitution.revise import ReviseConfig, Revisions, revise
@@ -18,10 +24,12 @@ from publius.constitution.styles import ChatStyle, RawStyle
 from publius.constitution.verdicts import FilterConfig
 
 __all__ = [
+    "Abstention",
     "ChatStyle",
     "Constitution",
     "ConstitutionField",
     "Difference",
+    "EngineJudge",
     "FilterConfig",
     "Judge",
     "JudgeConfig",
@@ -29,11 +37,16 @@ __all__ = [
     "JudgeReport",
     "Judgement",
     "LabelConfig",
+    "Panel",
     "ParseFailure",
     "Principle",
     "RawStyle",
+    "RemoteJudge",
+    "RemoteJudgeConfig",
     "ReviseConfig",
     "Revisions",
+    "Skipped",
+    "Verdict",
     "differences",
     "doubts",
     "evaluate_judge",

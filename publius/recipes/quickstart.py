@@ -11,7 +11,8 @@ Long because it is the story, told once and in order.
 
 from __future__ import annotations
 
-from publius.constitution.preferences import JudgeEvalConfig, LabelConfig, evaluate_judge, label
+from publius.constitution.grading import JudgeEvalConfig, evaluate_judge
+from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution
 from publius.constitution.revise import ReviseConfig, revise
 from publius.core.config import Config

@@ -13,6 +13,7 @@ from publius.report.context import haystacks
 from publius.report.critiques import critiques, filter_rules
 from publius.report.html import Html, el, join
 from publius.report.overview import costs, header, metrics
+from publius.report.studies import studies
 from publius.report.training import losses, reinforcement
 from publius.report.transcripts import attacks, conversations
 
@@ -20,6 +21,7 @@ __all__ = ["render", "write_report"]
 
 _SECTIONS: tuple[tuple[str, str, Callable[[Gathered], Html | None]], ...] = (
     ("outcomes", "Before and after", outcomes),
+    ("studies", "Studies", studies),
     ("numbers", "Numbers", metrics),
     ("conversations", "Answers", conversations),
     ("context", "Long context", haystacks),

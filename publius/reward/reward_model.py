@@ -20,7 +20,7 @@ from torch import Tensor
 from publius.core.config import Config, execution
 from publius.core.errors import UserError
 from publius.core.messages import text_of
-from publius.core.stats import Estimate, wilson
+from publius.core.stats import Estimate, calibration_error, wilson
 from publius.data.artifacts import Preferences
 from publius.data.types import Preference
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_reward_checkpoint
@@ -263,9 +263,8 @@ def expected_calibration_error(
 
     Each pair is turned so that the model's favourite comes first; soft targets count as they are.
     """
-    cells: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
-    for difference, target in zip(differences, targets, strict=True):
-        confidence = 1 / (1 + math.exp(-abs(difference)))
-        outcome = target if difference >= 0 else 1 - target
-        cells[min(int((confidence - 0.5) * 2 * bins), bins - 1)].append((confidence, outcome))
-    return sum(abs(sum(c - o for c, o in cell)) for cell in cells) / len(differences)
+    said = [
+        (1 / (1 + math.exp(-abs(difference))), target if difference >= 0 else 1 - target)
+        for difference, target in zip(differences, targets, strict=True)
+    ]
+    return calibration_error(said, bins=bins, low=0.5)

@@ -15,18 +15,21 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.core.stats import Estimate, mean_estimate
 from publius.data.artifacts import Conversations, Prompts
+from publius.model.adapters import adapted, merged
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_checkpoint
 from publius.model.heads import ValueModel
+from publius.model.transformer import Transformer
 from publius.pipeline.run import Run
 from publius.pipeline.stage import stage
 from publius.reward.reward_fn import ModelReward, reward_facts
+from publius.rl.evaluation import Evaluation
 from publius.rl.rollout import take
-from publius.rl.trainer import Evaluation, PPOConfig, StepReport, Trainer
+from publius.rl.trainer import PPOConfig, StepReport, Trainer
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import PackedBatches
 from publius.training.sft import render_all
 
-__all__ = ["PPOConfig", "Trainer", "ppo"]
+__all__ = ["PPOConfig", "Trainer", "load_models", "ppo"]
 
 _PTX_ROW = 256
 """Places in a row of practice."""
@@ -76,7 +79,8 @@ def ppo(
                 run.save(lambda folder, done=step + 1: trainer.save(folder, done))
     _finish(run, trainer, trainer.evaluate(held_out))
     run.count(tokens=trainer.tokens, flops=trainer.flops)
-    save_checkpoint(run.output, trainer.policy, policy.tokenizer())
+    plain = merged(trainer.policy) if config.trunk == "shared" else trainer.policy
+    save_checkpoint(run.output, plain, policy.tokenizer())
     return Checkpoint(run.output)
 
 
@@ -93,21 +97,26 @@ def _trainer(
     check = None
     if reward_check is not None:
         check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
-    critic = None
-    if config.estimator == "gae":
-        critic = _critic(config, policy, reward, device)
     renderer = Renderer(policy.tokenizer())
+    speaker, critic, reference = load_models(config, policy, reward, device)
     return Trainer(
-        config,
-        policy.load(device=device),
-        critic,
-        policy.load(device=device),
-        renderer,
-        score,
-        check,
-        dtype,
-        _practice(config, renderer, ptx),
+        config, speaker, critic, reference, renderer, score, check, dtype, _practice(config, renderer, ptx)
     )
+
+
+def load_models(
+    config: PPOConfig, policy: Checkpoint, reward: RewardCheckpoint, device: torch.device
+) -> tuple[Transformer, ValueModel | None, Transformer]:
+    """Policy, critic (None for an estimator without) and reference: models of their own, or adapters on the
+    last, by `config.trunk`."""
+    reference, learns_values = policy.load(device=device), config.estimator == "gae"
+    if config.trunk == "shared":
+        reference.requires_grad_(False)
+        speaker = adapted(reference, config.rank, seed=config.seed)
+        critic = adapted(reference, config.rank, seed=config.seed + 1) if learns_values else None
+        return speaker, None if critic is None else ValueModel(critic), reference
+    critic = _critic(config, policy, reward, device) if learns_values else None
+    return policy.load(device=device), critic, reference
 
 
 def _critic(
@@ -172,9 +181,7 @@ def _practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversatio
 
 
 def _log(run: Run, step: int, report: StepReport) -> None:
-    numbers = report._asdict()
-    if report.check_reward is None:
-        numbers.pop("check_reward")
+    numbers = {name: value for name, value in report._asdict().items() if value is not None}
     run.log(step=step, sqrt_kl=max(report.kl, 0.0) ** 0.5, **numbers)
 
 

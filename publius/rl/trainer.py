@@ -8,32 +8,34 @@ probability ratio of 1; when it does not, sampler and scorer disagree and traini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from publius.core.config import Config, execution
 from publius.core.messages import Conversation
 from publius.inference.engine import Engine
+from publius.model.adapters import trainable
 from publius.model.heads import ValueModel
 from publius.model.transformer import Transformer
 from publius.reward.reward_fn import Reward, RewardFn, Trajectory
 from publius.rl.advantage import ESTIMATORS, Advantages, Estimator, EstimatorName, centred, gae
-from publius.rl.batch import RolloutBatch, action_logprobs, collate, place_values
+from publius.rl.batch import CHUNK_TOKENS, RolloutBatch, action_logprobs, collate, place_values
+from publius.rl.evaluation import Evaluation, evaluation
 from publius.rl.loss import RunningScale, policy_loss, value_loss
 from publius.rl.rollout import rollout
 from publius.rl.state import load_state, save_state
+from publius.rl.stop import SecondModel
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import Batch, BatchSource
 from publius.training.language import language_loss
 from publius.training.loop import to_device
 from publius.training.optimizer import rise_and_fall
 
-__all__ = ["Evaluation", "PPOConfig", "StepReport", "Trainer"]
+__all__ = ["PPOConfig", "StepReport", "Trainer"]
 
 
 class PPOConfig(Config):
@@ -42,12 +44,19 @@ class PPOConfig(Config):
     Attributes:
         batch: prompts per step; with `group` samples of each, whose returns then correct the critic's
             value of their prompt.
+        estimator: of advantages: "gae" with a critic; "rloo" and "grpo" without one, by comparing the
+            `group` samples of a prompt (see `advantage`).
         epochs, minibatches: passes over a step's rollouts, and optimizer steps in each pass.
+        chunk_tokens: padded tokens per forward and backward; less keeps less in memory. Sums are rounded in
+            another order then, which makes another run of it.
         beta: weight of the k1 KL inside the reward, per nat.
         missing_end_penalty: taken off the score of a reply that did not end by itself.
         scale_rewards: divide scores by their running standard deviation (never shift them).
         critic: "reward" starts the critic from the reward model, "zero" from the policy with a zero head.
         critic_warmup: steps in which only the critic learns.
+        trunk, rank: "shared" keeps one model in memory: policy and critic are low-rank adapters of this rank
+            on the frozen start, which is the reference (`model.adapters`). It learns less at the same rates:
+            give them ten times as much. The critic starts with a zero head.
         warmup, decay_fraction: steps in which the rates rise, and share of the steps, the last ones, in which
             they fall to nothing: a rate that stays high leaves the policy wherever its last batch threw it.
         kl_budget: stop when a step's rollouts are this many nats per reply from the reference; None never.
@@ -66,6 +75,7 @@ class PPOConfig(Config):
     group: int = Field(default=1, ge=1)
     epochs: int = Field(default=2, ge=1)
     minibatches: int = Field(default=1, ge=1)
+    chunk_tokens: int = Field(default=CHUNK_TOKENS, ge=1)
     max_tokens: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=3e-5, gt=0)
     critic_learning_rate: float = Field(default=1e-4, gt=0)
@@ -84,6 +94,8 @@ class PPOConfig(Config):
     reward_clip: float = Field(default=10.0, gt=0)
     critic: Literal["reward", "zero"] = "reward"
     critic_warmup: int = Field(default=2, ge=0)
+    trunk: Literal["separate", "shared"] = "separate"
+    rank: int = Field(default=16, ge=1)
     kl_budget: float | None = Field(default=10.0, gt=0)
     check_drop: float = Field(default=0.5, gt=0)
     check_patience: int = Field(default=5, ge=1)
@@ -99,6 +111,18 @@ class PPOConfig(Config):
     device: str = execution("auto")
     threads: int | None = execution(None)
 
+    @model_validator(mode="after")
+    def _fits(self) -> PPOConfig:
+        if self.estimator != "gae" and self.group < 2:
+            raise ValueError(
+                f"estimator {self.estimator} compares the replies to one prompt: make group 2 or more"
+            )
+        if self.trunk == "shared" and self.estimator == "gae" and self.critic != "zero":
+            raise ValueError(
+                "a critic on the shared trunk cannot start from the reward model: set critic to zero"
+            )
+        return self
+
 
 class StepReport(NamedTuple):
     """What one step measured, as logged."""
@@ -108,18 +132,12 @@ class StepReport(NamedTuple):
     ratio_first: float
     ratio_deviation: float
     clip_fraction: float
-    value_loss: float
+    value_loss: float | None
+    """None without a critic."""
     entropy: float
     length: float
     eos_rate: float
     check_reward: float | None
-
-
-class Evaluation(NamedTuple):
-    """Reward less penalty, and KL in nats, of each fixed prompt: means over its replies."""
-
-    rewards: list[float]
-    kl: list[float]
 
 
 class Trainer:
@@ -145,16 +163,16 @@ class Trainer:
         self._estimator: Estimator = ESTIMATORS[config.estimator]
         if config.estimator == "gae":
             self._estimator = self._gae
-        self.models: dict[str, nn.Module] = {"policy": policy}
-        self.optimizers = {"policy": _adamw(policy, config.learning_rate)}
+        self.models: dict[str, nn.Module] = {"policy": trainable(policy)}
+        self.optimizers = {"policy": _adamw(self.models["policy"], config.learning_rate)}
         if critic is not None:
-            self.models["critic"] = critic.requires_grad_(True)
-            self.optimizers["critic"] = _adamw(critic, config.critic_learning_rate)
+            self.models["critic"] = trainable(critic)
+            self.optimizers["critic"] = _adamw(self.models["critic"], config.critic_learning_rate)
         self.scale = RunningScale()
         self.before = Evaluation([], [])
         self.ratios: list[float] = []
         self.deviation = 0.0
-        self.checks: dict[str, float] = {}
+        self._second = SecondModel(config.check_drop, config.check_patience)
         self.steps, self.tokens, self.flops, self.stopped = 0, 0, 0.0, ""
 
     def step(self, prompts: list[Conversation], step: int) -> StepReport:
@@ -178,6 +196,7 @@ class Trainer:
             beta=c.beta,
             estimator=self._estimator,
             dtype=self._dtype,
+            chunk_tokens=c.chunk_tokens,
         )
         kl = float(batch.kl_B.mean())
         check = self._watch(trajectories)
@@ -192,7 +211,7 @@ class Trainer:
             ratio_first=losses["ratio"],
             ratio_deviation=losses["deviation"],
             clip_fraction=losses["clip"],
-            value_loss=losses["value"],
+            value_loss=None if self.critic is None else losses["value"],
             entropy=float(batch.entropy),
             length=sum(t.length for t in trajectories) / len(trajectories),
             eos_rate=sum(t.ended for t in trajectories) / len(trajectories),
@@ -250,7 +269,7 @@ class Trainer:
         ratio = deviation = clip = value = 0.0
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        for piece, share in minibatch.chunks():
+        for piece, share in minibatch.chunks(c.chunk_tokens):
             if policy:
                 part = policy_loss(
                     action_logprobs(self.policy, piece),
@@ -307,16 +326,9 @@ class Trainer:
         if self._check is None:
             return None
         values = torch.tensor([r.value for r in self._check(trajectories)], dtype=torch.float64)
-        mean, spread = float(values.mean()), float(values.std(unbiased=False))
-        state = self.checks or {"smooth": mean, "best": mean, "bad": 0.0}
-        state["smooth"] += 0.3 * (mean - state["smooth"])
-        state["best"] = max(state["best"], state["smooth"])
-        falls = state["smooth"] < state["best"] - self.config.check_drop * spread
-        state["bad"] = state["bad"] + 1 if falls else 0.0
-        self.checks = state
-        if state["bad"] >= self.config.check_patience:
+        if self._second.falls(values):
             self.stopped = "the second reward model fell while the first rose"
-        return mean
+        return float(values.mean())
 
     def evaluate(self, prompts: list[Conversation]) -> Evaluation:
         """Reward less penalty, and KL in nats, of replies to fixed prompts with fixed seeds."""
@@ -330,26 +342,20 @@ class Trainer:
             seed=-1 - c.seed,
         )
         rewards = _penalised(trajectories, self._score(trajectories), c.missing_end_penalty)
-        batch = collate(
+        return evaluation(
             trajectories,
             rewards,
-            None,
             self.reference,
             pad_id=self.renderer.tokenizer.pad_id,
-            beta=c.beta,
-            estimator=ESTIMATORS["rloo"],
-        )
-        order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].tokens))  # as collated
-        places = [trajectories[i].prompt for i in order]
-        return Evaluation(
-            _means(rewards, [t.prompt for t in trajectories]), _means(batch.kl_B.tolist(), places)
+            chunk_tokens=c.chunk_tokens,
         )
 
     def _count(self, batch: RolloutBatch) -> None:
         tokens = int(batch.lengths_B.sum())
         self.tokens += tokens
         forward = self.policy.config.flops_per_token(int(batch.lengths_B.max())) / 3
-        passes = 2 + 3 * self.config.epochs * (1 if self.critic is None else 2) + (self.critic is not None)
+        each = 3 if self.config.trunk == "separate" else 2  # frozen matrices need no gradient of their own
+        passes = 2 + each * self.config.epochs * (1 if self.critic is None else 2) + (self.critic is not None)
         self.flops += forward * passes * tokens
 
     def save(self, folder: Path, done: int) -> None:
@@ -360,7 +366,7 @@ class Trainer:
             "before": self.before._asdict(),
             "ratios": self.ratios,
             "deviation": self.deviation,
-            "checks": self.checks,
+            "checks": self._second.state,
             "tokens": self.tokens,
             "flops": self.flops,
             "ptx": None if self.ptx is None else self.ptx.state(),
@@ -373,19 +379,12 @@ class Trainer:
             return 0
         facts: dict[str, Any] = load_state(folder, self.models, self.optimizers)
         self.scale, self.before = RunningScale(**facts["scale"]), Evaluation(**facts["before"])
-        self.ratios, self.deviation, self.checks = facts["ratios"], facts["deviation"], facts["checks"]
+        self.ratios, self.deviation = facts["ratios"], facts["deviation"]
+        self._second.state = facts["checks"]
         self.steps, self.tokens, self.flops = facts["step"], facts["tokens"], facts["flops"]
         if self.ptx is not None:
             self.ptx.restore(facts["ptx"])
         return self.steps
-
-
-def _means(values: Sequence[float], prompts: Sequence[int]) -> list[float]:
-    """The mean of each prompt's values, in order of prompts."""
-    found: dict[int, list[float]] = {}
-    for value, prompt in zip(values, prompts, strict=True):
-        found.setdefault(prompt, []).append(value)
-    return [sum(found[prompt]) / len(found[prompt]) for prompt in sorted(found)]
 
 
 def _penalised(trajectories: list[Trajectory], rewards: list[Reward], penalty: float) -> list[float]:

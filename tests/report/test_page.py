@@ -140,6 +140,7 @@ def test_critiques_are_dealt_out_over_principles(page):
 def test_rl_and_training_curves(page):
     assert "Stopped early: KL 10.20 over the budget" in Page(_section(page, "rl")).words
     assert "Reward against √KL" in _section(page, "rl")
+    assert "right on held-out pairs 0.75 (" in Page(_section(page, "rl")).words
     training = Page(_section(page, "training"))
     assert [w in training.words for w in ("base", "obliging", "schooled", "taste", "planted")] == [True] * 5
     assert "val_bpb 0.9" in training.words
@@ -147,8 +148,8 @@ def test_rl_and_training_curves(page):
 
 def test_costs_add_up(page, gathered):
     part = Page(_section(page, "costs")).words
-    assert sum(entry.record.tokens for entry in gathered.entries) == 3_300_000
-    assert part.rstrip().endswith("0.00") and "3.3M" in part
+    assert sum(entry.record.tokens for entry in gathered.entries) == 3_380_000
+    assert part.rstrip().endswith("0.00") and "3.38M" in part
 
 
 @pytest.mark.parametrize("until", list(storyboard().nodes))
