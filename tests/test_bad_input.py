@@ -293,6 +293,20 @@ def test_pairs_with_a_tie_or_a_missing_side(desk):
     assert [record["metrics"][f"dropped_{name}"]["value"] for name in ("missing", "ties")] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "a pair lacks a reply: no `rejected`"),
+        ({"prompt": "a", "chosen": None, "rejected": "b"}, "a pair lacks a reply: no `chosen`"),
+        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": 3}, "`better` is 3"),
+    ],
+)
+def test_pairs_that_cannot_be_read(desk, row, says):
+    desk.rows("pairs.jsonl", [PAIRS[0], row])
+    desk.refused("run", "my_recipe.py:judged", "--until", "pairs", says=says, where="pairs.jsonl:2")
+    assert desk.folders() == []
+
+
 def test_a_judge_that_is_down_or_talks_nonsense(desk):
     desk.rows("pairs.jsonl", PAIRS)
     run = ("run", "my_recipe.py:judged", "--set")
@@ -321,22 +335,6 @@ def test_two_workers_and_still_one_message(desk):
     spoil(desk, "chats.jsonl", 5, b"[]")
     arguments = ("run", "my_recipe.py:mine", "--jobs", 2)
     desk.refused(*arguments, says="stage chats: a row is not a JSON object", where="chats.jsonl:5")
-
-
-@pytest.mark.parametrize(
-    ("row", "says", "setting"),
-    [
-        ({"prompt": "a", "chosen": "b"}, "a pair lacks a reply: no `rejected`", ""),
-        ({"prompt": "a", "chosen": "b", "rejected": "  "}, "a pair lacks a reply: `rejected` is empty", ""),
-        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "a pair is a tie", "pairs.ties=error"),
-        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": 3}, "`better` is 3", ""),
-    ],
-)
-def test_pairs_with_a_tie_or_a_missing_side(desk, row, says, setting):
-    desk.rows("pairs.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}, row])
-    more = ("--set", setting) if setting else ()
-    desk.refused("run", "my_recipe.py:liked", *more, says=says, where="pairs.jsonl:2")
-    assert desk.folders() == []
 
 
 _PRINCIPLE = """\

@@ -49,12 +49,6 @@ def chats(chats: str = "chats.jsonl") -> Recipe:
     return r
 
 
-def liked(pairs: str = "pairs.jsonl") -> Recipe:
-    r = Recipe("liked")
-    r.stage("pairs", ingest_preferences, IngestPreferencesConfig(paths=(pairs,)))
-    return r
-
-
 def mine(text: str = "text.jsonl", chats: str = "chats.jsonl") -> Recipe:
     r = Recipe("mine")
     corpus = r.stage("text", ingest_text, IngestTextConfig(paths=(text,)))
