@@ -15,7 +15,7 @@ from publius.core.messages import Conversation
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Case", "ChatStyle", "RawStyle", "Style", "StyleName", "make_style", "visible"]
+__all__ = ["Case", "ChatStyle", "RawStyle", "Style", "StyleName", "fill", "make_style", "visible"]
 
 StyleName = Literal["raw", "chat"]
 
