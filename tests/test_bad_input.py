@@ -277,20 +277,20 @@ def test_wrong_role_order(desk, roles, says):
 
 PAIRS = [{"prompt": f"cat {i}?", "chosen": "It sat.", "rejected": "No."} for i in range(6)]
 ONE_SIDED = {"prompt": "cat?", "chosen": "It sat.", "rejected": ""}
+ALIKE = {"rejected": "It sat."}
 TIE = {"prompt": "cat?", "response_1": "It sat.", "response_2": "It stood.", "better": 0}
 
 
 def test_pairs_with_a_tie_or_a_missing_side(desk):
-    for row, says in ((ONE_SIDED, "rejected is empty"), (TIE, "names no side"), (PAIRS[0], "a tie")):
-        row = row | {"rejected": "It sat."} if row is PAIRS[0] else row
+    run = ("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.ties=error")
+    for row, says in ((ONE_SIDED, "`rejected` is empty"), (TIE, "a tie"), (PAIRS[0] | ALIKE, "a tie")):
         desk.rows("pairs.jsonl", [*PAIRS, row])
-        run = ("run", "my_recipe.py:judged", "--until", "pairs")
-        desk.refused(*run, says=f"stage pairs: .*{says}", where="pairs.jsonl:7", fix="drop_malformed")
+        desk.refused(*run, says=f"stage pairs: .*{says}", where="pairs.jsonl:7", fix="drop")
     desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED, TIE])
-    done = desk.run("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.drop_malformed=true")
+    done = desk.run("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.missing=drop")
     assert done.code == 0, done.err
-    record = json.loads((desk.the("ingest_preferences") / "record.json").read_text())
-    assert record["metrics"]["dropped_malformed"]["value"] == 2
+    metrics = json.loads((desk.the("ingest_preferences") / "record.json").read_text())["metrics"]
+    assert metrics["dropped_missing"]["value"] == metrics["dropped_ties"]["value"] == 1
 
 
 def test_a_judge_that_is_down_or_talks_nonsense(desk):

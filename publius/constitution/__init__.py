@@ -1,5 +1,6 @@
 """The constitution: principles people write, and the models that criticise, revise and judge by them."""
 
+from publius.constitution.differences import Difference, differences
 from publius.constitution.grading import JudgeEvalConfig, JudgeReport, evaluate_judge, grade_judge
 from publius.constitution.judges import (
     Abstention,
@@ -11,20 +12,25 @@ from publius.constitution.judges import (
     ParseFailure,
     RemoteJudge,
     RemoteJudgeConfig,
+    Ruling,
     Skipped,
-    Verdict,
 )
+from publius.constitution.lint import doubts
 from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution, ConstitutionField, Principle
+from publius.constitution.published import import_published
 from publius.constitution.revise import ReviseConfig, Revisions, revise
 from publius.constitution.styles import ChatStyle, RawStyle
+from publius.constitution.verdicts import FilterConfig
 
 __all__ = [
     "Abstention",
     "ChatStyle",
     "Constitution",
     "ConstitutionField",
+    "Difference",
     "EngineJudge",
+    "FilterConfig",
     "Judge",
     "JudgeConfig",
     "JudgeEvalConfig",
@@ -39,10 +45,13 @@ __all__ = [
     "RemoteJudgeConfig",
     "ReviseConfig",
     "Revisions",
+    "Ruling",
     "Skipped",
-    "Verdict",
+    "differences",
+    "doubts",
     "evaluate_judge",
     "grade_judge",
+    "import_published",
     "label",
     "revise",
 ]

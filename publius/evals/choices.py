@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from publius.constitution.judges.choice import Choice, NoChoice, read_choice
-from publius.constitution.judges.verdict import Judgement, Pair, logit
+from publius.constitution.judges.judgement import Judgement, Pair, logit
 from publius.constitution.principles import Principle
 from publius.constitution.styles import StyleName
 from publius.core.console import progress
