@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from pydantic import Field, field_validator
 
 from publius.constitution.judges import Abstention, ParseFailure, RemoteJudgeConfig, Skipped
-from publius.constitution.judges.verdict import sigmoid
+from publius.constitution.judges.judgement import sigmoid
 from publius.constitution.principles import Constitution, ConstitutionField, Principle
 from publius.constitution.raw_text import fill, transcript
 from publius.constitution.styles import StyleName
