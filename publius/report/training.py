@@ -27,6 +27,15 @@ _PPO = {
 _PART = "part."
 """Before the name of each part of a composed reward, in the log."""
 
+_GAINED = {"ppo.gain": "reward gained on held-out prompts", "ppo.kl": "KL in nats per reply"}
+_DPO = {
+    "dpo.accuracy": "right on held-out pairs",
+    "dpo.margin": "implicit reward of the better reply over the other",
+    "dpo.better": "of the better reply",
+    "dpo.worse": "of the other",
+    "dpo.kl": "KL in nats per reply",
+}
+
 
 def _points(log: Sequence[dict[str, Any]], key: str, x: str = "step") -> list[Point]:
     """The logged pairs; lines without either, and values that were not finite (null), are left out."""
@@ -71,8 +80,8 @@ def _loss_plot(entry: Entry) -> Html | None:
 
 
 def reinforcement(g: Gathered) -> Html | None:
-    """For each PPO stage: reward against sqrt(KL), and the course of everything else."""
-    parts = [part for entry in g.made() if (part := _ppo(entry)) is not None]
+    """For each PPO stage: reward against sqrt(KL), and the course of all else; what each DPO came to."""
+    parts = [part for entry in g.made() for part in (_ppo(entry), _dpo(entry)) if part is not None]
     if not parts:
         return None
     return section(
@@ -154,9 +163,21 @@ def _part_plot(log: Sequence[dict[str, Any]], key: str, label: str) -> Html | No
     )
 
 
+def _dpo(entry: Entry) -> Html | None:
+    """Fitted to pairs: what is known of it on held-out ones. Its loss is drawn with the others'."""
+    if "dpo.accuracy" not in entry.record.metrics:
+        return None
+    return el("div", el("h3", entry.name), _sentence(entry, _DPO))
+
+
 def _summary(entry: Entry) -> Html:
+    return _sentence(entry, _GAINED)
+
+
+def _sentence(entry: Entry, names: dict[str, str]) -> Html:
+    """The metrics there are, each in words with its interval."""
     said: list[str] = []
-    for key, label in (("ppo.gain", "reward gained on held-out prompts"), ("ppo.kl", "KL in nats per reply")):
+    for key, label in names.items():
         found = entry.record.metrics.get(key)
         if found and found["value"] is not None:
             interval = (

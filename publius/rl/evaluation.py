@@ -8,9 +8,9 @@ from typing import NamedTuple
 from publius.model.transformer import Transformer
 from publius.reward.reward_fn import Trajectory
 from publius.rl.advantage import ESTIMATORS
-from publius.rl.batch import collate
+from publius.rl.batch import CHUNK_TOKENS, collate
 
-__all__ = ["Evaluation", "evaluation"]
+__all__ = ["Evaluation", "evaluation", "known"]
 
 
 class Evaluation(NamedTuple):
@@ -34,6 +34,7 @@ def evaluation(
     prompts: int,
     parts: Mapping[str, float],
     pad_id: int,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> Evaluation:
     """Means by prompt, for `prompts` of them, of `rewards` and of the log-ratio to the reference.
 
@@ -41,7 +42,14 @@ def evaluation(
         UserError: when no trajectory has a single action.
     """
     batch = collate(
-        trajectories, rewards, None, reference, pad_id=pad_id, beta=0.0, estimator=ESTIMATORS["rloo"]
+        trajectories,
+        rewards,
+        None,
+        reference,
+        pad_id=pad_id,
+        beta=0.0,
+        estimator=ESTIMATORS["rloo"],
+        chunk_tokens=chunk_tokens,
     )
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].tokens))  # as collated
     places = [trajectories[i].prompt for i in order]
@@ -50,6 +58,11 @@ def evaluation(
         _means(batch.kl_B.tolist(), places, prompts),
         parts,
     )
+
+
+def known(values: Sequence[float | None]) -> list[float]:
+    """Those there are."""
+    return [value for value in values if value is not None]
 
 
 def _means(values: Sequence[float], prompts: Sequence[int], count: int) -> list[float | None]:

@@ -17,21 +17,24 @@ from publius.core.messages import Conversation
 from publius.core.stats import Estimate, mean_estimate, wilson
 from publius.data.artifacts import Conversations, Prompts
 from publius.inference.engine import Engine
+from publius.model.adapters import adapted, merged
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_checkpoint
 from publius.model.heads import ValueModel
+from publius.model.transformer import Transformer
 from publius.pipeline.run import Run
 from publius.pipeline.stage import stage
 from publius.reward.compose import Sources, compose
 from publius.reward.guard import RewardError
 from publius.reward.reward_fn import ModelReward, RewardFn, reward_facts
-from publius.rl.evaluation import Evaluation
+from publius.rl.config import PPOConfig
+from publius.rl.evaluation import Evaluation, known
 from publius.rl.rollout import take
-from publius.rl.trainer import PPOConfig, StepReport, Trainer
+from publius.rl.trainer import StepReport, Trainer
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import PackedBatches
 from publius.training.sft import render_all
 
-__all__ = ["PPOConfig", "Trainer", "ppo"]
+__all__ = ["PPOConfig", "Trainer", "load_models", "ppo"]
 
 _PTX_ROW = 256
 """Places in a row of practice."""
@@ -77,7 +80,8 @@ def ppo(
         stack.enter_context(_keeping(run, trainer))
         _play(run, config, trainer, train, held_out, start)
     run.count(tokens=trainer.tokens, flops=trainer.flops)
-    save_checkpoint(run.output, trainer.policy, policy.tokenizer())
+    plain = merged(trainer.policy) if config.trunk == "shared" else trainer.policy
+    save_checkpoint(run.output, plain, policy.tokenizer())
     return Checkpoint(run.output)
 
 
@@ -136,19 +140,9 @@ def _trainer(
     check = None
     if reward_check is not None:
         check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
-    critic = None
-    if config.estimator == "gae":
-        critic = _critic(config, policy, reward, device)
+    speaker, critic, reference = load_models(config, policy, reward, device)
     return Trainer(
-        config,
-        policy.load(device=device),
-        critic,
-        policy.load(device=device),
-        renderer,
-        score,
-        check,
-        dtype,
-        _practice(config, renderer, ptx),
+        config, speaker, critic, reference, renderer, score, check, dtype, _practice(config, renderer, ptx)
     )
 
 
@@ -168,6 +162,21 @@ def _reward(
         # in the weights' own precision, as when it labels: bf16 rounds two close answers to a tie
         engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
     return compose(config.reward, Sources(renderer.tokenizer, model, engine), stack)
+
+
+def load_models(
+    config: PPOConfig, policy: Checkpoint, reward: RewardCheckpoint | None, device: torch.device
+) -> tuple[Transformer, ValueModel | None, Transformer]:
+    """Policy, critic (None for an estimator without) and reference: models of their own, or adapters on the
+    last, by `config.trunk`."""
+    reference, learns_values = policy.load(device=device), config.estimator == "gae"
+    if config.trunk == "shared":
+        reference.requires_grad_(False)
+        speaker = adapted(reference, config.rank, seed=config.seed)
+        critic = adapted(reference, config.rank, seed=config.seed + 1) if learns_values else None
+        return speaker, None if critic is None else ValueModel(critic), reference
+    critic = _critic(config, policy, reward, device) if learns_values else None
+    return policy.load(device=device), critic, reference
 
 
 def _critic(
@@ -238,12 +247,10 @@ def _practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversatio
 
 
 def _log(run: Run, step: int, report: StepReport) -> None:
-    numbers = report._asdict()
+    numbers = {name: value for name, value in report._asdict().items() if value is not None}
     parts = numbers.pop("parts")
     if set(parts) != {"model"}:
         numbers |= {f"part.{name}": value for name, value in parts.items()}
-    if report.check_reward is None:
-        numbers.pop("check_reward")
     if not report.skipped:
         numbers.pop("skipped")
     run.log(step=step, sqrt_kl=max(report.kl, 0.0) ** 0.5, **numbers)
@@ -254,9 +261,9 @@ def _finish(run: Run, trainer: Trainer, after: Evaluation) -> None:
     pairs = list(zip(before.rewards, after.rewards, strict=True))
     gains = [b - a for a, b in pairs if a is not None and b is not None]
     run.metric("ppo.gain", mean_estimate(gains))
-    run.metric("ppo.reward.before", mean_estimate(_known(before.rewards)))
-    run.metric("ppo.reward.after", mean_estimate(_known(after.rewards)))
-    run.metric("ppo.kl", mean_estimate(_known(after.kl)))
+    run.metric("ppo.reward.before", mean_estimate(known(before.rewards)))
+    run.metric("ppo.reward.after", mean_estimate(known(after.rewards)))
+    run.metric("ppo.kl", mean_estimate(known(after.kl)))
     run.metric("ppo.unscored", wilson(len(pairs) - len(gains), len(pairs)))
     run.metric("ppo.skipped", wilson(trainer.scoring.skipped, trainer.scoring.episodes))
     if not trainer.config.reward.is_model_only:
@@ -269,10 +276,6 @@ def _finish(run: Run, trainer: Trainer, after: Evaluation) -> None:
     run.metric("ppo.stopped_early", bool(trainer.stopped))
     if trainer.stopped:
         run.log(step=trainer.steps, stopped=trainer.stopped)
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def _spread(ratios: list[float]) -> Estimate:

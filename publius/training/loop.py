@@ -139,6 +139,7 @@ def train_loop(
     flops_per_token: float = 0.0,
     evaluate: Callable[[], dict[str, float]] | None = None,
     label: str = "train",
+    beside: Callable[[Path], object] | None = None,
 ) -> LoopResult:
     """Train `model` in place for `steps` optimizer steps; continue if the run has a saved state.
 
@@ -155,6 +156,7 @@ def train_loop(
         flops_per_token: forward and backward, for the record.
         evaluate: numbers to log every `eval_every` steps and at the end; called with `model` in eval mode.
         label: shown beside the progress bar.
+        beside: writes what else a resumed stage needs into the folder of every saved state.
 
     Raises:
         UserError: when three steps in a row had to be skipped (see `guard`).
@@ -164,6 +166,7 @@ def train_loop(
         set_threads(config.threads)
     work = tokens * flops_per_token
     with _Training(model, batches, loss, config, steps, work, run.join) as training:
+        training.beside = beside
         training.resume(run)
         _steps(run, training, flops_per_token, evaluate, label)
         run.settle()
@@ -230,6 +233,7 @@ class _Training(Generic[B]):
         self.twin = Twin(model, self.session.dtype, compiled=compiled, recompute=recompute)
         self.guard = Guard(config.spike_sigmas)
         self.seen = _Progress()
+        self.beside: Callable[[Path], object] | None = None
 
     def __enter__(self) -> _Training[B]:
         return self
@@ -292,6 +296,8 @@ class _Training(Generic[B]):
     def save(self, folder: Path) -> Callable[[], None] | None:
         """Write the state of this moment, between two steps, into `folder`; what is returned waits for what
         is still being written."""
+        if self.beside is not None:
+            self.beside(folder)
         words = {"batches": self.batches.state(), "progress": vars(self.seen), "guard": self.guard.state()}
         return self.session.save(folder, words)
 

@@ -118,6 +118,15 @@ def ppo(run: Run, config: Toy, *, policy: Checkpoint, reward: RewardCheckpoint) 
 
 
 @stage(version=1)
+def dpo(run: Run, config: Toy, *, policy: Checkpoint, preferences: list[Preferences]) -> Checkpoint:
+    _curve(run, config.steps, 0.69, 0.4)
+    run.metric("dpo.accuracy", wilson(45, 60))
+    run.metric("dpo.margin", mean_estimate([0.5, 0.9, 0.7]))
+    run.metric("dpo.kl", mean_estimate([2.0, 3.0, 4.0]))
+    return Checkpoint(run.output)
+
+
+@stage(version=1)
 def revise(run: Run, config: Toy, *, policy: Checkpoint) -> Revisions:
     rng = random.Random(2)
     lines: list[str] = []
@@ -318,6 +327,7 @@ def storyboard() -> Recipe:
     r.stage("judge_graded", evaluate_judge, Toy(), judge=base)
     liked = r.stage("taste", train_reward, Toy(steps=40), base=slcai, preferences=[labels])
     final = r.stage("polished", ppo, Toy(steps=30), policy=slcai, reward=liked)
+    r.stage("fitted", dpo, Toy(steps=20), policy=slcai, preferences=[labels])
     test2 = r.stage("exam2", evaluate, Toy(prefix="final", level=1.0), model=final)
     r.stage("difference", compare, Toy(), before=test0, after=test2)
     round2 = r.stage("attack2", red_team, Toy(level=1.0, round=2), model=final)
