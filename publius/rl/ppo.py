@@ -27,7 +27,7 @@ from publius.reward.compose import Sources, compose
 from publius.reward.guard import RewardError
 from publius.reward.reward_fn import ModelReward, RewardFn, reward_facts
 from publius.rl.config import PPOConfig
-from publius.rl.evaluation import Evaluation
+from publius.rl.evaluation import Evaluation, known
 from publius.rl.rollout import take
 from publius.rl.trainer import StepReport, Trainer
 from publius.tokenizer.renderer import Renderer
@@ -140,26 +140,10 @@ def _trainer(
     check = None
     if reward_check is not None:
         check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
-    renderer = Renderer(policy.tokenizer())
     speaker, critic, reference = load_models(config, policy, reward, device)
     return Trainer(
         config, speaker, critic, reference, renderer, score, check, dtype, _practice(config, renderer, ptx)
     )
-
-
-def load_models(
-    config: PPOConfig, policy: Checkpoint, reward: RewardCheckpoint | None, device: torch.device
-) -> tuple[Transformer, ValueModel | None, Transformer]:
-    """Policy, critic (None for an estimator without) and reference: models of their own, or adapters on the
-    last, by `config.trunk`."""
-    reference, learns_values = policy.load(device=device), config.estimator == "gae"
-    if config.trunk == "shared":
-        reference.requires_grad_(False)
-        speaker = adapted(reference, config.rank, seed=config.seed)
-        critic = adapted(reference, config.rank, seed=config.seed + 1) if learns_values else None
-        return speaker, None if critic is None else ValueModel(critic), reference
-    critic = _critic(config, policy, reward, device) if learns_values else None
-    return policy.load(device=device), critic, reference
 
 
 def _reward(
@@ -178,6 +162,21 @@ def _reward(
         # in the weights' own precision, as when it labels: bf16 rounds two close answers to a tie
         engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
     return compose(config.reward, Sources(renderer.tokenizer, model, engine), stack)
+
+
+def load_models(
+    config: PPOConfig, policy: Checkpoint, reward: RewardCheckpoint | None, device: torch.device
+) -> tuple[Transformer, ValueModel | None, Transformer]:
+    """Policy, critic (None for an estimator without) and reference: models of their own, or adapters on the
+    last, by `config.trunk`."""
+    reference, learns_values = policy.load(device=device), config.estimator == "gae"
+    if config.trunk == "shared":
+        reference.requires_grad_(False)
+        speaker = adapted(reference, config.rank, seed=config.seed)
+        critic = adapted(reference, config.rank, seed=config.seed + 1) if learns_values else None
+        return speaker, None if critic is None else ValueModel(critic), reference
+    critic = _critic(config, policy, reward, device) if learns_values else None
+    return policy.load(device=device), critic, reference
 
 
 def _critic(
@@ -262,9 +261,9 @@ def _finish(run: Run, trainer: Trainer, after: Evaluation) -> None:
     pairs = list(zip(before.rewards, after.rewards, strict=True))
     gains = [b - a for a, b in pairs if a is not None and b is not None]
     run.metric("ppo.gain", mean_estimate(gains))
-    run.metric("ppo.reward.before", mean_estimate(_known(before.rewards)))
-    run.metric("ppo.reward.after", mean_estimate(_known(after.rewards)))
-    run.metric("ppo.kl", mean_estimate(_known(after.kl)))
+    run.metric("ppo.reward.before", mean_estimate(known(before.rewards)))
+    run.metric("ppo.reward.after", mean_estimate(known(after.rewards)))
+    run.metric("ppo.kl", mean_estimate(known(after.kl)))
     run.metric("ppo.unscored", wilson(len(pairs) - len(gains), len(pairs)))
     run.metric("ppo.skipped", wilson(trainer.scoring.skipped, trainer.scoring.episodes))
     if not trainer.config.reward.is_model_only:
@@ -277,10 +276,6 @@ def _finish(run: Run, trainer: Trainer, after: Evaluation) -> None:
     run.metric("ppo.stopped_early", bool(trainer.stopped))
     if trainer.stopped:
         run.log(step=trainer.steps, stopped=trainer.stopped)
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def _spread(ratios: list[float]) -> Estimate:

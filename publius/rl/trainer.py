@@ -106,7 +106,9 @@ class Trainer:
             group=c.group,
             seed=c.seed * 100_003 + step,
         )
+        played = len(trajectories)
         trajectories, rewards, skipped = self.scoring(trajectories, f"step {step}")
+        check = self._watch(trajectories, step)
         batch = collate(
             trajectories,
             self._shape(trajectories, rewards),
@@ -119,11 +121,11 @@ class Trainer:
             chunk_tokens=c.chunk_tokens,
         )
         kl = float(batch.kl_B.mean())
-        check = self._watch(trajectories, step)
         if c.kl_budget is not None and kl > c.kl_budget:
             self.stopped = f"KL {kl:.2f} over the budget of {c.kl_budget} nats per reply"
         losses = self._update(batch, step)
         self.steps = step + 1
+        self.scoring.count(played, skipped)
         self._count(batch)
         return StepReport(
             reward=sum(r.value for r in rewards) / len(rewards),
@@ -266,7 +268,7 @@ class Trainer:
             group=c.eval_samples,
             seed=-1 - c.seed,
         )
-        trajectories, scored, _ = self.scoring(trajectories, "the held-out prompts", count=False)
+        trajectories, scored, _ = self.scoring(trajectories, "the held-out prompts")
         rewards = _penalised(trajectories, scored, c.missing_end_penalty)
         return evaluation(
             trajectories,

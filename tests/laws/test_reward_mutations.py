@@ -1,18 +1,10 @@
-"""Each way in which a reward is known to go silently wrong is put in on purpose, and a test must notice.
-
-A mutation changes one place in the source of a function that is in use; the function keeps its identity, so
-everyone who has imported it runs the mutant. The guard is an ordinary test of this suite, called as it is.
-"""
+"""Each way in which a reward is known to go silently wrong is put in on purpose, and a test must notice."""
 
 from __future__ import annotations
 
 import functools
-import inspect
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
@@ -31,6 +23,7 @@ from publius.rl.trainer import Trainer
 from tests.constitution.consistency import test_engine as test_consistency
 from tests.core.sandbox import test_run as test_sandbox
 from tests.laws import test_reward as laws
+from tests.laws.mutating import Mutation, check_caught
 from tests.reward import (
     test_answers,
     test_code_reward,
@@ -42,14 +35,6 @@ from tests.reward import (
     test_reward_model,
 )
 from tests.rl import test_batch, test_ppo, test_scoring
-
-
-class Mutation(NamedTuple):
-    name: str
-    function: Callable[..., Any]
-    before: str
-    after: str
-    guard: Callable[..., object]
 
 
 def better(name: str) -> Callable[[], object]:
@@ -213,8 +198,8 @@ NAN = [
     Mutation(
         "an episode without a reward is worth 0",
         Scoring.__call__,
-        "found = sift(trajectories, self._fn(trajectories), self._on_nan, where)",
-        "found = Sifted(list(trajectories), [r if r.value == r.value else r._replace(value=0.0)"
+        "return sift(trajectories, self._fn(trajectories), self._on_nan, where)",
+        "return Sifted(list(trajectories), [r if r.value == r.value else r._replace(value=0.0)"
         " for r in self._fn(trajectories)], 0)",
         test_scoring.test_a_skipped_episode_teaches_nothing,
     ),
@@ -331,30 +316,6 @@ ACCEPTING = [
 MUTATIONS = [*SHUFFLED, *INVERTED, *CONSTANT, *ORDER, *NAN, *JUDGE, *ACCEPTING]
 
 
-def mutant(mutation: Mutation) -> Any:
-    """The code of the function with its one place changed."""
-    function = inspect.unwrap(mutation.function)
-    source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(mutation.before) == 1, (
-        f"{mutation.before!r} is not in one place: the source has moved on"
-    )
-    names: dict[str, Any] = {}
-    lines = source.replace(mutation.before, mutation.after).splitlines(keepends=True)
-    while lines[0].startswith("@"):
-        del lines[0]
-    changed = compile("from __future__ import annotations\n" + "".join(lines), "<mutant>", "exec")
-    exec(changed, dict(vars(sys.modules[function.__module__])), names)
-    return names[function.__name__].__code__
-
-
-def run_guard(guard: Callable[..., object], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fixtures = {"tmp_path": folder, "monkeypatch": monkeypatch}
-    takes = inspect.signature(guard).parameters
-    guard(**{name: value for name, value in fixtures.items() if name in takes})
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
 def test_a_mutant_is_caught(mutation: Mutation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(inspect.unwrap(mutation.function), "__code__", mutant(mutation))
-    with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
-        run_guard(mutation.guard, tmp_path, monkeypatch)
+    check_caught(mutation, monkeypatch, tmp_path)

@@ -240,8 +240,8 @@ def test_scoring_tells_where_and_counts() -> None:
         Scoring(raises, "skip")(episodes, "step 5")
     assert error.value.where == "step 5, part y"
     good = Scoring(lambda ts: [Reward(1.0, {})] * len(ts), "error")
-    good(episodes, "step 6", count=False)
-    good(episodes, "step 7")
+    assert good(episodes, "step 6").skipped == 0 and good.episodes == 0
+    good.count(3, 0)
     other = Scoring(raises, "skip")
     other.restore(json.loads(json.dumps(good.state())))
     assert other.state() == {"episodes": 3, "skipped": 0}
