@@ -276,21 +276,20 @@ def test_wrong_role_order(desk, roles, says):
 
 PAIRS = [{"prompt": f"cat {i}?", "chosen": "It sat.", "rejected": "No."} for i in range(6)]
 ONE_SIDED = {"prompt": "cat?", "chosen": "It sat.", "rejected": ""}
+ALIKE = {"rejected": "It sat."}
 TIE = {"prompt": "cat?", "response_1": "It sat.", "response_2": "It stood.", "better": 0}
 
 
 def test_pairs_with_a_tie_or_a_missing_side(desk):
-    run = ("run", "my_recipe.py:judged", "--until", "pairs")
-    desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED])
-    desk.refused(*run, says="stage pairs: .*lacks a reply", where="pairs.jsonl:7", fix="drop")
-    desk.rows("pairs.jsonl", [*PAIRS, PAIRS[0] | {"rejected": "It sat."}, TIE])
-    refusing = ("--set", "pairs.ties=error")
-    desk.refused(*run, *refusing, says="stage pairs: .*a tie", where="pairs.jsonl:7", fix="drop")
+    run = ("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.ties=error")
+    for row, says in ((ONE_SIDED, "`rejected` is empty"), (TIE, "a tie"), (PAIRS[0] | ALIKE, "a tie")):
+        desk.rows("pairs.jsonl", [*PAIRS, row])
+        desk.refused(*run, says=f"stage pairs: .*{says}", where="pairs.jsonl:7", fix="drop")
     desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED, TIE])
-    done = desk.run(*run, "--set", "pairs.missing=drop")
+    done = desk.run("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.missing=drop")
     assert done.code == 0, done.err
-    record = json.loads((desk.the("ingest_preferences") / "record.json").read_text())
-    assert [record["metrics"][f"dropped_{name}"]["value"] for name in ("missing", "ties")] == [1, 1]
+    metrics = json.loads((desk.the("ingest_preferences") / "record.json").read_text())["metrics"]
+    assert metrics["dropped_missing"]["value"] == metrics["dropped_ties"]["value"] == 1
 
 
 @pytest.mark.parametrize(

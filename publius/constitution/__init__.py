@@ -1,5 +1,14 @@
 """The constitution: principles people write, and the models that criticise, revise and judge by them."""
 
+from publius.constitution.consistency import (
+    Consistency,
+    ConsistencyConfig,
+    ConsistencyJudge,
+    ConsistencyPanel,
+    EngineConsistencyJudge,
+    RemoteConsistencyJudge,
+    ReplyCase,
+)
 from publius.constitution.differences import Difference, differences
 from publius.constitution.grading import JudgeEvalConfig, JudgeReport, evaluate_judge, grade_judge
 from publius.constitution.judges import (
@@ -12,8 +21,8 @@ from publius.constitution.judges import (
     ParseFailure,
     RemoteJudge,
     RemoteJudgeConfig,
+    Ruling,
     Skipped,
-    Verdict,
 )
 from publius.constitution.lint import doubts
 from publius.constitution.preferences import LabelConfig, label
@@ -26,9 +35,14 @@ from publius.constitution.verdicts import FilterConfig
 __all__ = [
     "Abstention",
     "ChatStyle",
+    "Consistency",
+    "ConsistencyConfig",
+    "ConsistencyJudge",
+    "ConsistencyPanel",
     "Constitution",
     "ConstitutionField",
     "Difference",
+    "EngineConsistencyJudge",
     "EngineJudge",
     "FilterConfig",
     "Judge",
@@ -41,12 +55,14 @@ __all__ = [
     "ParseFailure",
     "Principle",
     "RawStyle",
+    "RemoteConsistencyJudge",
     "RemoteJudge",
     "RemoteJudgeConfig",
+    "ReplyCase",
     "ReviseConfig",
     "Revisions",
+    "Ruling",
     "Skipped",
-    "Verdict",
     "differences",
     "doubts",
     "evaluate_judge",

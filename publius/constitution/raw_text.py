@@ -14,12 +14,13 @@ from publius.constitution.principles import (
     ComparisonShot,
     Constitution,
     CritiqueShot,
+    Layout,
     Principle,
     ReasoningShot,
 )
 from publius.core.messages import Conversation, Message, ToolResultBlock, assistant, text_of, user
 
-__all__ = ["Asked", "Case", "RawText", "fill", "shot_case", "talk", "thought_of", "visible"]
+__all__ = ["Asked", "Case", "RawText", "fill", "shot_case", "talk", "thought_of", "transcript", "visible"]
 
 
 class Case(NamedTuple):
@@ -68,6 +69,19 @@ def thought_of(shot: ReasoningShot, case: Case) -> str:
     return fill(shot.reasoning, principle=shot.question or case.question).strip()
 
 
+def transcript(layout: Layout, conversation: Conversation) -> str:
+    """A conversation as `Human:`/`Assistant:` turns."""
+    return _turns(layout, conversation, layout.human, layout.assistant)
+
+
+def _turns(layout: Layout, conversation: Conversation, human: str, assistant: str) -> str:
+    parts = [fill(layout.system, system=conversation.system)] if conversation.system else []
+    for message in conversation.messages:
+        text = visible(message)
+        parts.append(fill(human, q=text) if message.role == "user" else fill(assistant, a=text))
+    return "".join(parts)
+
+
 class RawText:
     """Prompts as text. `shots` is the most examples shown."""
 
@@ -77,7 +91,7 @@ class RawText:
     def transcript(self, conversation: Conversation, response: str | None = None) -> str:
         """`Human:`/`Assistant:` turns; `response` is appended as the last assistant turn."""
         layout = self.layout
-        said = self._turns(conversation, layout.human, layout.assistant)
+        said = transcript(layout, conversation)
         return said if response is None else said + fill(layout.assistant, a=response)
 
     def critique(self, conversation: Conversation, response: str, principle: Principle) -> Asked:
@@ -150,19 +164,24 @@ class RawText:
     def reasoned(self, case: Case, template: str) -> str:
         """The case in the slots of `layout.reasoning`, which may name the speakers in its own way."""
         layout = self.layout
-        said = self._turns(case.conversation, layout.reasoning_human, layout.reasoning_assistant)
+        said = _turns(layout, case.conversation, layout.reasoning_human, layout.reasoning_assistant)
         return _filled(template, case, said)
+
+    def parts(self, template: str) -> tuple[str, str]:
+        """For a chat model: what the user says, and the cue, the last line, that the assistant begins with.
+
+        The speakers' labels, which a chat turn makes needless, are left out.
+        """
+        human, assistant = (
+            fill(label, q="", a="").strip() for label in (self.layout.human, self.layout.assistant)
+        )
+        body, _, cue = template.rpartition("\n")
+        body = body.strip().removeprefix(human) if human else body.strip()
+        return body.lstrip(), cue.removeprefix(assistant).lstrip()
 
     def _criticised(self, conversation: Conversation, response: str, principle: Principle) -> str:
         request = fill(self.layout.critique, critique_request=principle.critique_request)
         return self.transcript(conversation, response) + request
-
-    def _turns(self, conversation: Conversation, human: str, assistant: str) -> str:
-        parts = [fill(self.layout.system, system=conversation.system)] if conversation.system else []
-        for message in conversation.messages:
-            text = visible(message)
-            parts.append(fill(human, q=text) if message.role == "user" else fill(assistant, a=text))
-        return "".join(parts)
 
     def _answer(self, shot: ComparisonShot) -> str:
         return self.constitution.answers["AB".index(shot.answer)]

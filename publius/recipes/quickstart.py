@@ -284,8 +284,8 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
             seed=seed,
         )
         return r.stage(
-            name, ppo, config, policy=policy, reward=rewards, prompts=prompts, reward_check=second,
-            ptx=practised,
+            name, ppo, config, policy=policy, reward=rewards, judge=opus, prompts=prompts,
+            reward_check=second, ptx=practised,
         )  # fmt: skip
 
     def exported(name: str, prompts: int, findings: list, scans: list | None = None, begun: int = 0):

@@ -158,7 +158,9 @@ def starter(
 
     rewards, second = preference_model("reward", 0), preference_model("reward_check", 1)
     rl = PPOConfig(steps=8, batch=32, max_tokens=48, epochs=1, eval_prompts=40, seed=seed)
-    final = r.stage("rlcai", ppo, rl, policy=slcai, reward=rewards, prompts=[asked], reward_check=second)
+    final = r.stage(
+        "rlcai", ppo, rl, policy=slcai, reward=rewards, judge=opus, prompts=[asked], reward_check=second
+    )
     report = tested("test_rlcai", final, "rlcai")
 
     # --- the gate: without programmatic truth there is no leak rate, so the default policy denies

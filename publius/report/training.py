@@ -22,7 +22,10 @@ _PPO = {
     "clip_fraction": "clipped",
     "value_loss": "value loss",
     "ratio_first": "first-pass ratio",
+    "skipped": "left out for having no reward",
 }
+_PART = "part."
+"""Before the name of each part of a composed reward, in the log."""
 
 _GAINED = {"ppo.gain": "reward gained on held-out prompts", "ppo.kl": "KL in nats per reply"}
 _DPO = {
@@ -134,7 +137,10 @@ def _ppo(entry: Entry) -> Html | None:
             y_label="share of tokens",
         ),
     ]
-    names = [(key, label) for key, label in _PPO.items() if any(line.get(key) is not None for line in log)]
+    labels = {key: f"part {key.removeprefix(_PART)}" for line in log for key in line if key.startswith(_PART)}
+    plots += [_part_plot(log, key, label) for key, label in labels.items() if key.count(".") == 1]
+    known = _PPO | labels
+    names = [(key, label) for key, label in known.items() if any(line.get(key) is not None for line in log)]
     rows = [[f"{line['step']}", *(number(line.get(key)) for key, _ in names)] for line in log]
     steps = table(["step", *(label for _, label in names)], rows, numeric=range(len(names) + 1))
     return el(
@@ -152,6 +158,16 @@ def _dpo(entry: Entry) -> Html | None:
     if "dpo.accuracy" not in entry.record.metrics:
         return None
     return el("div", el("h3", entry.name), _sentence(entry, _DPO))
+
+
+def _part_plot(log: Sequence[dict[str, Any]], key: str, label: str) -> Html | None:
+    """One part of the reward by itself: each has a scale of its own."""
+    return line_plot(
+        f"{label.capitalize()} by step",
+        [Series(label, _points(log, key), "s3")],
+        x_label="step",
+        y_label="mean, unweighted",
+    )
 
 
 def _summary(entry: Entry) -> Html:

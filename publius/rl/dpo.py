@@ -356,6 +356,11 @@ def _kl(
     drawn = rollout(engine, renderer, distinct, max_tokens=config.max_tokens, seed=-1 - config.seed)
     drawn = [trajectory for trajectory in drawn if trajectory.length]
     found = evaluation(
-        drawn, [0.0] * len(drawn), start.load(device=model.device), pad_id=renderer.tokenizer.pad_id
+        drawn,
+        [0.0] * len(drawn),
+        start.load(device=model.device),
+        prompts=len(distinct),
+        parts={},
+        pad_id=renderer.tokenizer.pad_id,
     )
-    return mean_estimate(found.kl)
+    return mean_estimate([kl for kl in found.kl if kl is not None])

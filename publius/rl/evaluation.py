@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from publius.model.transformer import Transformer
@@ -14,10 +14,16 @@ __all__ = ["Evaluation", "evaluation"]
 
 
 class Evaluation(NamedTuple):
-    """Reward less penalty, and KL in nats, of each fixed prompt: means over its replies."""
+    """Reward less penalty, and KL in nats, of each fixed prompt: means over its replies.
 
-    rewards: list[float]
-    kl: list[float]
+    Attributes:
+        rewards, kl: by prompt; None for a prompt whose replies all had no reward.
+        parts: each part of the reward, unweighted: its mean over the replies that have it.
+    """
+
+    rewards: list[float | None]
+    kl: list[float | None]
+    parts: Mapping[str, float]
 
 
 def evaluation(
@@ -25,10 +31,12 @@ def evaluation(
     rewards: Sequence[float],
     reference: Transformer,
     *,
+    prompts: int,
+    parts: Mapping[str, float],
     pad_id: int,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Evaluation:
-    """Means by prompt, in order of prompts, of `rewards` and of the log-ratio to the reference.
+    """Means by prompt, for `prompts` of them, of `rewards` and of the log-ratio to the reference.
 
     Raises:
         UserError: when no trajectory has a single action.
@@ -45,12 +53,16 @@ def evaluation(
     )
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].tokens))  # as collated
     places = [trajectories[i].prompt for i in order]
-    return Evaluation(_means(rewards, [t.prompt for t in trajectories]), _means(batch.kl_B.tolist(), places))
+    return Evaluation(
+        _means(rewards, [t.prompt for t in trajectories], prompts),
+        _means(batch.kl_B.tolist(), places, prompts),
+        parts,
+    )
 
 
-def _means(values: Sequence[float], prompts: Sequence[int]) -> list[float]:
-    """The mean of each prompt's values, in order of prompts."""
-    found: dict[int, list[float]] = {}
+def _means(values: Sequence[float], prompts: Sequence[int], count: int) -> list[float | None]:
+    """The mean of each of `count` prompts' values; None where there is none."""
+    found: list[list[float]] = [[] for _ in range(count)]
     for value, prompt in zip(values, prompts, strict=True):
-        found.setdefault(prompt, []).append(value)
-    return [sum(found[prompt]) / len(found[prompt]) for prompt in sorted(found)]
+        found[prompt].append(value)
+    return [sum(some) / len(some) if some else None for some in found]

@@ -9,24 +9,25 @@ probability ratio of 1; when it does not, sampler and scorer disagree and traini
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from publius.core.config import Config, execution
 from publius.core.messages import Conversation
 from publius.inference.engine import Engine
 from publius.model.adapters import trainable
 from publius.model.heads import ValueModel
 from publius.model.transformer import Transformer
+from publius.reward.guard import part_means, sift
 from publius.reward.reward_fn import Reward, RewardFn, Trajectory
-from publius.rl.advantage import ESTIMATORS, Advantages, Estimator, EstimatorName, centred, gae
-from publius.rl.batch import CHUNK_TOKENS, RolloutBatch, action_logprobs, collate, place_values
+from publius.rl.advantage import ESTIMATORS, Advantages, Estimator, centred, gae
+from publius.rl.batch import RolloutBatch, action_logprobs, collate, place_values
+from publius.rl.config import PPOConfig
 from publius.rl.evaluation import Evaluation, evaluation
 from publius.rl.loss import RunningScale, policy_loss, value_loss
 from publius.rl.rollout import rollout
+from publius.rl.scoring import Scoring
 from publius.rl.state import load_state, save_state
 from publius.rl.stop import SecondModel
 from publius.tokenizer.renderer import Renderer
@@ -35,93 +36,7 @@ from publius.training.language import language_loss
 from publius.training.loop import to_device
 from publius.training.optimizer import rise_and_fall
 
-__all__ = ["PPOConfig", "StepReport", "Trainer"]
-
-
-class PPOConfig(Config):
-    """How the policy is trained.
-
-    Attributes:
-        batch: prompts per step; with `group` samples of each, whose returns then correct the critic's
-            value of their prompt.
-        estimator: of advantages: "gae" with a critic; "rloo" and "grpo" without one, by comparing the
-            `group` samples of a prompt (see `advantage`).
-        epochs, minibatches: passes over a step's rollouts, and optimizer steps in each pass.
-        chunk_tokens: padded tokens per forward and backward; less keeps less in memory. Sums are rounded in
-            another order then, which makes another run of it.
-        beta: weight of the k1 KL inside the reward, per nat.
-        missing_end_penalty: taken off the score of a reply that did not end by itself.
-        scale_rewards: divide scores by their running standard deviation (never shift them).
-        critic: "reward" starts the critic from the reward model, "zero" from the policy with a zero head.
-        critic_warmup: steps in which only the critic learns.
-        trunk, rank: "shared" keeps one model in memory: policy and critic are low-rank adapters of this rank
-            on the frozen start, which is the reference (`model.adapters`). It learns less at the same rates:
-            give them ten times as much. The critic starts with a zero head.
-        warmup, decay_fraction: steps in which the rates rise, and share of the steps, the last ones, in which
-            they fall to nothing: a rate that stays high leaves the policy wherever its last batch threw it.
-        kl_budget: stop when a step's rollouts are this many nats per reply from the reference; None never.
-        check_drop, check_patience: stop when the second reward model's smoothed mean has been this many
-            of its standard deviations below its best for this many steps.
-        ptx_coef, ptx_tokens: weight of the language loss that every optimizer step of the policy adds, on
-            `ptx_tokens` of the `ptx` conversations (the mix of Ouyang et al. 2022, arXiv 2203.02155, eq. 2),
-            so that what the reward model cannot tell is not forgotten.
-        ratio_tolerance: how far the mean first-pass ratio may be from 1.
-        eval_prompts, eval_samples: held-out prompts, and replies to each, before and after.
-        dtype: compute dtype of critic and reward models; policy and reference stay fp32.
-    """
-
-    steps: int = Field(default=60, ge=1)
-    batch: int = Field(default=64, ge=1)
-    group: int = Field(default=1, ge=1)
-    epochs: int = Field(default=2, ge=1)
-    minibatches: int = Field(default=1, ge=1)
-    chunk_tokens: int = Field(default=CHUNK_TOKENS, ge=1)
-    max_tokens: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=3e-5, gt=0)
-    critic_learning_rate: float = Field(default=1e-4, gt=0)
-    warmup: int = Field(default=5, ge=0)
-    decay_fraction: float = Field(default=0.0, ge=0, le=1)
-    grad_clip: float = Field(default=1.0, gt=0)
-    estimator: EstimatorName = "gae"
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    lam: float = Field(default=0.95, ge=0, le=1)
-    clip: float = Field(default=0.2, gt=0)
-    value_clip: float = Field(default=0.2, gt=0)
-    value_coef: float = Field(default=0.1, gt=0)
-    beta: float = Field(default=0.02, ge=0)
-    missing_end_penalty: float = Field(default=1.0, ge=0)
-    scale_rewards: bool = True
-    reward_clip: float = Field(default=10.0, gt=0)
-    critic: Literal["reward", "zero"] = "reward"
-    critic_warmup: int = Field(default=2, ge=0)
-    trunk: Literal["separate", "shared"] = "separate"
-    rank: int = Field(default=16, ge=1)
-    kl_budget: float | None = Field(default=10.0, gt=0)
-    check_drop: float = Field(default=0.5, gt=0)
-    check_patience: int = Field(default=5, ge=1)
-    ptx_coef: float = Field(default=0.0, ge=0)
-    ptx_tokens: int = Field(default=1024, ge=1)
-    ratio_tolerance: float = Field(default=1e-3, gt=0)
-    eval_prompts: int = Field(default=128, ge=2)
-    eval_samples: int = Field(default=1, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 0
-    save_every: int = execution(10, ge=1)
-    max_batch: int = execution(64, ge=1)
-    device: str = execution("auto")
-    threads: int | None = execution(None)
-
-    @model_validator(mode="after")
-    def _fits(self) -> PPOConfig:
-        if self.estimator != "gae" and self.group < 2:
-            raise ValueError(
-                f"estimator {self.estimator} compares the replies to one prompt: make group 2 or more"
-            )
-        if self.trunk == "shared" and self.estimator == "gae" and self.critic != "zero":
-            raise ValueError(
-                "a critic on the shared trunk cannot start from the reward model: set critic to zero"
-            )
-        return self
+__all__ = ["StepReport", "Trainer"]
 
 
 class StepReport(NamedTuple):
@@ -138,6 +53,10 @@ class StepReport(NamedTuple):
     length: float
     eos_rate: float
     check_reward: float | None
+    parts: dict[str, float]
+    """Each part of the reward, unweighted: the mean over the episodes that have it."""
+    skipped: int
+    """Episodes left out for having no reward; nothing else here counts them."""
 
 
 class Trainer:
@@ -159,7 +78,8 @@ class Trainer:
         self.ptx = ptx
         self.reference = reference.requires_grad_(False)
         self.engine = Engine(policy, renderer.tokenizer, max_batch=config.max_batch)
-        self._score, self._check, self._dtype = score, check, dtype
+        self.scoring = Scoring(score, config.reward.on_nan)
+        self._check, self._dtype = check, dtype
         self._estimator: Estimator = ESTIMATORS[config.estimator]
         if config.estimator == "gae":
             self._estimator = self._gae
@@ -169,7 +89,7 @@ class Trainer:
             self.models["critic"] = trainable(critic)
             self.optimizers["critic"] = _adamw(self.models["critic"], config.critic_learning_rate)
         self.scale = RunningScale()
-        self.before = Evaluation([], [])
+        self.before = Evaluation([], [], {})
         self.ratios: list[float] = []
         self.deviation = 0.0
         self._second = SecondModel(config.check_drop, config.check_patience)
@@ -186,7 +106,7 @@ class Trainer:
             group=c.group,
             seed=c.seed * 100_003 + step,
         )
-        rewards = self._score(trajectories)
+        trajectories, rewards, skipped = self.scoring(trajectories, f"step {step}")
         batch = collate(
             trajectories,
             self._shape(trajectories, rewards),
@@ -199,7 +119,7 @@ class Trainer:
             chunk_tokens=c.chunk_tokens,
         )
         kl = float(batch.kl_B.mean())
-        check = self._watch(trajectories)
+        check = self._watch(trajectories, step)
         if c.kl_budget is not None and kl > c.kl_budget:
             self.stopped = f"KL {kl:.2f} over the budget of {c.kl_budget} nats per reply"
         losses = self._update(batch, step)
@@ -216,6 +136,8 @@ class Trainer:
             length=sum(t.length for t in trajectories) / len(trajectories),
             eos_rate=sum(t.ended for t in trajectories) / len(trajectories),
             check_reward=check,
+            parts=part_means(rewards),
+            skipped=skipped,
         )
 
     def _gae(self, rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:
@@ -321,11 +243,14 @@ class Trainer:
                 "the engine samples from another distribution than the trainer scores"
             )
 
-    def _watch(self, trajectories: list[Trajectory]) -> float | None:
+    def _watch(self, trajectories: list[Trajectory], step: int) -> float | None:
         """The second model's mean; asks for a stop when its smoothed value stays below its best."""
         if self._check is None:
             return None
-        values = torch.tensor([r.value for r in self._check(trajectories)], dtype=torch.float64)
+        checked = sift(
+            trajectories, self._check(trajectories), self.config.reward.on_nan, f"step {step}, check"
+        )
+        values = torch.tensor([r.value for r in checked.rewards], dtype=torch.float64)
         if self._second.falls(values):
             self.stopped = "the second reward model fell while the first rose"
         return float(values.mean())
@@ -341,11 +266,14 @@ class Trainer:
             group=c.eval_samples,
             seed=-1 - c.seed,
         )
-        rewards = _penalised(trajectories, self._score(trajectories), c.missing_end_penalty)
+        trajectories, scored, _ = self.scoring(trajectories, "the held-out prompts", count=False)
+        rewards = _penalised(trajectories, scored, c.missing_end_penalty)
         return evaluation(
             trajectories,
             rewards,
             self.reference,
+            prompts=len(prompts),
+            parts=part_means(scored),
             pad_id=self.renderer.tokenizer.pad_id,
             chunk_tokens=c.chunk_tokens,
         )
@@ -366,6 +294,8 @@ class Trainer:
             "before": self.before._asdict(),
             "ratios": self.ratios,
             "deviation": self.deviation,
+            "scoring": self.scoring.state(),
+            "stopped": self.stopped,
             "checks": self._second.state,
             "tokens": self.tokens,
             "flops": self.flops,
@@ -379,6 +309,8 @@ class Trainer:
             return 0
         facts: dict[str, Any] = load_state(folder, self.models, self.optimizers)
         self.scale, self.before = RunningScale(**facts["scale"]), Evaluation(**facts["before"])
+        self.scoring.restore(facts["scoring"])
+        self.stopped = facts["stopped"]
         self.ratios, self.deviation = facts["ratios"], facts["deviation"]
         self._second.state = facts["checks"]
         self.steps, self.tokens, self.flops = facts["step"], facts["tokens"], facts["flops"]

@@ -107,6 +107,8 @@ def ppo(run: Run, config: Toy, *, policy: Checkpoint, reward: RewardCheckpoint) 
             step=step, sqrt_kl=kl**0.5, reward=math.sqrt(kl) + rng.gauss(0, 0.1), kl=kl, ratio_first=1.0,
             clip_fraction=0.05, value_loss=0.3, entropy=1.2 - 0.1 * kl, length=30.0, eos_rate=0.97,
             check_reward=0.8 * math.sqrt(kl) - 0.02 * kl**2,
+            **{"part.model": math.sqrt(kl), "part.judge": 0.5 + 0.05 * kl, "part.judge.failed": 0.01},
+            **({"skipped": 2} if step == 3 else {}),
         )  # fmt: skip
     run.log(step=config.steps, stopped="KL 10.20 over the budget of 10.0 nats per reply")
     run.metric("ppo.gain", mean_estimate([1.0, 1.4, 1.8]))

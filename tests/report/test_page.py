@@ -141,6 +141,9 @@ def test_rl_and_training_curves(page):
     assert "Stopped early: KL 10.20 over the budget" in Page(_section(page, "rl")).words
     assert "Reward against √KL" in _section(page, "rl")
     assert "right on held-out pairs 0.75 (" in Page(_section(page, "rl")).words
+    assert "Part judge by step" in _section(page, "rl") and "Part judge.failed by" not in _section(page, "rl")
+    assert "part judge.failed" in Page(_section(page, "rl")).words
+    assert "left out for having no reward" in Page(_section(page, "rl")).words
     training = Page(_section(page, "training"))
     assert [w in training.words for w in ("base", "obliging", "schooled", "taste", "planted")] == [True] * 5
     assert "val_bpb 0.9" in training.words

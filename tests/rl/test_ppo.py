@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -372,7 +373,7 @@ def test_one_trunk_keeps_one_model(tmp_path: Path) -> None:
     held = {}
     for trunk in ("separate", "shared"):
         config = SMALL.model_copy(update={"trunk": trunk, "critic": "zero", "rank": 2})
-        learner = _trainer(config, policy, reward, None, [])
+        learner = _trainer(config, policy, reward, None, None, [], ExitStack())
         assert learner.critic is not None
         models = (learner.policy, learner.critic, learner.reference)
         held[trunk] = sum({p.data_ptr(): p.numel() for m in models for p in m.parameters()}.values())
