@@ -12,6 +12,8 @@ from publius.report.collect import Gathered, collect
 from publius.report.context import haystacks
 from publius.report.html import Html, el, join
 from publius.report.overview import costs, header, metrics
+from publius.report.regression import suites
+from publius.report.thinking import budgets
 from publius.report.training import losses, reinforcement
 from publius.report.transcripts import attacks, conversations, critiques
 
@@ -22,7 +24,9 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Gathered], Html | None]], ...] = (
     ("numbers", "Numbers", metrics),
     ("conversations", "Answers", conversations),
     ("context", "Long context", haystacks),
+    ("thinking", "Thinking", budgets),
     ("redteam", "Red team", redteam),
+    ("regression", "Regression", suites),
     ("attacks", "Attacks", attacks),
     ("principles", "Principles", principles),
     ("critiques", "Critiques", critiques),

@@ -26,7 +26,7 @@ from publius.tokenizer.renderer import Renderer
 from publius.training.batches import PackedBatches
 from publius.training.sft import render_all
 
-__all__ = ["PPOConfig", "Trainer", "ppo"]
+__all__ = ["PPOConfig", "Trainer", "improve", "ppo", "practice", "split_prompts"]
 
 _PTX_ROW = 256
 """Places in a row of practice."""
@@ -57,9 +57,22 @@ def ppo(
         RuntimeError: first-pass ratio out of tolerance.
     """
     set_threads(config.threads)
-    train, held_out = _split(prompts, config)
+    train, held_out = split_prompts(prompts, config)
     _same_tokenizer(policy, reward, reward_check)
     trainer = _trainer(config, policy, reward, reward_check, ptx or [])
+    improve(run, config, trainer, train, held_out)
+    save_checkpoint(run.output, trainer.policy, policy.tokenizer())
+    return Checkpoint(run.output)
+
+
+def improve(
+    run: Run,
+    config: PPOConfig,
+    trainer: Trainer,
+    train: Sequence[Conversation],
+    held_out: list[Conversation],
+) -> None:
+    """All steps from the run's saved state on, or from the start; `held_out` is measured before and after."""
     start = trainer.resume(run.restore())
     if start == 0:
         trainer.before = trainer.evaluate(held_out)
@@ -76,8 +89,6 @@ def ppo(
                 run.save(lambda folder, done=step + 1: trainer.save(folder, done))
     _finish(run, trainer, trainer.evaluate(held_out))
     run.count(tokens=trainer.tokens, flops=trainer.flops)
-    save_checkpoint(run.output, trainer.policy, policy.tokenizer())
-    return Checkpoint(run.output)
 
 
 def _trainer(
@@ -106,7 +117,7 @@ def _trainer(
         score,
         check,
         dtype,
-        _practice(config, renderer, ptx),
+        practice(config, renderer, ptx),
     )
 
 
@@ -136,8 +147,12 @@ def _same_tokenizer(policy: Checkpoint, *others: RewardCheckpoint | None) -> Non
             )
 
 
-def _split(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conversation], list[Conversation]]:
-    """Training prompts, and the fixed held-out ones (of a shuffle when there is no validation split)."""
+def split_prompts(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conversation], list[Conversation]]:
+    """Training prompts, and the fixed held-out ones (of a shuffle when there is no validation split).
+
+    Raises:
+        UserError: for no prompt to train on, or fewer than two held out.
+    """
     train = [p for part in prompts for p in part.train()]
     held_out = [p for part in prompts for p in part.val()]
     order = torch.Generator().manual_seed(config.seed)
@@ -155,7 +170,12 @@ def _split(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conversation
     return train, [held_out[i] for i in picked]
 
 
-def _practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversations]) -> PackedBatches | None:
+def practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversations]) -> PackedBatches | None:
+    """Batches of the `ptx` conversations; None without any.
+
+    Raises:
+        UserError: for conversations without a weight, and a weight without conversations.
+    """
     if bool(chats) != bool(config.ptx_coef):
         raise UserError(
             f"ptx_coef is {config.ptx_coef:g}, with {len(chats)} ptx inputs",
