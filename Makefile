@@ -22,7 +22,8 @@ check: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_house.py
 
 # What is claimed and can be measured on a CPU, the other side in the same run; hours on two cores.
-# NANOCHAT=/a/checkout adds nanochat, LLAMA=/its/build/bin llama.cpp, DATA='texts/*.jsonl.xz' the optimizers.
+# NANOCHAT=/a/checkout adds nanochat, LLAMA=/its/build/bin llama.cpp, DATA='texts/*.jsonl.xz' the optimizers,
+# TRL=/a/venv/bin/python TRL.
 # GPUs: benchmarks/gpu.sh.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/train_vs_hf.py --out docs/results
@@ -32,6 +33,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/engine_long.py --out docs/results
 ifdef NANOCHAT
 	$(BIN)/python benchmarks/train_vs_nanochat.py '$(NANOCHAT)' --out docs/results
+endif
+ifdef TRL
+	$(BIN)/python benchmarks/rl_vs_trl.py --trl-python '$(TRL)' --out docs/results
 endif
 ifdef DATA
 	$(BIN)/python benchmarks/optimizers.py --home build/bench --data '$(DATA)' --out docs/results

@@ -12,7 +12,6 @@ import contextlib
 import datetime
 import json
 import os
-import resource
 import shlex
 import signal
 import statistics
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from resident import Resident
 
 from publius.core.device import describe_hardware, keep_memory, set_threads, usable_cores
 from publius.core.errors import UserError
@@ -51,7 +51,8 @@ __all__ = [
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 _MARK = "RESULT "
-_STATUS = Path("/proc/self/status")
+KEEP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
+"""For a peer's own Python: what `keep_memory` is to ours."""
 
 
 def cores() -> int:
@@ -73,6 +74,7 @@ def child(
     seconds: float,
     threads: int,
     show: bool = False,
+    python: Path | None = None,
 ) -> dict[str, Any]:
     """What `handler` of `script` returns for `payload` in a process of its own, or `{"error": why}`.
 
@@ -83,9 +85,11 @@ def child(
         seconds: it is killed after so long, with all processes it started.
         threads: OMP_NUM_THREADS.
         show: let it say its progress; then why it fails is said there too.
+        python: a peer's, with its packages; `script` then marks its result by itself (see `trl_side`).
     """
-    command = [sys.executable, str(script), "--child", handler, json.dumps(payload)]
+    command = [str(python or sys.executable), str(script), "--child", handler, json.dumps(payload)]
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    env |= KEEP if python else {}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=None if show else subprocess.PIPE, text=True, env=env,
         start_new_session=True,
@@ -141,25 +145,14 @@ class Memory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self._idle = torch.cuda.memory_allocated(device)
-            return
-        clear = Path("/proc/self/clear_refs")
-        if clear.exists():
-            clear.write_text("5")  # the peak starts again from here
-        self._idle = _status("VmRSS")
+        else:
+            self._resident = Resident()
 
     def peak(self) -> int:
         """Until now."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self._idle
-        return _status("VmHWM") - self._idle
-
-
-def _status(name: str) -> int:
-    if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return self._resident.peak()
 
 
 class MarkedRun(Run):

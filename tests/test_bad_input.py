@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from typing import NamedTuple
 import pytest
 
 from publius.cli import main
+from tests.inference.remote.wire import Fault, Reply, wire
 
 ROOT = Path(__file__).parents[1]
 RUN_FILES = ("recipe.json", "run.json", "report.html")
@@ -272,6 +272,63 @@ def test_wrong_role_order(desk, roles, says):
     assert desk.folders() == []
 
 
+# Pairs, and those who judge them.
+
+PAIRS = [{"prompt": f"cat {i}?", "chosen": "It sat.", "rejected": "No."} for i in range(6)]
+ONE_SIDED = {"prompt": "cat?", "chosen": "It sat.", "rejected": ""}
+ALIKE = {"rejected": "It sat."}
+TIE = {"prompt": "cat?", "response_1": "It sat.", "response_2": "It stood.", "better": 0}
+
+
+def test_pairs_with_a_tie_or_a_missing_side(desk):
+    run = ("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.ties=error")
+    for row, says in ((ONE_SIDED, "`rejected` is empty"), (TIE, "a tie"), (PAIRS[0] | ALIKE, "a tie")):
+        desk.rows("pairs.jsonl", [*PAIRS, row])
+        desk.refused(*run, says=f"stage pairs: .*{says}", where="pairs.jsonl:7", fix="drop")
+    desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED, TIE])
+    done = desk.run("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.missing=drop")
+    assert done.code == 0, done.err
+    metrics = json.loads((desk.the("ingest_preferences") / "record.json").read_text())["metrics"]
+    assert metrics["dropped_missing"]["value"] == metrics["dropped_ties"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "a pair lacks a reply: no `rejected`"),
+        ({"prompt": "a", "chosen": None, "rejected": "b"}, "a pair lacks a reply: no `chosen`"),
+        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": 3}, "`better` is 3"),
+    ],
+)
+def test_pairs_that_cannot_be_read(desk, row, says):
+    desk.rows("pairs.jsonl", [PAIRS[0], row])
+    desk.refused("run", "my_recipe.py:judged", "--until", "pairs", says=says, where="pairs.jsonl:2")
+    assert desk.folders() == []
+
+
+def test_a_judge_that_is_down_or_talks_nonsense(desk):
+    desk.rows("pairs.jsonl", PAIRS)
+    run = ("run", "my_recipe.py:judged", "--set")
+    desk.refused(*run, "judge.remote=[]", says="stage judge: there is no judge", where="judge", fix="remote")
+    with wire(lambda text: Reply("(A)" if "(A) It sat." in text else "(B)")) as server:
+        quick = {"retries": 1, "concurrency": 1}
+        remote = "judge.remote=" + json.dumps([server.settings("anthropic", desk.folder) | quick])
+        server.faults.extend([Fault(), Fault(), Fault(body=b"<html>"), Fault(drop=True)])
+        desk.refused(
+            *run, remote, says="stage judge: m: no answer after 2 tries", where=server.url, fix="again"
+        )
+        before = len(server.seen)
+        done = desk.run(*run, remote, "--json")
+        assert done.code == 0, done.err
+        metrics = json.loads((desk.the("evaluate_judge") / "record.json").read_text())["metrics"]
+        assert metrics["remote.cached"]["value"] == 2, "what was answered is asked no more"
+        assert len(server.seen) - before == metrics["remote.requests"]["value"]
+        assert metrics["judge.accuracy"]["value"] == 1.0
+    desk.refused(
+        *run, remote.replace('"m"', '"n"'), says="the connection failed", where=server.url, fix="up and well"
+    )
+
+
 def test_two_workers_and_still_one_message(desk):
     """A stage in a worker process fails as one in this process does; its sibling is stopped and tidied."""
     spoil(desk, "chats.jsonl", 5, b"[]")
@@ -279,26 +336,36 @@ def test_two_workers_and_still_one_message(desk):
     desk.refused(*arguments, says="stage chats: a row is not a JSON object", where="chats.jsonl:5")
 
 
-def test_constitution_with_a_missing_field(desk):
-    text = """
-        id: mine
-        version: 1
-        title: Mine
-        categories: {harm: Harm}
-        principles:
-        - id: kind
-          text: Be kind.
-          source: me
-          category: harm
-          critique_request: Say what is unkind.
-          revision_request: Rewrite it kindly.
-    """
-    (desk.folder / "mine.yaml").write_text(textwrap.dedent(text))
+_PRINCIPLE = """\
+- id: kind
+  text: Be kind.
+  source: me
+  category: harm
+  critique_request: Say what is unkind.
+  revision_request: Rewrite it kindly.
+"""
+_ASKS = "  comparison_question: Which is kinder?\n"
+
+
+@pytest.mark.parametrize(
+    ("principles", "says", "where"),
+    [
+        (
+            _PRINCIPLE,
+            r"the field `principles\[0\].comparison_question` is missing",
+            "principles[0].comparison_question",
+        ),
+        ((_PRINCIPLE + _ASKS) * 2, "duplicate principle id 'kind'", "principles"),
+        (_PRINCIPLE + _ASKS * 2, "the key 'comparison_question' stands twice", "line 13"),
+    ],
+)
+def test_constitution_that_is_wrong(desk, principles, says, where):
+    head = "id: mine\nversion: 1\ntitle: Mine\ncategories: {harm: Harm}\nprinciples:\n"
+    (desk.folder / "mine.yaml").write_text(head + principles)
     desk.refused(
         *("run", "my_recipe.py:revised", "--set", "constitution=mine.yaml"),
-        says=r"the field `principles\[0\].comparison_question` is missing",
-        where="mine.yaml: principles[0].comparison_question",
-        fix="add it",
+        says=says,
+        where=f"mine.yaml{',' if 'line' in where else ':'} {where}",
     )
     assert not desk.home.exists()
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from publius.constitution.grading import JudgeEvalConfig, evaluate_judge
 from publius.constitution.revise import ReviseConfig, revise
 from publius.data.artifacts import Corpus
-from publius.data.ingest import IngestConfig, IngestTextConfig, ingest_chats, ingest_prompts, ingest_text
+from publius.data.ingest import (
+    IngestConfig,
+    IngestPreferencesConfig,
+    IngestTextConfig,
+    ingest_chats,
+    ingest_preferences,
+    ingest_prompts,
+    ingest_text,
+)
 from publius.model.config import ModelConfig
 from publius.pipeline import Artifact, Recipe, Run, stage
 from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
@@ -59,6 +68,16 @@ def revised(constitution: str = "default") -> Recipe:
     policy = r.nodes["sft"]
     config = ReviseConfig(constitution=constitution)  # pyright: ignore[reportArgumentType]
     r.stage("revise", revise, config, policy=policy, critic=policy, prompts=prompts)
+    return r
+
+
+def judged() -> Recipe:
+    """The judge is a remote one, given by `--set judge.remote=`."""
+    r = Recipe("judged")
+    known = r.stage(
+        "pairs", ingest_preferences, IngestPreferencesConfig(paths=("pairs.jsonl",), val_fraction=0.5)
+    )
+    r.stage("judge", evaluate_judge, JudgeEvalConfig(shots=0), pairs=known)
     return r
 
 

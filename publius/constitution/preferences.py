@@ -1,7 +1,15 @@
 """RL-CAI: pairs of answers from the policy, labelled by the judge under one sampled principle each.
 
 Bai et al. (2022), section 4: soft, unclamped labels for the plain judge, labels clamped to 0.4-0.6
-for chain of thought. `evaluate_judge` grades a judge against pairs whose better answer is known.
+for chain of thought. The arms of the paper's comparison (section 4.3) are settings:
+
+| labels | settings |
+| --- | --- |
+| hard | `labels=hard` |
+| soft | (the default) |
+| chain of thought, unclamped | `chain_of_thought=true clamp=none` |
+| chain of thought, 20-80 | `chain_of_thought=true clamp=0.2,0.8` |
+| chain of thought, 40-60 | `chain_of_thought=true` |
 """
 
 from __future__ import annotations
@@ -9,90 +17,103 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from publius.constitution.judge import Judge, JudgeConfig, Judgement, Pair, ParseFailure
+from publius.constitution.grading import disagreement, record_remote, silence
+from publius.constitution.judges import JudgeConfig, Judgement, Pair, Ruling, clamped, seated
+from publius.constitution.judges.bench import check_seats
+from publius.constitution.principles import Principle
+from publius.constitution.raw_text import visible
 from publius.constitution.revise import sample_replies, split_prefill
-from publius.constitution.styles import visible
-from publius.core.config import execution
 from publius.core.device import pick_device, set_threads
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message
-from publius.core.stats import Estimate, mean_estimate, wilson
+from publius.core.stats import mean_estimate, wilson
 from publius.data.artifacts import Preferences, Prompts, write_preferences
 from publius.data.types import Preference
 from publius.inference.engine import Engine
 from publius.model.checkpoint import Checkpoint
-from publius.pipeline.artifact import Artifact
 from publius.pipeline.run import Run
 from publius.pipeline.stage import stage
 from publius.tokenizer.renderer import Renderer
 
-__all__ = ["JudgeEvalConfig", "JudgeReport", "LabelConfig", "evaluate_judge", "grade_judge", "label"]
+__all__ = ["LabelConfig", "Posed", "label", "pose", "write_labels"]
 
 
 class LabelConfig(JudgeConfig):
     """How preference pairs are made and labelled.
 
     Attributes:
+        labels: the judge's probability (`soft`), or 1 for the side it prefers (`hard`).
         pairs: answer pairs sampled per prompt.
         max_prompts: use only this many prompts (drawn with `seed`); None uses all.
         source: written into each preference, for metrics by source.
         hold_out: keep labelled validation prompts as held-out pairs ("right" is what the judge says).
     """
 
+    labels: Literal["soft", "hard"] = "soft"
     pairs: int = Field(default=1, ge=1)
     max_prompts: int | None = Field(default=None, ge=1)
     answer_tokens: int = Field(default=128, ge=1)
     source: str = "ai"
     hold_out: bool = True
-    max_batch: int = execution(64, ge=1)
-    device: str = execution("auto")
-    threads: int | None = execution(None)
 
 
-class JudgeEvalConfig(JudgeConfig):
-    """How a judge is graded. `max_pairs` bounds the pairs used (the first ones)."""
-
-    max_pairs: int | None = Field(default=None, ge=1)
-    max_batch: int = execution(64, ge=1)
-    device: str = execution("auto")
-    threads: int | None = execution(None)
-
-
-class JudgeReport(Artifact):
-    """What grading a judge found."""
-
-    def metrics(self) -> dict[str, Any]:
-        """Name -> {value, n, low, high}."""
-        return json.loads(self.file("judge.json").read_text("utf-8"))["metrics"]
-
-    def samples(self) -> list[dict[str, Any]]:
-        """One row per pair: the texts, the principle and the verdict."""
-        return json.loads(self.file("judge.json").read_text("utf-8"))["samples"]
-
-
-@stage(version=3)
+@stage(version=4)
 def label(
     run: Run,
     config: LabelConfig,
     *,
     policy: Checkpoint,
-    judge: Checkpoint,
     prompts: Prompts,
+    judge: Checkpoint | None = None,
+    panel: list[Checkpoint] | None = None,
     policies: list[Checkpoint] | None = None,
 ) -> Preferences:
     """Two answers per prompt at T=1, labelled by the judge: `chosen` is answer 1, `probability` how likely.
 
-    With `policies`, answer 1 comes from `policy` and answer 2 from one of all of them, drawn per pair.
+    With `policies`, answer 1 comes from `policy` and answer 2 from one of all of them, drawn per pair. The
+    judge is `judge`, a remote model of the config, or where there are several, with those of `panel`, all
+    of them together. The answers are kept when judging fails: the next run goes on with them.
 
     Metrics: label.pairs, label.dropped (reply empty or cut off), label.identical, label.ties (dropped),
-    label.failures, label.entropy (nats), judge.inconsistency, label.principle.<id>.
+    label.failures, label.abstentions, label.skipped, label.entropy (nats), judge.inconsistency, of a panel
+    judge.disagreement, label.principle.<id>, of remote judges remote.*.
     """
     set_threads(config.threads)
+    checkpoints = [*([judge] if judge else []), *(panel or [])]
+    check_seats(config, checkpoints)
+    posed = pose(run, config, policy=policy, prompts=prompts, policies=policies)
+    with seated(config, checkpoints) as bench:
+        verdicts = bench.judge.judge(posed.pairs, posed.principles)
+        record_remote(run, bench.stats())
+    return write_labels(run, config, posed, verdicts)
+
+
+class Posed(NamedTuple):
+    """Pairs to be judged, each with its principle, and whether it stays held out."""
+
+    pairs: list[Pair]
+    principles: list[Principle]
+    held_out: list[bool]
+
+
+def pose(
+    run: Run,
+    config: LabelConfig,
+    *,
+    policy: Checkpoint,
+    prompts: Prompts,
+    policies: list[Checkpoint] | None = None,
+) -> Posed:
+    """Sample the answers and draw the principles, or take up those that an earlier execution saved."""
+    if (state := run.restore()) is not None:
+        return _read_posed(state / "posed.jsonl", config)
     rng = random.Random(config.seed)
     parts = [_choose(split, config, rng) for split in (prompts.train(), prompts.val())]
     every = [p for part in parts for p in part for _ in range(config.pairs)]
@@ -100,110 +121,63 @@ def label(
     answers = _answers(config, [policy, *(policies or [])], every, rng)
     pairs, positions = _usable(run, every, answers)
     principles = [config.constitution.sample(rng) for _ in pairs]
-    verdicts = _judge(config, judge).judge(pairs, principles)
+    posed = Posed(pairs, principles, [position >= cut for position in positions])
+    run.save(lambda folder: _write_posed(folder / "posed.jsonl", posed))
+    return posed
+
+
+def _write_posed(path: Path, posed: Posed) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for pair, principle, held_out in zip(*posed, strict=True):
+            row = [[part.model_dump(mode="json") for part in pair], principle.id, held_out]
+            file.write(json.dumps(row) + "\n")
+
+
+def _read_posed(path: Path, config: LabelConfig) -> Posed:
+    posed = Posed([], [], [])
+    for line in path.read_text("utf-8").splitlines():
+        (prompt, a, b), principle, held_out = json.loads(line)
+        pair = (Conversation.model_validate(prompt), Message.model_validate(a), Message.model_validate(b))
+        posed.pairs.append(pair)
+        posed.principles.append(config.constitution.principle(principle))
+        posed.held_out.append(held_out)
+    return posed
+
+
+def write_labels(run: Run, config: LabelConfig, posed: Posed, verdicts: Sequence[Ruling]) -> Preferences:
+    """Write the pairs that were judged, clamped and hardened as the config says; metrics as `label`.
+
+    Raises:
+        UserError: when no pair was judged, saying what became of them.
+    """
+    verdicts = [clamped(verdict, config.interval) for verdict in verdicts]
     made: tuple[list[Preference], list[Preference]] = ([], [])
-    for position, (conversation, a, b), verdict in zip(positions, pairs, verdicts, strict=True):
+    for (conversation, a, b), held_out, verdict in zip(posed.pairs, posed.held_out, verdicts, strict=True):
         if isinstance(verdict, Judgement) and verdict.probability != 0.5:
+            said = verdict.probability
             prompt = conversation.model_copy(
                 update={"meta": {**conversation.meta, "principle": verdict.principle_id}}
             )
-            made[position >= cut].append(
+            made[held_out].append(
                 Preference(
-                    prompt=prompt, chosen=a, rejected=b, probability=verdict.probability, source=config.source
+                    prompt=prompt,
+                    chosen=a,
+                    rejected=b,
+                    probability=float(said > 0.5) if config.labels == "hard" else said,
+                    source=config.source,
                 )
             )
     _report_labels(run, verdicts)
     if not any(made):
+        counted = Counter(type(verdict).__name__ for verdict in verdicts)
+        told = ", ".join(f"{count} {name}" for name, count in counted.most_common())
         raise UserError(
             "the judge labelled no pair",
-            where=f"label: {len(every)} pairs sampled, {len(pairs)} usable",
+            where=f"label: {len(verdicts)} usable pairs" + (f" ({told})" if told else ""),
             fix="use a larger judge, more prompts or longer answer_tokens",
         )
     write_preferences(run.output, train=made[0], val=made[1] if config.hold_out else ())
     return Preferences(run.output)
-
-
-@stage(version=3)
-def evaluate_judge(
-    run: Run, config: JudgeEvalConfig, *, judge: Checkpoint, pairs: Preferences
-) -> JudgeReport:
-    """Grade a judge on the validation pairs, whose better answer is known."""
-    set_threads(config.threads)
-    comparisons = pairs.val()[: config.max_pairs]
-    metrics, samples = grade_judge(run, _judge(config, judge), comparisons, seed=config.seed)
-    body = {"metrics": {name: _finite(e) for name, e in metrics.items()}, "samples": samples}
-    (run.output / "judge.json").write_text(
-        json.dumps(body, ensure_ascii=False, indent=1, allow_nan=False), "utf-8"
-    )
-    return JudgeReport(run.output)
-
-
-def _finite(estimate: Estimate) -> dict[str, Any]:
-    """For JSON: of no readable judgement there is no rate, and NaN is not JSON."""
-    return estimate.as_dict() | {"value": estimate.value if math.isfinite(estimate.value) else None}
-
-
-def grade_judge(
-    run: Run, judge: Judge, comparisons: Sequence[Preference], *, seed: int = 0
-) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
-    """Accuracy and order inconsistency of `judge` on pairs with a known better answer.
-
-    A pair the judge could not read counts as wrong. Which side is the better one is shuffled, so a
-    judge that always says "first" scores one half. Soft pairs count by the side of 0.5 they are on.
-
-    Returns:
-        metrics (also written to the run): judge.accuracy, judge.inconsistency, judge.failures,
-        judge.brier, judge.accuracy.<source>; and one row per pair.
-    """
-    if not comparisons:
-        raise UserError(
-            "no pairs to grade the judge on", where="evaluate_judge", fix="give pairs with a validation split"
-        )
-    rng = random.Random(seed)
-    pairs: list[Pair] = []
-    truths: list[bool] = []
-    for item in comparisons:
-        flip = rng.random() < 0.5
-        a, b = (item.rejected, item.chosen) if flip else (item.chosen, item.rejected)
-        pairs.append((item.prompt, a, b))
-        truths.append((item.probability > 0.5) != flip)
-    principles = [judge.constitution.sample(rng) for _ in pairs]
-    verdicts = judge.judge(pairs, principles)
-    right = [
-        isinstance(v, Judgement) and (v.probability > 0.5) == t for v, t in zip(verdicts, truths, strict=True)
-    ]
-    read = [(v, t) for v, t in zip(verdicts, truths, strict=True) if isinstance(v, Judgement)]
-    metrics = {
-        "judge.accuracy": wilson(sum(right), len(right)),
-        "judge.inconsistency": wilson(sum(not v.consistent for v, _ in read), len(read)),
-        "judge.failures": wilson(len(verdicts) - len(read), len(verdicts)),
-        "judge.brier": mean_estimate([(v.probability - t) ** 2 for v, t in read] or [1.0]),
-    }
-    sources = sorted({item.source for item in comparisons if item.source})
-    for source in sources if len(sources) > 1 else []:
-        hits = [r for r, item in zip(right, comparisons, strict=True) if item.source == source]
-        metrics[f"judge.accuracy.{source}"] = wilson(sum(hits), len(hits))
-    for name, estimate in metrics.items():
-        run.metric(name, estimate)
-    samples = [
-        {
-            "prompt": [visible(m) for m in c.messages],
-            "a": visible(a),
-            "b": visible(b),
-            "a_is_better": truth,
-            "source": item.source,
-            **verdict._asdict(),
-        }
-        for (c, a, b), truth, item, verdict in zip(pairs, truths, comparisons, verdicts, strict=True)
-    ]
-    return metrics, samples
-
-
-def _judge(config: LabelConfig | JudgeEvalConfig, judge: Checkpoint) -> Judge:
-    device = str(pick_device(config.device))
-    # in the weights' own precision: bf16 rounds two close answers to a tie
-    engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
-    return Judge.from_config(engine, judge.tokenizer(), config)
 
 
 def _choose(prompts: Sequence[Conversation], config: LabelConfig, rng: random.Random) -> list[Conversation]:
@@ -260,12 +234,15 @@ def _usable(
     return pairs, positions
 
 
-def _report_labels(run: Run, verdicts: Sequence[Judgement | ParseFailure]) -> None:
+def _report_labels(run: Run, verdicts: Sequence[Ruling]) -> None:
     read = [v for v in verdicts if isinstance(v, Judgement)]
     run.metric("label.pairs", len(read))
-    run.metric("label.failures", wilson(len(verdicts) - len(read), len(verdicts)))
+    for name, estimate in silence("label", verdicts).items():
+        run.metric(name, estimate)
     run.metric("label.ties", wilson(sum(v.probability == 0.5 for v in read), len(read)))
     run.metric("judge.inconsistency", wilson(sum(not v.consistent for v in read), len(read)))
+    if any(v.votes for v in read):
+        run.metric("judge.disagreement", disagreement(read))
     run.metric("label.entropy", mean_estimate([_entropy(v.probability) for v in read]))
     for name in sorted({v.principle_id for v in read}):
         run.metric(f"label.principle.{name}", sum(v.principle_id == name for v in read))

@@ -7,7 +7,16 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Estimate", "bootstrap", "mean_estimate", "wilson"]
+__all__ = [
+    "CalibrationBin",
+    "Estimate",
+    "bootstrap",
+    "calibration",
+    "calibration_error",
+    "mean_estimate",
+    "t_estimate",
+    "wilson",
+]
 
 
 class Estimate(NamedTuple):
@@ -45,6 +54,31 @@ def mean_estimate(values: Sequence[float], z: float = 1.959964) -> Estimate:
     return Estimate(mean, n, mean - z * spread, mean + z * spread)
 
 
+def t_estimate(values: Sequence[float]) -> Estimate:
+    """A mean with Student's 95% interval, for a handful of values (seeds); that of one value has no end."""
+    n = len(values)
+    if n < 2:
+        value = values[0] if values else math.nan
+        return Estimate(value, n, -math.inf, math.inf)
+    mean = sum(values) / n
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return Estimate(mean, n, mean - _t(n - 1) * error, mean + _t(n - 1) * error)
+
+
+_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+
+
+def _t(freedom: int) -> float:
+    """The 97.5% quantile of Student's t; from 11 degrees on by Fisher and Cornish (1960), to 3e-4."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = 1.959964
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
 def bootstrap(
     items: Sequence[Any], statistic: Callable[[Sequence[Any]], float], *, draws: int = 1000, seed: int = 0
 ) -> Estimate:
@@ -53,3 +87,60 @@ def bootstrap(
     n = len(items)
     values = sorted(statistic([items[rng.randrange(n)] for _ in range(n)]) for _ in range(draws))
     return Estimate(statistic(items), n, values[int(0.025 * draws)], values[int(0.975 * draws) - 1])
+
+
+class CalibrationBin(NamedTuple):
+    """Predictions of about the same confidence, and how often they came true.
+
+    Attributes:
+        low, high: the bin's edges.
+        confidence: mean of what was said.
+        observed: share that came true, with its 95% interval.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    observed: float
+    n: int
+    observed_low: float
+    observed_high: float
+
+
+def _cells(said: Sequence[tuple[float, float]], bins: int, low: float) -> list[list[tuple[float, float]]]:
+    cells: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
+    for confidence, outcome in said:
+        cells[max(0, min(int((confidence - low) / (1 - low) * bins), bins - 1))].append((confidence, outcome))
+    return cells
+
+
+def calibration(
+    said: Sequence[tuple[float, bool]], *, bins: int = 10, low: float = 0.0
+) -> list[CalibrationBin]:
+    """Stated against observed: the bins, of equal width between `low` and 1, that are not empty.
+
+    Args:
+        said: (confidence, whether it came true).
+        low: the least confidence there can be: 0.5 for the preferred one of two.
+    """
+    table: list[CalibrationBin] = []
+    width = (1 - low) / bins
+    for i, cell in enumerate(_cells(said, bins, low)):
+        if cell:
+            seen = wilson(sum(bool(outcome) for _, outcome in cell), len(cell))
+            mean = sum(confidence for confidence, _ in cell) / len(cell)
+            edges = (low + i * width, low + (i + 1) * width)
+            table.append(CalibrationBin(*edges, mean, *seen))
+    return table
+
+
+def calibration_error(said: Sequence[tuple[float, float]], *, bins: int = 10, low: float = 0.0) -> float:
+    """Mean gap between confidence and outcome over bins of equal width (ECE; Guo et al. 2017).
+
+    Args:
+        said: (confidence, outcome), where an outcome may be a probability itself. NaN where there are none.
+        low: as for `calibration`.
+    """
+    if not said:
+        return math.nan
+    return sum(abs(sum(c - o for c, o in cell)) for cell in _cells(said, bins, low)) / len(said)

@@ -213,19 +213,21 @@ def parse_setting(annotation: Any, text: str, where: str) -> Any:
     """
     adapter = TypeAdapter(annotation)
     readings: list[Any] = [text]
+    structured = False
     try:
         readings.append(json.loads(text))
+        structured = isinstance(readings[1], list | dict)
     except ValueError:
         readings.extend([None] if text in ("None", "none") else [])
     readings.append(text.split(","))
-    first: ValidationError | None = None
+    errors: list[ValidationError] = []
     for reading in readings:
         try:
             return adapter.validate_python(reading)
         except ValidationError as error:
-            first = first or error
-    assert first is not None
-    raise refused(first, where)
+            errors.append(error)
+    # what was written as a list or an object was meant as one: what is wrong inside of it is told
+    raise refused(errors[1 if structured else 0], where)
 
 
 def refused(error: ValidationError, where: str) -> UserError:

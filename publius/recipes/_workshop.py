@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from publius.constitution.preferences import JudgeEvalConfig, LabelConfig, label
+from publius.constitution.grading import JudgeEvalConfig
+from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution
 from publius.constitution.revise import ReviseConfig
 from publius.core.config import Config
@@ -231,10 +232,14 @@ class Workshop:
         prompts: Sequence[Node],
         practised: Sequence[Node],
         *,
+        judge: Node,
         steps: int,
         eval_prompts: int,
     ) -> Node:
-        """PPO against the first preference model, watched by the second; `practised` is kept up beside it."""
+        """PPO against the first preference model, watched by the second; `practised` is kept up beside it.
+
+        `judge` speaks where the reward has a part for it: `--set NAME.reward.parts=...`.
+        """
         config = PPOConfig(
             steps=steps,
             batch=self.sizes.ppo_batch,
@@ -253,8 +258,8 @@ class Workshop:
             seed=self.seed,
         )
         return self.r.stage(
-            name, ppo, config, policy=policy, reward=rewards[0], prompts=prompts, reward_check=rewards[1],
-            ptx=practised,
+            name, ppo, config, policy=policy, reward=rewards[0], judge=judge, prompts=prompts,
+            reward_check=rewards[1], ptx=practised,
         )  # fmt: skip
 
     # --- measurements

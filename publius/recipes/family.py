@@ -76,7 +76,7 @@ def _aligned(w: Workshop, haiku: Node, opus: Node, helpful: Node) -> dict[str, N
         labels = [w.label(f"{name}_labels", slcai, teacher, harmful, [helpful, helpful]), people]
         rewards = w.prefer(f"{name}_reward", slcai, labels, 0), w.prefer(f"{name}_check", slcai, labels, 1)
         final = w.reinforce(
-            f"{name}_rlcai", slcai, rewards, [posed, known], [harmless, revisions],
+            f"{name}_rlcai", slcai, rewards, [posed, known], [harmless, revisions], judge=teacher,
             steps=sizes.ppo_steps, eval_prompts=sizes.ppo_eval_prompts,
         )  # fmt: skip
         tests[name] = w.test(f"test_{name}", final, name)

@@ -11,7 +11,7 @@ Long because it is the story, told once and in order; the settings of its pieces
 
 from __future__ import annotations
 
-from publius.constitution.preferences import evaluate_judge
+from publius.constitution.grading import evaluate_judge
 from publius.constitution.revise import revise
 from publius.data.pocket.world import ComparisonsConfig, pocket_comparisons
 from publius.evals.compare import CompareConfig, compare
@@ -86,7 +86,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     # red-team prompts too, as published: what the attack on the helpful-only model found
     known = w.export("redteam_prompts", sizes.known_prompts, [round0])
     rlcai = w.reinforce(
-        "rlcai", slcai, (rewards, second), [posed, known], [harmless_demos, revisions],
+        "rlcai", slcai, (rewards, second), [posed, known], [harmless_demos, revisions], judge=opus,
         steps=sizes.ppo_steps, eval_prompts=sizes.ppo_eval_prompts,
     )  # fmt: skip
     test_rlcai = w.test("test_rlcai", rlcai, "rlcai")
@@ -100,7 +100,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     practised = [harmless_demos, revisions, mended]
     slcai2 = w.tune("feedback_slcai", rlcai, practised, (1.0, 1.5, 4.0), sizes.feedback_tokens)
     rlcai2 = w.reinforce(
-        "feedback_rlcai", slcai2, (rewards, second), [found], practised,
+        "feedback_rlcai", slcai2, (rewards, second), [found], practised, judge=opus,
         steps=sizes.feedback_ppo_steps, eval_prompts=sizes.feedback_eval_prompts,
     )  # fmt: skip
     # a round of attacks teaches little but refusals: the mean with the policy before it forgets less

@@ -99,7 +99,7 @@ class _Course:
         first = number == 1
         rlcai = w.reinforce(
             f"rlcai{number}", slcai, rewards, [self._posed, found], [self._harmless, *self._lessons],
-            steps=sizes.ppo_steps if first else sizes.feedback_ppo_steps,
+            judge=self._opus, steps=sizes.ppo_steps if first else sizes.feedback_ppo_steps,
             eval_prompts=sizes.ppo_eval_prompts if first else sizes.feedback_eval_prompts,
         )  # fmt: skip
         if first:

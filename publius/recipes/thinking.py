@@ -18,7 +18,9 @@ from publius.evals.budgets import BudgetsConfig, evaluate_budgets
 from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes, Workshop
 from publius.recipes.smoke import SMALLEST
-from publius.rl.verified import VerifiedConfig, ppo_verified
+from publius.reward.compose import RewardSpec
+from publius.reward.math_reward import MathPart
+from publius.rl.ppo import PPOConfig, ppo
 from publius.training.optimizer import OptimizerConfig
 from publius.training.sft import SFTConfig, sft
 
@@ -68,12 +70,14 @@ def thinking(size: Literal["small", "tiny"] = "small", seed: int = 0) -> Recipe:
 
     # the same sums with thinking opened and with thinking forbidden, so that both ways get the same practice
     posed = [asked(f"sums_{word}", on, train=amounts.prompts) for word, on in (("on", True), ("off", False))]
-    reinforcing = VerifiedConfig(
+    right = RewardSpec(parts=(MathPart(answer="keys"),))
+    reinforcing = PPOConfig(
+        reward=right, estimator="rloo", critic="zero", kl_budget=None,
         steps=amounts.steps, batch=amounts.batch, group=amounts.group, eval_prompts=amounts.eval_prompts,
         max_tokens=120, epochs=1, minibatches=2, learning_rate=1e-4, beta=0.005, decay_fraction=0.3,
         seed=seed,
     )  # fmt: skip
-    final = r.stage("rl", ppo_verified, reinforcing, policy=tuned, prompts=posed)
+    final = r.stage("rl", ppo, reinforcing, policy=tuned, prompts=posed)
 
     sealed = asked("test_sums", None, split="test")
     for name, model, prefix in (("test_sft", tuned, "sft"), ("test_rl", final, "thinking")):

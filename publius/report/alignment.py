@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from publius.core.stats import wilson
+from publius.core.stats import calibration
 from publius.evals import Measure
 from publius.redteam import FindingsDocument
 from publius.report.collect import Entry, Gathered
@@ -21,7 +21,6 @@ __all__ = [
     "principle_texts",
     "principles",
     "redteam",
-    "reliability",
 ]
 
 _PANELS = (
@@ -256,7 +255,10 @@ def judges(g: Gathered) -> Html | None:
     graded: dict[str, dict[str, Any]] = {}
     for entry, report in g.judges():
         pairs = [(s["probability"], s["a_is_better"]) for s in report.samples() if "probability" in s]
-        if bins := reliability(pairs):
+        if pairs:
+            bins = [
+                (b.confidence, b.observed, b.n, b.observed_low, b.observed_high) for b in calibration(pairs)
+            ]
             plots.append(reliability_plot(entry.name, bins, note=f"{len(pairs)} pairs read"))
         graded[entry.name] = report.metrics()
     trained = {entry.name: entry.metrics("reward.") for entry in g.rewards()}
@@ -286,19 +288,3 @@ def _estimate(m: dict[str, Any] | None) -> Html | str:
     low, high, n = m.get("low"), m.get("high"), m.get("n")
     interval = "" if low is None or high is None else f"{low:.3g} to {high:.3g}, n = {n}"
     return el("span", number(m["value"]), " ", el("span", interval, class_="note block"))
-
-
-def reliability(
-    pairs: Sequence[tuple[float, bool]], bins: int = 10
-) -> list[tuple[float, float, int, float, float]]:
-    """(mean said, share true, n, low, high) of each bin of equal width that is not empty."""
-    cells: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
-    for said, true in pairs:
-        cells[min(int(said * bins), bins - 1)].append((said, true))
-    out: list[tuple[float, float, int, float, float]] = []
-    for cell in cells:
-        if cell:
-            estimate = wilson(sum(true for _, true in cell), len(cell))
-            said = sum(p for p, _ in cell) / len(cell)
-            out.append((said, estimate.value, estimate.n, estimate.low, estimate.high))
-    return out

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from publius.constitution.preferences import JudgeReport
+from publius.constitution.grading import JudgeReport
 from publius.constitution.revise import Revisions
 from publius.core.errors import UserError
-from publius.evals import BudgetReport, NeedleReport, Report
+from publius.evals import BudgetReport, NeedleReport, Report, StudyReport
 from publius.pipeline import Artifact, Record, RunView, StageView, show_run
 from publius.pipeline.store import Store, read_json
 from publius.redteam import Findings, Regression, TriggerReport
@@ -30,6 +30,7 @@ _MARKS: dict[type[Artifact], str] = {
     Regression: "regression.json",
     Report: "report.json",
     Revisions: "transcripts.jsonl",
+    StudyReport: "study.json",
     TriggerReport: "scan.json",
 }
 """Kind of artifact -> the payload file that only it has, so that stages of a user's own are read too."""
@@ -92,6 +93,10 @@ class Gathered:
     def budgets(self) -> list[tuple[Entry, BudgetReport]]:
         """Accuracy by thinking budget."""
         return self._of(BudgetReport)
+
+    def studies(self) -> list[tuple[Entry, StudyReport]]:
+        """Published claims beside what was found."""
+        return self._of(StudyReport)
 
     def findings(self) -> list[tuple[Entry, Findings]]:
         """Red-team rounds."""

@@ -22,6 +22,18 @@ _PPO = {
     "clip_fraction": "clipped",
     "value_loss": "value loss",
     "ratio_first": "first-pass ratio",
+    "skipped": "left out for having no reward",
+}
+_PART = "part."
+"""Before the name of each part of a composed reward, in the log."""
+
+_GAINED = {"ppo.gain": "reward gained on held-out prompts", "ppo.kl": "KL in nats per reply"}
+_DPO = {
+    "dpo.accuracy": "right on held-out pairs",
+    "dpo.margin": "implicit reward of the better reply over the other",
+    "dpo.better": "of the better reply",
+    "dpo.worse": "of the other",
+    "dpo.kl": "KL in nats per reply",
 }
 
 
@@ -68,8 +80,8 @@ def _loss_plot(entry: Entry) -> Html | None:
 
 
 def reinforcement(g: Gathered) -> Html | None:
-    """For each PPO stage: reward against sqrt(KL), and the course of everything else."""
-    parts = [part for entry in g.made() if (part := _ppo(entry)) is not None]
+    """For each PPO stage: reward against sqrt(KL), and the course of all else; what each DPO came to."""
+    parts = [part for entry in g.made() for part in (_ppo(entry), _dpo(entry)) if part is not None]
     if not parts:
         return None
     return section(
@@ -125,7 +137,10 @@ def _ppo(entry: Entry) -> Html | None:
             y_label="share of tokens",
         ),
     ]
-    names = [(key, label) for key, label in _PPO.items() if any(line.get(key) is not None for line in log)]
+    labels = {key: f"part {key.removeprefix(_PART)}" for line in log for key in line if key.startswith(_PART)}
+    plots += [_part_plot(log, key, label) for key, label in labels.items() if key.count(".") == 1]
+    known = _PPO | labels
+    names = [(key, label) for key, label in known.items() if any(line.get(key) is not None for line in log)]
     rows = [[f"{line['step']}", *(number(line.get(key)) for key, _ in names)] for line in log]
     steps = table(["step", *(label for _, label in names)], rows, numeric=range(len(names) + 1))
     return el(
@@ -138,9 +153,31 @@ def _ppo(entry: Entry) -> Html | None:
     )
 
 
+def _dpo(entry: Entry) -> Html | None:
+    """Fitted to pairs: what is known of it on held-out ones. Its loss is drawn with the others'."""
+    if "dpo.accuracy" not in entry.record.metrics:
+        return None
+    return el("div", el("h3", entry.name), _sentence(entry, _DPO))
+
+
+def _part_plot(log: Sequence[dict[str, Any]], key: str, label: str) -> Html | None:
+    """One part of the reward by itself: each has a scale of its own."""
+    return line_plot(
+        f"{label.capitalize()} by step",
+        [Series(label, _points(log, key), "s3")],
+        x_label="step",
+        y_label="mean, unweighted",
+    )
+
+
 def _summary(entry: Entry) -> Html:
+    return _sentence(entry, _GAINED)
+
+
+def _sentence(entry: Entry, names: dict[str, str]) -> Html:
+    """The metrics there are, each in words with its interval."""
     said: list[str] = []
-    for key, label in (("ppo.gain", "reward gained on held-out prompts"), ("ppo.kl", "KL in nats per reply")):
+    for key, label in names.items():
         found = entry.record.metrics.get(key)
         if found and found["value"] is not None:
             interval = (

@@ -18,6 +18,7 @@ from publius.model.heads import RewardModel
 
 __all__ = [
     "ModelReward",
+    "Part",
     "Reward",
     "RewardFacts",
     "RewardFn",
@@ -68,10 +69,16 @@ def reward_facts(checkpoint: RewardCheckpoint) -> RewardFacts:
 
 
 class Reward(NamedTuple):
-    """A scalar and the named parts it was made of."""
+    """A scalar and the named parts it was made of.
+
+    Attributes:
+        parts: unweighted, by name; `judge.failed` is a detail of the part `judge`.
+        problem: why there is no reward; `value` is then NaN, and whoever trains leaves the episode out.
+    """
 
     value: float
     parts: dict[str, float]
+    problem: str = ""
 
 
 class RewardFn(Protocol):
@@ -150,7 +157,7 @@ class ModelReward:
 
 
 class VerifierReward:
-    """A Python check of the last reply's text: (meta of the conversation, text) -> number."""
+    """A Python check of the last reply's visible text: (meta of the conversation, text) -> number."""
 
     def __init__(self, check: Callable[[dict[str, object], str], float], name: str = "verifier") -> None:
         self._check, self._name = check, name
@@ -163,18 +170,48 @@ class VerifierReward:
         return [Reward(v, {self._name: v}) for v in values]
 
 
-class WeightedReward:
-    """A weighted sum; every part keeps its own name and unweighted value."""
+class Part(NamedTuple):
+    """A reward function in a sum.
 
-    def __init__(self, parts: Mapping[str, tuple[float, RewardFn]]) -> None:
-        self._parts = dict(parts)
+    Attributes:
+        weight: 0 watches: the part is measured and logged, and never trained on.
+        applies: for which episodes it speaks (those that have an answer to check); None for all. An episode
+            it does not speak for gets nothing from it, and does not count in its mean.
+    """
+
+    weight: float
+    fn: RewardFn
+    applies: Callable[[Trajectory], bool] | None = None
+
+
+class WeightedReward:
+    """A weighted sum; every part keeps its own name and unweighted value, and its details (`name.detail`).
+
+    A part that has no reward for an episode, or one that is not finite, leaves the sum without one too,
+    unless its weight is 0.
+    """
+
+    def __init__(self, parts: Mapping[str, Part | tuple[float, RewardFn]]) -> None:
+        self._parts = {
+            name: given if isinstance(given, Part) else Part(*given) for name, given in parts.items()
+        }
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[Reward]:
-        columns = {name: (weight, fn(trajectories)) for name, (weight, fn) in self._parts.items()}
-        return [
-            Reward(
-                sum(weight * rewards[i].value for weight, rewards in columns.values()),
-                {name: rewards[i].value for name, (_, rewards) in columns.items()},
-            )
-            for i in range(len(trajectories))
-        ]
+        made = [Reward(0.0, {}) for _ in trajectories]
+        for name, part in self._parts.items():
+            places = [i for i, t in enumerate(trajectories) if part.applies is None or part.applies(t)]
+            if not places:
+                continue
+            found = part.fn([trajectories[i] for i in places])
+            for i, reward in zip(places, found, strict=True):
+                made[i] = _add(made[i], name, part.weight, reward)
+        return made
+
+
+def _add(total: Reward, name: str, weight: float, reward: Reward) -> Reward:
+    details = {key: value for key, value in reward.parts.items() if key.startswith(f"{name}.")}
+    parts = {**total.parts, name: reward.value, **details}
+    if weight == 0:
+        return total._replace(parts=parts)
+    problem = total.problem or (f"{name}: {reward.problem}" if reward.problem else "")
+    return Reward(total.value + weight * reward.value, parts, problem)

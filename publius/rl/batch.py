@@ -20,9 +20,9 @@ from publius.reward.reward_fn import Trajectory, pad_rows
 from publius.rl.advantage import Estimator, masked_mean, whiten
 from publius.rl.loss import token_rewards
 
-__all__ = ["RolloutBatch", "action_logprobs", "collate", "place_values"]
+__all__ = ["CHUNK_TOKENS", "RolloutBatch", "action_logprobs", "collate", "place_values"]
 
-_CHUNK_TOKENS = 8192
+CHUNK_TOKENS = 8192
 """Padded tokens per forward: enough to keep the cores busy, small enough to keep activations in memory."""
 
 
@@ -61,20 +61,21 @@ class RolloutBatch(NamedTuple):
         for part in order.chunk(count):
             yield self.rows(part.sort().values.to(self.inputs.device))
 
-    def chunks(self) -> Iterator[tuple[RolloutBatch, float]]:
-        """Pieces of similar length for one forward each, with their share of the actions."""
+    def chunks(self, tokens: int = CHUNK_TOKENS) -> Iterator[tuple[RolloutBatch, float]]:
+        """Pieces of similar length, of at most `tokens` padded, for one forward each, with their share of
+        the actions."""
         total = int(self.mask.sum())
-        for index_B in _chunk_rows(self.lengths_B):
+        for index_B in _chunk_rows(self.lengths_B, tokens):
             piece = self.rows(index_B)
             yield piece, int(piece.mask.sum()) / total
 
 
-def _chunk_rows(lengths_B: Tensor) -> Iterator[Tensor]:
-    """Consecutive rows (sorted by length) of at most _CHUNK_TOKENS padded tokens."""
+def _chunk_rows(lengths_B: Tensor, tokens: int) -> Iterator[Tensor]:
+    """Consecutive rows (sorted by length) of at most `tokens` padded tokens."""
     lengths, start = lengths_B.tolist(), 0
     while start < len(lengths):
         stop = start + 1
-        while stop < len(lengths) and (stop + 1 - start) * max(lengths[start : stop + 1]) <= _CHUNK_TOKENS:
+        while stop < len(lengths) and (stop + 1 - start) * max(lengths[start : stop + 1]) <= tokens:
             stop += 1
         yield torch.arange(start, stop, device=lengths_B.device)
         start = stop
@@ -105,6 +106,7 @@ def collate(
     estimator: Estimator,
     whiten_advantages: bool = True,
     dtype: torch.dtype = torch.float32,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> RolloutBatch:
     """Everything PPO needs, in one padded batch. The KL lives here, inside the rewards.
 
@@ -112,6 +114,7 @@ def collate(
         scores: one per trajectory, already scaled and penalised.
         critic: None for estimators without one (values are 0).
         dtype: compute dtype of the critic; policy and reference stay fp32, so that KL starts at 0.
+        chunk_tokens: padded tokens per forward.
 
     Raises:
         UserError: when no trajectory has a single action.
@@ -124,14 +127,15 @@ def collate(
     blank = _blank(rows, pad_id, device)
     groups_B = torch.tensor([t.prompt for t in rows], device=device)
     scores_B = torch.tensor([float(scores[i]) for i in order], device=device)
-    batch = blank._replace(reference=_in_chunks(blank, lambda piece: action_logprobs(reference, piece)))
+    found = _in_chunks(blank, chunk_tokens, lambda piece: action_logprobs(reference, piece))
+    batch = blank._replace(reference=found)
     if critic is not None:
-        model = critic
-        batch = batch._replace(values=_in_chunks(blank, lambda piece: place_values(model, piece, dtype)))
+        found = _in_chunks(blank, chunk_tokens, lambda piece: place_values(critic, piece, dtype))
+        batch = batch._replace(values=found)
     rewards = token_rewards(scores_B, batch.logprobs, batch.reference, batch.mask, beta=beta)
-    found = estimator(rewards, batch.values, batch.mask, groups_B)
-    advantages = whiten(found.advantages, batch.mask) if whiten_advantages else found.advantages
-    return batch._replace(rewards=rewards, advantages=advantages, returns=found.returns)
+    estimate = estimator(rewards, batch.values, batch.mask, groups_B)
+    advantages = whiten(estimate.advantages, batch.mask) if whiten_advantages else estimate.advantages
+    return batch._replace(rewards=rewards, advantages=advantages, returns=estimate.returns)
 
 
 def _blank(rows: Sequence[Trajectory], pad_id: int, device: torch.device) -> RolloutBatch:
@@ -149,9 +153,9 @@ def _blank(rows: Sequence[Trajectory], pad_id: int, device: torch.device) -> Rol
     )
 
 
-def _in_chunks(batch: RolloutBatch, compute: Callable[[RolloutBatch], Tensor]) -> Tensor:
+def _in_chunks(batch: RolloutBatch, tokens: int, compute: Callable[[RolloutBatch], Tensor]) -> Tensor:
     out = torch.zeros_like(batch.logprobs)
-    for index_B in _chunk_rows(batch.lengths_B):
+    for index_B in _chunk_rows(batch.lengths_B, tokens):
         found = compute(batch.rows(index_B))
         out[index_B, : found.shape[1]] = found
     return out

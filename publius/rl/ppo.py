@@ -1,4 +1,4 @@
-"""PPO against a reward model, with a KL to the policy it started from (Schulman et al. 2017, 1707.06347).
+"""PPO against a composed reward, with a KL to the policy it started from (Schulman et al. 2017, 1707.06347).
 
 Values follow Bai et al. (2022), Huang et al. (2024, "N implementation details") and DESIGN section 8.
 The step itself is in `trainer`; here are its inputs, its fixed held-out prompts and what is reported.
@@ -6,27 +6,35 @@ The step itself is in `trainer`; here are its inputs, its fixed held-out prompts
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 from publius.core.device import compute_dtype, pick_device, set_threads
 from publius.core.errors import UserError
 from publius.core.messages import Conversation
-from publius.core.stats import Estimate, mean_estimate
+from publius.core.stats import Estimate, mean_estimate, wilson
 from publius.data.artifacts import Conversations, Prompts
+from publius.inference.engine import Engine
+from publius.model.adapters import adapted, merged
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_checkpoint
 from publius.model.heads import ValueModel
+from publius.model.transformer import Transformer
 from publius.pipeline.run import Run
 from publius.pipeline.stage import stage
-from publius.reward.reward_fn import ModelReward, reward_facts
+from publius.reward.compose import Sources, compose
+from publius.reward.guard import RewardError
+from publius.reward.reward_fn import ModelReward, RewardFn, reward_facts
+from publius.rl.config import PPOConfig
+from publius.rl.evaluation import Evaluation
 from publius.rl.rollout import take
-from publius.rl.trainer import Evaluation, PPOConfig, StepReport, Trainer
+from publius.rl.trainer import StepReport, Trainer
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import PackedBatches
 from publius.training.sft import render_all
 
-__all__ = ["PPOConfig", "Trainer", "improve", "ppo", "practice", "split_prompts"]
+__all__ = ["PPOConfig", "Trainer", "load_models", "ppo"]
 
 _PTX_ROW = 256
 """Places in a row of practice."""
@@ -38,47 +46,59 @@ def ppo(
     config: PPOConfig,
     *,
     policy: Checkpoint,
-    reward: RewardCheckpoint,
     prompts: list[Prompts],
+    reward: RewardCheckpoint | None = None,
+    judge: Checkpoint | None = None,
     reward_check: RewardCheckpoint | None = None,
     ptx: list[Conversations] | None = None,
 ) -> Checkpoint:
-    """Train `policy` to please `reward` without leaving its start; `reward_check` watches for overfitting.
+    """Train `policy` to please its reward without leaving its start; `reward_check` watches for overfitting.
 
-    `ptx` are conversations to keep practising beside (training splits, once each), by `config.ptx_coef`.
+    The reward is what `config.reward` composes: of `reward` (its part `model`, by default all there is), of
+    `judge` (its part `judge`, unused without), and of verifiers. `ptx` are conversations to keep practising
+    beside (training splits, once each), by `config.ptx_coef`.
 
     Metrics: ppo.gain (paired, in reward units, on fixed held-out prompts), ppo.reward.before/.after,
     ppo.kl (nats per reply, same prompts), ppo.ratio (mean first-pass ratio over all steps),
-    ppo.ratio_deviation (largest |ratio - 1| seen there), ppo.steps, ppo.stopped_early.
+    ppo.ratio_deviation (largest |ratio - 1| seen there), ppo.steps, ppo.stopped_early; ppo.skipped (share of
+    the episodes in training that had no reward), ppo.unscored (share of the held-out prompts, before or
+    after); of a composed reward ppo.part.<name>.before/.after, unweighted.
 
     Raises:
-        UserError: reward model and policy of different tokenizers, no prompts, or one of `ptx` and `ptx_coef`
-            without the other.
+        UserError: reward model and policy of different tokenizers, no prompts, a part of the reward without
+            its input, or one of `ptx` and `ptx_coef` without the other.
+        RewardError: a reward that cannot be trained on, as `config.reward.on_nan` says; the steps done so far
+            are kept.
         RuntimeError: first-pass ratio out of tolerance.
     """
     set_threads(config.threads)
-    train, held_out = split_prompts(prompts, config)
+    train, held_out = _split(prompts, config)
     _same_tokenizer(policy, reward, reward_check)
-    trainer = _trainer(config, policy, reward, reward_check, ptx or [])
-    improve(run, config, trainer, train, held_out)
-    save_checkpoint(run.output, trainer.policy, policy.tokenizer())
+    with ExitStack() as stack:
+        trainer = _trainer(config, policy, reward, judge, reward_check, ptx or [], stack)
+        start = trainer.resume(run.restore())
+        stack.enter_context(_keeping(run, trainer))
+        _play(run, config, trainer, train, held_out, start)
+    run.count(tokens=trainer.tokens, flops=trainer.flops)
+    plain = merged(trainer.policy) if config.trunk == "shared" else trainer.policy
+    save_checkpoint(run.output, plain, policy.tokenizer())
     return Checkpoint(run.output)
 
 
-def improve(
+def _play(
     run: Run,
     config: PPOConfig,
     trainer: Trainer,
-    train: Sequence[Conversation],
+    train: list[Conversation],
     held_out: list[Conversation],
+    start: int,
 ) -> None:
-    """All steps from the run's saved state on, or from the start; `held_out` is measured before and after."""
-    start = trainer.resume(run.restore())
+    """Measure, train from step `start` to the end or a stop, measure again."""
     if start == 0:
         trainer.before = trainer.evaluate(held_out)
     with run.progress("ppo", config.steps) as bar, run.stoppable():
         bar.advance(start)
-        for step in range(start, config.steps):
+        for step in range(start, start if trainer.stopped else config.steps):
             report = trainer.step(take(train, step, config.batch, config.seed), step)
             _log(run, step, report)
             bar.advance(note=f"reward {report.reward:.3f} kl {report.kl:.2f}")
@@ -88,44 +108,89 @@ def improve(
             if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
                 run.save(lambda folder, done=step + 1: trainer.save(folder, done))
     _finish(run, trainer, trainer.evaluate(held_out))
-    run.count(tokens=trainer.tokens, flops=trainer.flops)
+
+
+@contextmanager
+def _keeping(run: Run, trainer: Trainer) -> Iterator[None]:
+    """When a reward cannot be trained on, keep the steps done until then.
+
+    Nothing of the step that failed is in the trainer: rewards are checked before anything is learnt.
+    """
+    try:
+        yield
+    except RewardError:
+        run.save(lambda folder: trainer.save(folder, trainer.steps))
+        run.settle()
+        raise
 
 
 def _trainer(
     config: PPOConfig,
     policy: Checkpoint,
-    reward: RewardCheckpoint,
+    reward: RewardCheckpoint | None,
+    judge: Checkpoint | None,
     reward_check: RewardCheckpoint | None,
     ptx: Sequence[Conversations],
+    stack: ExitStack,
 ) -> Trainer:
     device = pick_device(config.device)
     dtype = compute_dtype(device, config.dtype)
-    score = ModelReward.from_checkpoint(reward, device=device, dtype=dtype)
+    renderer = Renderer(policy.tokenizer())
+    score = _reward(config, renderer, reward, judge, device, dtype, stack)
     check = None
     if reward_check is not None:
         check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
-    critic = None
-    if config.estimator == "gae":
-        critic = _critic(config, policy, reward, device)
     renderer = Renderer(policy.tokenizer())
+    speaker, critic, reference = load_models(config, policy, reward, device)
     return Trainer(
-        config,
-        policy.load(device=device),
-        critic,
-        policy.load(device=device),
-        renderer,
-        score,
-        check,
-        dtype,
-        practice(config, renderer, ptx),
+        config, speaker, critic, reference, renderer, score, check, dtype, _practice(config, renderer, ptx)
     )
 
 
+def load_models(
+    config: PPOConfig, policy: Checkpoint, reward: RewardCheckpoint | None, device: torch.device
+) -> tuple[Transformer, ValueModel | None, Transformer]:
+    """Policy, critic (None for an estimator without) and reference: models of their own, or adapters on the
+    last, by `config.trunk`."""
+    reference, learns_values = policy.load(device=device), config.estimator == "gae"
+    if config.trunk == "shared":
+        reference.requires_grad_(False)
+        speaker = adapted(reference, config.rank, seed=config.seed)
+        critic = adapted(reference, config.rank, seed=config.seed + 1) if learns_values else None
+        return speaker, None if critic is None else ValueModel(critic), reference
+    critic = _critic(config, policy, reward, device) if learns_values else None
+    return policy.load(device=device), critic, reference
+
+
+def _reward(
+    config: PPOConfig,
+    renderer: Renderer,
+    reward: RewardCheckpoint | None,
+    judge: Checkpoint | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    stack: ExitStack,
+) -> RewardFn:
+    model = engine = None
+    if reward is not None and config.reward.wants("model"):
+        model = ModelReward.from_checkpoint(reward, device=device, dtype=dtype)
+    if judge is not None and config.reward.wants("judge"):
+        # in the weights' own precision, as when it labels: bf16 rounds two close answers to a tie
+        engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
+    return compose(config.reward, Sources(renderer.tokenizer, model, engine), stack)
+
+
 def _critic(
-    config: PPOConfig, policy: Checkpoint, reward: RewardCheckpoint, device: torch.device
+    config: PPOConfig, policy: Checkpoint, reward: RewardCheckpoint | None, device: torch.device
 ) -> ValueModel:
     """A critic; one made from the reward model starts on the scale of the rewards it will see."""
     if config.critic == "reward":
+        if reward is None:
+            raise UserError(
+                "the critic is to start from the reward model, and there is none",
+                where="ppo.critic",
+                fix='set critic to "zero", or the estimator to one without a critic',
+            )
         critic = ValueModel.from_reward(reward.load(device=device))
         facts = reward_facts(reward)
         spread = facts.std if config.scale_rewards else 1.0
@@ -147,12 +212,8 @@ def _same_tokenizer(policy: Checkpoint, *others: RewardCheckpoint | None) -> Non
             )
 
 
-def split_prompts(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conversation], list[Conversation]]:
-    """Training prompts, and the fixed held-out ones (of a shuffle when there is no validation split).
-
-    Raises:
-        UserError: for no prompt to train on, or fewer than two held out.
-    """
+def _split(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conversation], list[Conversation]]:
+    """Training prompts, and the fixed held-out ones (of a shuffle when there is no validation split)."""
     train = [p for part in prompts for p in part.train()]
     held_out = [p for part in prompts for p in part.val()]
     order = torch.Generator().manual_seed(config.seed)
@@ -170,12 +231,7 @@ def split_prompts(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conve
     return train, [held_out[i] for i in picked]
 
 
-def practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversations]) -> PackedBatches | None:
-    """Batches of the `ptx` conversations; None without any.
-
-    Raises:
-        UserError: for conversations without a weight, and a weight without conversations.
-    """
+def _practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversations]) -> PackedBatches | None:
     if bool(chats) != bool(config.ptx_coef):
         raise UserError(
             f"ptx_coef is {config.ptx_coef:g}, with {len(chats)} ptx inputs",
@@ -192,24 +248,39 @@ def practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversation
 
 
 def _log(run: Run, step: int, report: StepReport) -> None:
-    numbers = report._asdict()
-    if report.check_reward is None:
-        numbers.pop("check_reward")
+    numbers = {name: value for name, value in report._asdict().items() if value is not None}
+    parts = numbers.pop("parts")
+    if set(parts) != {"model"}:
+        numbers |= {f"part.{name}": value for name, value in parts.items()}
+    if not report.skipped:
+        numbers.pop("skipped")
     run.log(step=step, sqrt_kl=max(report.kl, 0.0) ** 0.5, **numbers)
 
 
 def _finish(run: Run, trainer: Trainer, after: Evaluation) -> None:
     before = trainer.before
-    run.metric("ppo.gain", mean_estimate([a - b for a, b in zip(after.rewards, before.rewards, strict=True)]))
-    run.metric("ppo.reward.before", mean_estimate(before.rewards))
-    run.metric("ppo.reward.after", mean_estimate(after.rewards))
-    run.metric("ppo.kl", mean_estimate(after.kl))
+    pairs = list(zip(before.rewards, after.rewards, strict=True))
+    gains = [b - a for a, b in pairs if a is not None and b is not None]
+    run.metric("ppo.gain", mean_estimate(gains))
+    run.metric("ppo.reward.before", mean_estimate(_known(before.rewards)))
+    run.metric("ppo.reward.after", mean_estimate(_known(after.rewards)))
+    run.metric("ppo.kl", mean_estimate(_known(after.kl)))
+    run.metric("ppo.unscored", wilson(len(pairs) - len(gains), len(pairs)))
+    run.metric("ppo.skipped", wilson(trainer.scoring.skipped, trainer.scoring.episodes))
+    if not trainer.config.reward.is_model_only:
+        for when, found in (("before", before), ("after", after)):
+            for name, value in found.parts.items():
+                run.metric(f"ppo.part.{name}.{when}", value)
     run.metric("ppo.ratio", _spread(trainer.ratios))
     run.metric("ppo.ratio_deviation", trainer.deviation)
     run.metric("ppo.steps", trainer.steps)
     run.metric("ppo.stopped_early", bool(trainer.stopped))
     if trainer.stopped:
         run.log(step=trainer.steps, stopped=trainer.stopped)
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _spread(ratios: list[float]) -> Estimate:

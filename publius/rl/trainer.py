@@ -8,96 +8,35 @@ probability ratio of 1; when it does not, sampler and scorer disagree and traini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from publius.core.config import Config, execution
 from publius.core.messages import Conversation
 from publius.inference.engine import Engine
+from publius.model.adapters import trainable
 from publius.model.heads import ValueModel
 from publius.model.transformer import Transformer
+from publius.reward.guard import part_means, sift
 from publius.reward.reward_fn import Reward, RewardFn, Trajectory
-from publius.rl.advantage import ESTIMATORS, Advantages, Estimator, EstimatorName, centred, gae
+from publius.rl.advantage import ESTIMATORS, Advantages, Estimator, centred, gae
 from publius.rl.batch import RolloutBatch, action_logprobs, collate, place_values
+from publius.rl.config import PPOConfig
+from publius.rl.evaluation import Evaluation, evaluation
 from publius.rl.loss import RunningScale, policy_loss, value_loss
 from publius.rl.rollout import rollout
+from publius.rl.scoring import Scoring
 from publius.rl.state import load_state, save_state
+from publius.rl.stop import SecondModel
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import Batch, BatchSource
 from publius.training.language import language_loss
 from publius.training.loop import to_device
 from publius.training.optimizer import rise_and_fall
 
-__all__ = ["Evaluation", "PPOConfig", "StepReport", "Trainer"]
-
-
-class PPOConfig(Config):
-    """How the policy is trained.
-
-    Attributes:
-        batch: prompts per step; with `group` samples of each, whose returns then correct the critic's
-            value of their prompt.
-        epochs, minibatches: passes over a step's rollouts, and optimizer steps in each pass.
-        beta: weight of the k1 KL inside the reward, per nat.
-        missing_end_penalty: taken off the score of a reply that did not end by itself.
-        scale_rewards: divide scores by their running standard deviation (never shift them).
-        critic: "reward" starts the critic from the reward model, "zero" from the policy with a zero head.
-        critic_warmup: steps in which only the critic learns.
-        warmup, decay_fraction: steps in which the rates rise, and share of the steps, the last ones, in which
-            they fall to nothing: a rate that stays high leaves the policy wherever its last batch threw it.
-        kl_budget: stop when a step's rollouts are this many nats per reply from the reference; None never.
-        check_drop, check_patience: stop when the second reward model's smoothed mean has been this many
-            of its standard deviations below its best for this many steps.
-        ptx_coef, ptx_tokens: weight of the language loss that every optimizer step of the policy adds, on
-            `ptx_tokens` of the `ptx` conversations (the mix of Ouyang et al. 2022, arXiv 2203.02155, eq. 2),
-            so that what the reward model cannot tell is not forgotten.
-        ratio_tolerance: how far the mean first-pass ratio may be from 1.
-        eval_prompts, eval_samples: held-out prompts, and replies to each, before and after.
-        dtype: compute dtype of critic and reward models; policy and reference stay fp32.
-    """
-
-    steps: int = Field(default=60, ge=1)
-    batch: int = Field(default=64, ge=1)
-    group: int = Field(default=1, ge=1)
-    epochs: int = Field(default=2, ge=1)
-    minibatches: int = Field(default=1, ge=1)
-    max_tokens: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=3e-5, gt=0)
-    critic_learning_rate: float = Field(default=1e-4, gt=0)
-    warmup: int = Field(default=5, ge=0)
-    decay_fraction: float = Field(default=0.0, ge=0, le=1)
-    grad_clip: float = Field(default=1.0, gt=0)
-    estimator: EstimatorName = "gae"
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    lam: float = Field(default=0.95, ge=0, le=1)
-    clip: float = Field(default=0.2, gt=0)
-    value_clip: float = Field(default=0.2, gt=0)
-    value_coef: float = Field(default=0.1, gt=0)
-    beta: float = Field(default=0.02, ge=0)
-    missing_end_penalty: float = Field(default=1.0, ge=0)
-    scale_rewards: bool = True
-    reward_clip: float = Field(default=10.0, gt=0)
-    critic: Literal["reward", "zero"] = "reward"
-    critic_warmup: int = Field(default=2, ge=0)
-    kl_budget: float | None = Field(default=10.0, gt=0)
-    check_drop: float = Field(default=0.5, gt=0)
-    check_patience: int = Field(default=5, ge=1)
-    ptx_coef: float = Field(default=0.0, ge=0)
-    ptx_tokens: int = Field(default=1024, ge=1)
-    ratio_tolerance: float = Field(default=1e-3, gt=0)
-    eval_prompts: int = Field(default=128, ge=2)
-    eval_samples: int = Field(default=1, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 0
-    save_every: int = execution(10, ge=1)
-    max_batch: int = execution(64, ge=1)
-    device: str = execution("auto")
-    threads: int | None = execution(None)
+__all__ = ["StepReport", "Trainer"]
 
 
 class StepReport(NamedTuple):
@@ -108,18 +47,16 @@ class StepReport(NamedTuple):
     ratio_first: float
     ratio_deviation: float
     clip_fraction: float
-    value_loss: float
+    value_loss: float | None
+    """None without a critic."""
     entropy: float
     length: float
     eos_rate: float
     check_reward: float | None
-
-
-class Evaluation(NamedTuple):
-    """Reward less penalty, and KL in nats, of each fixed prompt: means over its replies."""
-
-    rewards: list[float]
-    kl: list[float]
+    parts: dict[str, float]
+    """Each part of the reward, unweighted: the mean over the episodes that have it."""
+    skipped: int
+    """Episodes left out for having no reward; nothing else here counts them."""
 
 
 class Trainer:
@@ -141,20 +78,21 @@ class Trainer:
         self.ptx = ptx
         self.reference = reference.requires_grad_(False)
         self.engine = Engine(policy, renderer.tokenizer, max_batch=config.max_batch)
-        self._score, self._check, self._dtype = score, check, dtype
+        self.scoring = Scoring(score, config.reward.on_nan)
+        self._check, self._dtype = check, dtype
         self._estimator: Estimator = ESTIMATORS[config.estimator]
         if config.estimator == "gae":
             self._estimator = self._gae
-        self.models: dict[str, nn.Module] = {"policy": policy}
-        self.optimizers = {"policy": _adamw(policy, config.learning_rate)}
+        self.models: dict[str, nn.Module] = {"policy": trainable(policy)}
+        self.optimizers = {"policy": _adamw(self.models["policy"], config.learning_rate)}
         if critic is not None:
-            self.models["critic"] = critic.requires_grad_(True)
-            self.optimizers["critic"] = _adamw(critic, config.critic_learning_rate)
+            self.models["critic"] = trainable(critic)
+            self.optimizers["critic"] = _adamw(self.models["critic"], config.critic_learning_rate)
         self.scale = RunningScale()
-        self.before = Evaluation([], [])
+        self.before = Evaluation([], [], {})
         self.ratios: list[float] = []
         self.deviation = 0.0
-        self.checks: dict[str, float] = {}
+        self._second = SecondModel(config.check_drop, config.check_patience)
         self.steps, self.tokens, self.flops, self.stopped = 0, 0, 0.0, ""
 
     def step(self, prompts: list[Conversation], step: int) -> StepReport:
@@ -168,7 +106,7 @@ class Trainer:
             group=c.group,
             seed=c.seed * 100_003 + step,
         )
-        rewards = self._score(trajectories)
+        trajectories, rewards, skipped = self.scoring(trajectories, f"step {step}")
         batch = collate(
             trajectories,
             self._shape(trajectories, rewards),
@@ -178,9 +116,10 @@ class Trainer:
             beta=c.beta,
             estimator=self._estimator,
             dtype=self._dtype,
+            chunk_tokens=c.chunk_tokens,
         )
         kl = float(batch.kl_B.mean())
-        check = self._watch(trajectories)
+        check = self._watch(trajectories, step)
         if c.kl_budget is not None and kl > c.kl_budget:
             self.stopped = f"KL {kl:.2f} over the budget of {c.kl_budget} nats per reply"
         losses = self._update(batch, step)
@@ -192,11 +131,13 @@ class Trainer:
             ratio_first=losses["ratio"],
             ratio_deviation=losses["deviation"],
             clip_fraction=losses["clip"],
-            value_loss=losses["value"],
+            value_loss=None if self.critic is None else losses["value"],
             entropy=float(batch.entropy),
             length=sum(t.length for t in trajectories) / len(trajectories),
             eos_rate=sum(t.ended for t in trajectories) / len(trajectories),
             check_reward=check,
+            parts=part_means(rewards),
+            skipped=skipped,
         )
 
     def _gae(self, rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:
@@ -250,7 +191,7 @@ class Trainer:
         ratio = deviation = clip = value = 0.0
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        for piece, share in minibatch.chunks():
+        for piece, share in minibatch.chunks(c.chunk_tokens):
             if policy:
                 part = policy_loss(
                     action_logprobs(self.policy, piece),
@@ -302,21 +243,17 @@ class Trainer:
                 "the engine samples from another distribution than the trainer scores"
             )
 
-    def _watch(self, trajectories: list[Trajectory]) -> float | None:
+    def _watch(self, trajectories: list[Trajectory], step: int) -> float | None:
         """The second model's mean; asks for a stop when its smoothed value stays below its best."""
         if self._check is None:
             return None
-        values = torch.tensor([r.value for r in self._check(trajectories)], dtype=torch.float64)
-        mean, spread = float(values.mean()), float(values.std(unbiased=False))
-        state = self.checks or {"smooth": mean, "best": mean, "bad": 0.0}
-        state["smooth"] += 0.3 * (mean - state["smooth"])
-        state["best"] = max(state["best"], state["smooth"])
-        falls = state["smooth"] < state["best"] - self.config.check_drop * spread
-        state["bad"] = state["bad"] + 1 if falls else 0.0
-        self.checks = state
-        if state["bad"] >= self.config.check_patience:
+        checked = sift(
+            trajectories, self._check(trajectories), self.config.reward.on_nan, f"step {step}, check"
+        )
+        values = torch.tensor([r.value for r in checked.rewards], dtype=torch.float64)
+        if self._second.falls(values):
             self.stopped = "the second reward model fell while the first rose"
-        return mean
+        return float(values.mean())
 
     def evaluate(self, prompts: list[Conversation]) -> Evaluation:
         """Reward less penalty, and KL in nats, of replies to fixed prompts with fixed seeds."""
@@ -329,27 +266,24 @@ class Trainer:
             group=c.eval_samples,
             seed=-1 - c.seed,
         )
-        rewards = _penalised(trajectories, self._score(trajectories), c.missing_end_penalty)
-        batch = collate(
+        trajectories, scored, _ = self.scoring(trajectories, "the held-out prompts", count=False)
+        rewards = _penalised(trajectories, scored, c.missing_end_penalty)
+        return evaluation(
             trajectories,
             rewards,
-            None,
             self.reference,
+            prompts=len(prompts),
+            parts=part_means(scored),
             pad_id=self.renderer.tokenizer.pad_id,
-            beta=c.beta,
-            estimator=ESTIMATORS["rloo"],
-        )
-        order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].tokens))  # as collated
-        places = [trajectories[i].prompt for i in order]
-        return Evaluation(
-            _means(rewards, [t.prompt for t in trajectories]), _means(batch.kl_B.tolist(), places)
+            chunk_tokens=c.chunk_tokens,
         )
 
     def _count(self, batch: RolloutBatch) -> None:
         tokens = int(batch.lengths_B.sum())
         self.tokens += tokens
         forward = self.policy.config.flops_per_token(int(batch.lengths_B.max())) / 3
-        passes = 2 + 3 * self.config.epochs * (1 if self.critic is None else 2) + (self.critic is not None)
+        each = 3 if self.config.trunk == "separate" else 2  # frozen matrices need no gradient of their own
+        passes = 2 + each * self.config.epochs * (1 if self.critic is None else 2) + (self.critic is not None)
         self.flops += forward * passes * tokens
 
     def save(self, folder: Path, done: int) -> None:
@@ -360,7 +294,9 @@ class Trainer:
             "before": self.before._asdict(),
             "ratios": self.ratios,
             "deviation": self.deviation,
-            "checks": self.checks,
+            "scoring": self.scoring.state(),
+            "stopped": self.stopped,
+            "checks": self._second.state,
             "tokens": self.tokens,
             "flops": self.flops,
             "ptx": None if self.ptx is None else self.ptx.state(),
@@ -373,19 +309,14 @@ class Trainer:
             return 0
         facts: dict[str, Any] = load_state(folder, self.models, self.optimizers)
         self.scale, self.before = RunningScale(**facts["scale"]), Evaluation(**facts["before"])
-        self.ratios, self.deviation, self.checks = facts["ratios"], facts["deviation"], facts["checks"]
+        self.scoring.restore(facts["scoring"])
+        self.stopped = facts["stopped"]
+        self.ratios, self.deviation = facts["ratios"], facts["deviation"]
+        self._second.state = facts["checks"]
         self.steps, self.tokens, self.flops = facts["step"], facts["tokens"], facts["flops"]
         if self.ptx is not None:
             self.ptx.restore(facts["ptx"])
         return self.steps
-
-
-def _means(values: Sequence[float], prompts: Sequence[int]) -> list[float]:
-    """The mean of each prompt's values, in order of prompts."""
-    found: dict[int, list[float]] = {}
-    for value, prompt in zip(values, prompts, strict=True):
-        found.setdefault(prompt, []).append(value)
-    return [sum(found[prompt]) / len(found[prompt]) for prompt in sorted(found)]
 
 
 def _penalised(trajectories: list[Trajectory], rewards: list[Reward], penalty: float) -> list[float]:

@@ -1,28 +1,23 @@
 from __future__ import annotations
 
-import json
 import math
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from publius.constitution.judge import Judge, Judgement, ParseFailure
-from publius.constitution.preferences import (
-    JudgeEvalConfig,
-    LabelConfig,
-    evaluate_judge,
-    grade_judge,
-    label,
-)
+from publius.constitution.judges import Bench, RemoteJudgeConfig
+from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of, user
-from publius.data.artifacts import Preferences, Prompts, write_preferences, write_prompts
-from publius.data.types import Preference
-from publius.model.checkpoint import Checkpoint
+from publius.data.artifacts import Prompts, write_prompts
 from publius.pipeline.run import testing_run
 from publius.testing import ScriptedEngine
+from tests.constitution.judges.by_length import LengthJudge
+from tests.constitution.judges.test_remote import options
+from tests.inference.remote.wire import Fault, Reply, wire
 from tests.rl import tiny
 
 T = tiny.tokenizer()
@@ -30,23 +25,10 @@ MODULE = sys.modules["publius.constitution.preferences"]
 CONFIG = {"threads": 1, "device": "cpu"}
 
 
-class FakeJudge(Judge):
-    """Prefers the longer answer; ties are exact; an answer with ? cannot be judged."""
-
-    def __init__(self) -> None:
-        self.constitution = Constitution.load()
-
-    def judge(self, pairs, principles):
-        return [
-            self._one(text_of(a), text_of(b), p.id) for (_, a, b), p in zip(pairs, principles, strict=True)
-        ]
-
-    @staticmethod
-    def _one(a: str, b: str, name: str):
-        if "?" in a + b:
-            return ParseFailure("odd", name)
-        p = 1 / (1 + math.exp(len(b) - len(a)))
-        return Judgement(p, len(a) != len(b) + 1, p, p, name)
+@contextmanager
+def seat(config, checkpoints):
+    """In place of a judge that takes a model: one that prefers the longer answer."""
+    yield Bench(LengthJudge())
 
 
 @pytest.fixture
@@ -54,7 +36,7 @@ def fake(monkeypatch: pytest.MonkeyPatch):
     def install(*scripts) -> None:
         order = iter([ScriptedEngine(script, T) for script in scripts])
         monkeypatch.setattr(MODULE, "Engine", lambda *a, **k: next(order))
-        monkeypatch.setattr(MODULE, "_judge", lambda config, checkpoint: FakeJudge())
+        monkeypatch.setattr(MODULE, "seated", seat)
 
     return install
 
@@ -133,78 +115,118 @@ def test_no_label_at_all_is_a_user_error(tmp_path: Path, fake) -> None:
         )
 
 
-def graded(count: int = 40) -> list[Preference]:
-    def one(i: int) -> Preference:
-        good, bad = assistant("better answer"), assistant("bad")
-        if i % 4 == 0:  # stored the other way round, label and all
-            return Preference(prompt=tiny.chats(1)[0], chosen=bad, rejected=good, probability=0.1, source="b")
-        return Preference(prompt=tiny.chats(1)[0], chosen=good, rejected=bad, source="a")
-
-    return [one(i) for i in range(count)]
-
-
-def test_grading(tmp_path: Path) -> None:
-    run = testing_run(tmp_path)
-    metrics, samples = grade_judge(run, FakeJudge(), graded())
-    assert metrics["judge.accuracy"].value == 1
-    assert metrics["judge.accuracy.a"].n == 30 and metrics["judge.accuracy.b"].n == 10
-    assert metrics["judge.brier"].value < 0.01
-    assert run.metrics["judge.accuracy"]["n"] == 40
-    sides = [row["a_is_better"] for row in samples]
-    assert 5 < sum(sides) < 35
-    wrong = [p.model_copy(update={"chosen": p.rejected, "rejected": p.chosen}) for p in graded()]
-    assert grade_judge(run, FakeJudge(), wrong)[0]["judge.accuracy"].value == 0
+ARMS = {
+    "hard": {"labels": "hard"},
+    "soft": {},
+    "cot": {"chain_of_thought": True, "clamp": "none"},
+    "cot-20-80": {"chain_of_thought": True, "clamp": (0.2, 0.8)},
+    "cot-40-60": {"chain_of_thought": True},
+}
 
 
-def test_an_unread_pair_counts_as_wrong(tmp_path: Path) -> None:
-    pairs = [
-        *graded(3),
-        Preference(prompt=tiny.chats(1)[0], chosen=assistant("what?"), rejected=assistant("x")),
-    ]
-    metrics, _ = grade_judge(testing_run(tmp_path), FakeJudge(), pairs)
-    assert metrics["judge.accuracy"].value == 0.75
-    assert metrics["judge.failures"].value == 0.25
-    with pytest.raises(UserError, match="no pairs"):
-        grade_judge(testing_run(tmp_path), FakeJudge(), [])
+@pytest.mark.parametrize(
+    ("arm", "probability"),
+    [("hard", 1.0), ("soft", 0.9), ("cot", 0.9), ("cot-20-80", 0.8), ("cot-40-60", 0.6)],
+)
+def test_the_arms_of_the_paper_are_settings(tmp_path: Path, monkeypatch, arm, probability) -> None:
+    def say(text: str) -> Reply:
+        first = 0.9 if options(text)[0] == "aaaa" else 0.1
+        said = "(A)" if first > 0.5 else "(B)"
+        return Reply(
+            f"The answer is {said}" if "step" in text else said, chances={"A": first, "B": 1 - first}
+        )
+
+    model = tiny.checkpoint(tmp_path / "m")
+    monkeypatch.setattr(MODULE, "Engine", lambda *a, **k: ScriptedEngine(["aaaa", "b"], T))
+    write_prompts(tmp_path / "p", train=tiny.chats(1))
+    with wire(say) as server:
+        remote = RemoteJudgeConfig.model_validate(server.settings("openai", tmp_path))
+        config = LabelConfig.model_validate(CONFIG | ARMS[arm] | {"remote": (remote,), "shots": 0})
+        made = label(testing_run(tmp_path), config, policy=model, prompts=Prompts(tmp_path / "p"))
+    assert [p.probability for p in made.train()] == [pytest.approx(probability)]
+
+
+def test_a_failed_labelling_goes_on_where_it_was(tmp_path: Path, monkeypatch) -> None:
+    """Neither are answers sampled again nor is the judge asked again; a killed one leaves the same behind."""
+    model = tiny.checkpoint(tmp_path / "m")
+    sampled: list[ScriptedEngine] = []
+
+    def engine(*args, **kwargs) -> ScriptedEngine:
+        sampled.append(ScriptedEngine(["aaaa", "bb", "c", "d"], T))
+        return sampled[-1]
+
+    monkeypatch.setattr(MODULE, "Engine", engine)
+    write_prompts(tmp_path / "p", train=tiny.chats(1), val=tiny.chats(2)[1:])
+    with wire(lambda text: Reply("(A)" if len(options(text)[0]) > 1 else "(B)")) as server:
+        own = {"retries": 0, "concurrency": 1}
+        remote = RemoteJudgeConfig.model_validate(server.settings("anthropic", tmp_path) | own)
+        config = LabelConfig.model_validate(CONFIG | {"remote": (remote,), "shots": 0})
+        inputs = {"policy": model, "prompts": Prompts(tmp_path / "p")}
+        server.faults.extend([Fault()] * 2 + [Fault(status=500)])
+        with pytest.raises(UserError, match="status 500"):
+            label(testing_run(tmp_path), config, **inputs)
+        assert len(server.seen) == 3 and len(sampled) == 1
+        run = testing_run(tmp_path)
+        made = label(run, config, **inputs)
+        assert len(server.seen) == 5 and len(sampled) == 1
+    assert [text_of(p.chosen) for p in (*made.train(), *made.val())] == ["aaaa", "bb"]
+    m = {name: metric["value"] for name, metric in run.metrics.items()}
+    assert (m["remote.requests"], m["remote.cached"], m["label.dropped"]) == (2, 2, 0)
+    assert (m["label.skipped"], m["label.abstentions"]) == (0, 0)
+
+
+def test_silent_pairs_are_counted_by_kind_and_all_silent_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    model = tiny.checkpoint(tmp_path / "m")
+    script = ["no", "odd", "good", "x", "y", "bad"]
+    monkeypatch.setattr(MODULE, "Engine", lambda *a, **k: ScriptedEngine(script, T))
+    write_prompts(tmp_path / "p", train=tiny.chats(3))
+
+    def say(text: str) -> Reply:
+        shown = options(text)
+        if "no" in shown:
+            return Reply("I will not.", "refusal")
+        return Reply("?") if "odd" in shown else Reply("(A)" if shown[0] == "good" else "(B)")
+
+    with wire(say) as server:
+        remote = RemoteJudgeConfig.model_validate(server.settings("openai", tmp_path))
+        config = LabelConfig.model_validate(CONFIG | {"remote": (remote,), "shots": 0})
+        run = testing_run(tmp_path)
+        made = label(run, config, policy=model, prompts=Prompts(tmp_path / "p"))
+        assert len(made.train()) == 1
+        m = {name: metric["value"] for name, metric in run.metrics.items()}
+        assert m["label.abstentions"] == m["label.failures"] == pytest.approx(1 / 3)
+        server.say = lambda text: Reply("I will not.", "refusal")
+        again = config.model_copy(update={"remote": (remote.model_copy(update={"model": "other"}),)})
+        with pytest.raises(UserError, match="labelled no pair") as raised:
+            label(testing_run(tmp_path / "2"), again, policy=model, prompts=Prompts(tmp_path / "p"))
+        assert "3 Abstention" in raised.value.where
+
+
+def test_what_is_wrong_with_a_judge_is_told_before_anything_is_sampled(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(MODULE, "Engine", lambda *a, **k: pytest.fail("sampled"))
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    write_prompts(tmp_path / "p", train=tiny.chats(1))
+    inputs = {"policy": tiny.checkpoint(tmp_path / "m"), "prompts": Prompts(tmp_path / "p")}
+    with pytest.raises(UserError, match="no judge"):
+        label(testing_run(tmp_path), LabelConfig(**CONFIG), **inputs)
+    remote = {"dialect": "openai", "url": "http://h/v1", "model": "m", "key_variable": "NO_SUCH_KEY"}
+    config = LabelConfig.model_validate(CONFIG | {"remote": (remote | {"cache": str(tmp_path / "c")},)})
+    with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
+        label(testing_run(tmp_path), config, **inputs)
 
 
 def test_the_whole_way_with_real_engines(tmp_path: Path) -> None:
+    """A panel of two models of our own; the talker's answers are labelled."""
     model = tiny.talker_checkpoint(tmp_path / "m", max_position=4000)
+    other = tiny.talker_checkpoint(tmp_path / "o", seed=1, max_position=4000)
+    run = testing_run(tmp_path)
     made = label(
-        testing_run(tmp_path),
+        run,
         LabelConfig(**CONFIG, shots=1, answer_tokens=30, min_mass=0.0),
         policy=model,
         judge=model,
+        panel=[other],
         prompts=tiny.prompts(tmp_path / "p", 8),
     )
     assert made.train() and all(0 < p.probability < 1 for p in made.train())
-    write_preferences(tmp_path / "g", train=[], val=graded(6))
-    run = testing_run(tmp_path)
-    report = evaluate_judge(
-        run,
-        JudgeEvalConfig(**CONFIG, shots=1, min_mass=0.0, max_pairs=5),
-        judge=model,
-        pairs=Preferences(tmp_path / "g"),
-    )
-    assert report.metrics()["judge.accuracy"]["n"] == 5 == len(report.samples())
-    assert report.metrics()["judge.accuracy"] == run.metrics["judge.accuracy"]
-
-
-def test_a_judge_that_cannot_be_read_is_reported_without_a_rate(tmp_path, monkeypatch):
-    """Nothing was read, so there is no rate of inconsistency, and the report is JSON all the same."""
-    monkeypatch.setattr(MODULE, "_judge", lambda config, checkpoint: FakeJudge())
-    prompt = Conversation(messages=(user("hi"),))
-    pair = Preference(
-        prompt=prompt, chosen=assistant("yes?"), rejected=assistant("no?"), probability=1.0, source="s"
-    )
-    write_preferences(tmp_path / "pairs", train=[pair], val=[pair] * 3)
-    config = JudgeEvalConfig.model_validate(CONFIG | {"constitution": Constitution.load("default")})
-    report = evaluate_judge(
-        testing_run(tmp_path / "run"),
-        config,
-        judge=Checkpoint(tmp_path),
-        pairs=Preferences(tmp_path / "pairs"),
-    )
-    written = json.loads(report.file("judge.json").read_text(), parse_constant=pytest.fail)["metrics"]
-    assert written["judge.failures"]["value"] == 1.0 and written["judge.accuracy"]["value"] == 0.0
-    assert written["judge.inconsistency"]["value"] is None
+    assert "judge.disagreement" in run.metrics

@@ -180,3 +180,16 @@ def test_bad_override(key, text, message, fix):
 def test_setting_round_trips(value):
     text = value if isinstance(value, str) else repr(value)
     assert parse_setting(type(value), text, "here") == value
+
+
+class Nested(Config):
+    size: int = Field(default=1, ge=1)
+
+
+def test_what_is_wrong_inside_of_a_list_is_told():
+    kind = tuple[Nested, ...]
+    assert parse_setting(kind, '[{"size": 2}]', "here") == (Nested(size=2),)
+    with pytest.raises(UserError, match=r"0\.size: .*greater than or equal to 1"):
+        parse_setting(kind, '[{"size": 0}]', "here")
+    with pytest.raises(UserError, match=r"has no field '0\.szie'"):
+        parse_setting(kind, '[{"szie": 2}]', "here")

@@ -10,7 +10,7 @@ import json
 import math
 import random
 
-from publius.constitution.preferences import JudgeReport
+from publius.constitution.grading import JudgeReport
 from publius.constitution.revise import Revision, Revisions, Transcript
 from publius.core.config import Config
 from publius.core.messages import (
@@ -126,11 +126,22 @@ def ppo(run: Run, config: Toy, *, policy: Checkpoint, reward: RewardCheckpoint) 
             step=step, sqrt_kl=kl**0.5, reward=math.sqrt(kl) + rng.gauss(0, 0.1), kl=kl, ratio_first=1.0,
             clip_fraction=0.05, value_loss=0.3, entropy=1.2 - 0.1 * kl, length=30.0, eos_rate=0.97,
             check_reward=0.8 * math.sqrt(kl) - 0.02 * kl**2,
+            **{"part.model": math.sqrt(kl), "part.judge": 0.5 + 0.05 * kl, "part.judge.failed": 0.01},
+            **({"skipped": 2} if step == 3 else {}),
         )  # fmt: skip
     run.log(step=config.steps, stopped="KL 10.20 over the budget of 10.0 nats per reply")
     run.metric("ppo.gain", mean_estimate([1.0, 1.4, 1.8]))
     run.metric("ppo.kl", mean_estimate([5.0, 6.0, 7.0]))
     run.count(tokens=20_000, flops=4e12)
+    return Checkpoint(run.output)
+
+
+@stage(version=1)
+def dpo(run: Run, config: Toy, *, policy: Checkpoint, preferences: list[Preferences]) -> Checkpoint:
+    _curve(run, config.steps, 0.69, 0.4)
+    run.metric("dpo.accuracy", wilson(45, 60))
+    run.metric("dpo.margin", mean_estimate([0.5, 0.9, 0.7]))
+    run.metric("dpo.kl", mean_estimate([2.0, 3.0, 4.0]))
     return Checkpoint(run.output)
 
 
@@ -370,6 +381,7 @@ def storyboard() -> Recipe:
     r.stage("judge_graded", evaluate_judge, Toy(), judge=base)
     liked = r.stage("taste", train_reward, Toy(steps=40), base=slcai, preferences=[labels])
     final = r.stage("polished", ppo, Toy(steps=30), policy=slcai, reward=liked)
+    r.stage("fitted", dpo, Toy(steps=20), policy=slcai, preferences=[labels])
     test2 = r.stage("exam2", evaluate, Toy(prefix="final", level=1.0), model=final)
     r.stage("difference", compare, Toy(), before=test0, after=test2)
     round2 = r.stage("attack2", red_team, Toy(level=1.0, round=2), model=final)

@@ -2,22 +2,16 @@ import pytest
 
 from publius.core.messages import Conversation, ImageBlock, ToolResultBlock, ToolUseBlock, assistant, user
 from publius.evals import Measure, Sample, Verdict
-from publius.report.alignment import _cell, examined, principle_texts, reliability
+from publius.report.alignment import _cell, examined, principle_texts
 from publius.report.overview import seconds
-from publius.report.transcripts import _block, _marks, split_reply
+from publius.report.transcripts import _marks, split_reply
+from publius.report.words import show_block
 
 
 def test_durations():
     assert [seconds(x) for x in (0.04, 9.96, 42.4, 59.6, 185, 7800)] == [
         "0.0 s", "10.0 s", "42 s", "1 min 0 s", "3 min 5 s", "2 h 10 min",
     ]  # fmt: skip
-
-
-def test_reliability_bins_by_what_was_said():
-    bins = reliability([(0.05, False), (0.07, True), (0.93, True), (1.0, True)])
-    assert [(round(said, 3), true, n) for said, true, n, _, _ in bins] == [(0.06, 0.5, 2), (0.965, 1.0, 2)]
-    assert all(low <= true <= high for _, true, _, low, high in bins)
-    assert reliability([]) == []
 
 
 def test_split_reply_undoes_tool_turns():
@@ -56,8 +50,8 @@ def test_marks(kind, verdict, words):
 
 
 def test_odd_blocks():
-    assert "(an image)" in str(_block(ImageBlock(source={})))
-    assert ">error<" in str(_block(ToolResultBlock(tool_use_id="t", content="no", is_error=True)))
+    assert "(an image)" in str(show_block(ImageBlock(source={})))
+    assert ">error<" in str(show_block(ToolResultBlock(tool_use_id="t", content="no", is_error=True)))
 
 
 def test_texts_of_principles_come_from_the_config(gathered):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ import torch
 
 from publius.core.messages import Conversation, assistant, user
 from publius.model.heads import RewardModel
-from publius.reward.reward_fn import ModelReward, Reward, Trajectory, VerifierReward, WeightedReward, pad_rows
+from publius.reward.reward_fn import (
+    ModelReward,
+    Part,
+    Reward,
+    Trajectory,
+    VerifierReward,
+    WeightedReward,
+    pad_rows,
+)
 from tests.rl import tiny
 
 T = tiny.tokenizer()
@@ -53,3 +62,31 @@ def test_verifier_and_sum() -> None:
 
 def test_pad_rows() -> None:
     assert pad_rows([[1, 2], [3]], 0, torch.device("cpu")).tolist() == [[1, 2], [3, 0]]
+
+
+def test_a_part_may_not_apply_and_may_only_watch() -> None:
+    check = VerifierReward(lambda meta, text: 1.0 if text == "yes" else math.nan)
+    brief = VerifierReward(lambda meta, text: -len(text), name="brief")
+    watched = WeightedReward({"right": Part(0, check), "brief": Part(0.5, brief)})
+    yes, no = watched([trajectory("yes"), trajectory("no")])
+    assert yes == Reward(-1.5, {"right": 1, "brief": -3})
+    assert no.value == -1 and math.isnan(no.parts["right"]) and not no.problem
+    some = WeightedReward(
+        {
+            "right": Part(2, check, lambda t: t.ended),
+            "brief": Part(0.5, brief),
+            "never": Part(9, brief, lambda t: False),
+        }
+    )
+    assert some([trajectory("no", ended=False), trajectory("yes")]) == [
+        Reward(-1, {"brief": -2}),
+        Reward(0.5, {"right": 1, "brief": -3}),
+    ]
+
+
+def test_no_reward_stays_none_and_says_why() -> None:
+    unread = Reward(math.nan, {"judge": math.nan, "judge.failed": 1.0, "other": 3.0}, "odd")
+    brief = VerifierReward(lambda meta, text: -len(text), name="brief")
+    [found] = WeightedReward({"judge": (1.0, lambda ts: [unread]), "brief": (1.0, brief)})([trajectory("no")])
+    assert math.isnan(found.value) and found.problem == "judge: odd"
+    assert found.parts.keys() == {"judge", "judge.failed", "brief"}  # of a part's own parts, only its details

@@ -51,8 +51,7 @@ def test_collate_against_a_plain_forward() -> None:
     assert float(white.advantages[white.mask].mean()) == pytest.approx(0, abs=1e-5)
 
 
-def test_minibatches_and_chunks_cover_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publius.rl.batch._CHUNK_TOKENS", 60)
+def test_minibatches_and_chunks_cover_every_row_once() -> None:
     policy = tiny.talker()
     episodes = rollout(Engine(policy, T), Renderer(T), tiny.chats(9), max_tokens=20, seed=0)
     batch = collate(episodes, [0.0] * 9, None, policy, pad_id=T.pad_id, beta=0.0, estimator=gae)
@@ -60,7 +59,7 @@ def test_minibatches_and_chunks_cover_every_row_once(monkeypatch: pytest.MonkeyP
     assert [len(p.inputs) for p in parts] == [3, 3, 3]
     assert sum(int(p.mask.sum()) for p in parts) == int(batch.mask.sum())
     for part in parts:
-        pieces = list(part.chunks())
+        pieces = list(part.chunks(60))
         assert sum(share for _, share in pieces) == pytest.approx(1)
         assert all(piece.inputs.numel() <= 60 or len(piece.inputs) == 1 for piece, _ in pieces)
         assert all(piece.inputs.shape[1] == int(piece.lengths_B.max()) for piece, _ in pieces)

@@ -35,6 +35,15 @@ def test_masked_places_do_not_count() -> None:
     assert float(found.deviation) == 0
 
 
+def test_masked_places_weigh_nothing() -> None:
+    """Whatever lies there: the mean is over actions alone, for the policy and for the critic."""
+    mask = torch.tensor([[True, False, False]])
+    found = policy_loss(torch.zeros(1, 3), torch.zeros(1, 3), torch.tensor([[2.0, 9.0, 9.0]]), mask)
+    assert float(found.loss) == -2
+    wild = torch.tensor([[1.0, 50.0, -50.0]])
+    assert float(value_loss(wild, torch.zeros(1, 3), torch.zeros(1, 3), mask).loss) == pytest.approx(0.5)
+
+
 def test_gradient_at_ratio_one_is_the_policy_gradient() -> None:
     logp = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     policy_loss(

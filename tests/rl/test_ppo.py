@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from publius.core.errors import UserError
 from publius.core.messages import text_of
 from publius.pipeline.run import Run, testing_run
 from publius.reward.reward_fn import Reward, Trajectory, VerifierReward
-from publius.rl.ppo import PPOConfig, Trainer, ppo
+from publius.rl.ppo import PPOConfig, Trainer, _trainer, ppo
 from publius.rl.rollout import take
 from publius.tokenizer.bpe import TokenizerConfig, train_bpe
 from publius.tokenizer.renderer import Renderer
@@ -90,6 +91,7 @@ class Killed(Exception):
         {"estimator": "grpo", "group": 2, "batch": 2},
         {"critic": "zero"},
         {"ptx_coef": 0.5, "ptx_tokens": 64},
+        {"trunk": "shared", "critic": "zero", "rank": 2},
     ],
 )
 def test_resume_ends_like_an_unbroken_run(
@@ -149,6 +151,70 @@ def test_ppo_learns_an_easy_reward() -> None:
     learner = trainer(config, likes_a)
     rewards = [learner.step(take(tiny.chats(16), i, 8, 0), i).reward for i in range(15)]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+
+
+def test_many_passes_over_one_batch_stay_clipped() -> None:
+    """Thirty passes at a high rate: the clip binds, and the policy stays near where the batch was drawn."""
+    changes = {"estimator": "rloo", "group": 4, "batch": 8, "epochs": 30, "learning_rate": 1e-2, "beta": 0.0}
+    config = SMALL.model_copy(update=changes | {"minibatches": 1, "warmup": 0, "kl_budget": None})
+    likes_a = VerifierReward(lambda meta, text: text.count("a") / max(1, len(text)))
+    learner = trainer(config, likes_a)
+    first = learner.step(take(tiny.chats(16), 0, 8, 0), 0)
+    assert first.clip_fraction > 0.1
+    assert abs(learner.step(take(tiny.chats(16), 1, 8, 0), 1).kl) < 1.0
+
+
+def test_the_reference_stays_where_it_was() -> None:
+    config = SMALL.model_copy(update={"estimator": "rloo", "group": 2, "warmup": 0, "kl_budget": None})
+    learner = trainer(config, short)
+    start = {name: value.clone() for name, value in learner.reference.state_dict().items()}
+    reports = [learner.step(take(tiny.chats(16), i, 4, 0), i) for i in range(3)]
+    assert reports[0].kl == pytest.approx(0, abs=1e-3) and abs(reports[2].kl) > 1e-3
+    assert all(torch.equal(start[name], value) for name, value in learner.reference.state_dict().items())
+    assert not any(p.requires_grad for p in learner.reference.parameters())
+    assert any(not torch.equal(start[name], value) for name, value in learner.policy.state_dict().items())
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+def test_the_other_estimators_through_the_stage(tmp_path: Path, estimator: str) -> None:
+    """No critic; the KL is inside the totals that are compared, and logged; all else is the same loop."""
+    policy, run = tiny.talker_checkpoint(tmp_path / "p"), testing_run(tmp_path)
+    update = {"estimator": estimator, "group": 3, "batch": 2, "critic_warmup": 2}
+    made = ppo(
+        run,
+        SMALL.model_copy(update=update),
+        policy=policy,
+        reward=tiny.reward_checkpoint(tmp_path / "r"),
+        prompts=[tiny.prompts(tmp_path / "q")],
+    )
+    before, after = policy.load().state_dict(), made.load().state_dict()
+    assert any(not torch.equal(before[k], after[k]) for k in before), "there is no critic to warm up"
+    lines = log_lines(run)
+    assert len(lines) == 3 and all("value_loss" not in line for line in lines)
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-3) and lines[2]["kl"] != pytest.approx(0, abs=1e-6)
+    assert run.metrics["ppo.ratio"]["value"] == pytest.approx(1, abs=1e-3)
+    assert run.metrics["ppo.gain"]["n"] == run.metrics["ppo.kl"]["n"] == 4
+
+
+def test_an_estimator_by_comparison_needs_something_to_compare() -> None:
+    with pytest.raises(ValueError, match="estimator grpo compares the replies to one prompt"):
+        PPOConfig(estimator="grpo")
+    with pytest.raises(ValueError, match="make group 2 or more"):
+        PPOConfig(estimator="rloo", group=1)
+
+
+def test_smaller_chunks_are_the_same_step() -> None:
+    """To rounding: fewer rows a forward, the same sums."""
+    moved: list[dict[str, torch.Tensor]] = []
+    for tokens in (8192, 40):
+        changes = {"estimator": "grpo", "group": 4, "batch": 8, "chunk_tokens": tokens, "epochs": 1}
+        learner = trainer(SMALL.model_copy(update=changes | {"minibatches": 1, "warmup": 0}), short)
+        learner.optimizers["policy"] = torch.optim.SGD(learner.policy.parameters(), lr=0.1)
+        learner.step(tiny.chats(8), 0)
+        moved.append({name: value.clone() for name, value in learner.policy.state_dict().items()})
+    start = tiny.talker().state_dict()
+    assert any(not torch.equal(start[name], value) for name, value in moved[0].items())
+    assert all(torch.allclose(moved[0][name], value, atol=1e-6) for name, value in moved[1].items())
 
 
 def test_practice_beside_it_is_learned(tmp_path: Path) -> None:
@@ -273,6 +339,55 @@ def test_bad_inputs(tmp_path: Path) -> None:
             reward=reward,
             prompts=[tiny.prompts(tmp_path / "q2")],
         )
+
+
+def test_one_trunk_for_policy_critic_and_reference(tmp_path: Path) -> None:
+    """A step begins as it does with models of their own, and what is written is an ordinary checkpoint."""
+    policy, reward = tiny.talker_checkpoint(tmp_path / "p"), tiny.reward_checkpoint(tmp_path / "r")
+    runs = {}
+    for trunk in ("separate", "shared"):
+        runs[trunk] = testing_run(tmp_path / trunk)
+        changes = {"trunk": trunk, "critic": "zero", "rank": 4, "learning_rate": 1e-2, "warmup": 0}
+        made = ppo(
+            runs[trunk],
+            SMALL.model_copy(update=changes),
+            policy=policy,
+            reward=reward,
+            prompts=[tiny.prompts(tmp_path / f"q-{trunk}")],
+        )
+    first, second = (log_lines(runs[trunk])[0] for trunk in ("separate", "shared"))
+    for name in ("reward", "kl", "ratio_first", "entropy", "length", "eos_rate"):
+        assert first[name] == second[name], name
+    lines = log_lines(runs["shared"])
+    assert abs(lines[2]["kl"]) > 1e-3, "the adapters have moved the policy, and not its reference"
+    assert runs["shared"].metrics["ppo.ratio"]["value"] == pytest.approx(1, abs=1e-3)
+    before, after = policy.load().state_dict(), made.load().state_dict()
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if "proj" in name}, "matrices of blocks, and nothing else"
+
+
+def test_one_trunk_keeps_one_model(tmp_path: Path) -> None:
+    policy = tiny.talker_checkpoint(tmp_path / "p")
+    reward = tiny.reward_checkpoint(tmp_path / "r")
+    held = {}
+    for trunk in ("separate", "shared"):
+        config = SMALL.model_copy(update={"trunk": trunk, "critic": "zero", "rank": 2})
+        learner = _trainer(config, policy, reward, None, None, [], ExitStack())
+        assert learner.critic is not None
+        models = (learner.policy, learner.critic, learner.reference)
+        held[trunk] = sum({p.data_ptr(): p.numel() for m in models for p in m.parameters()}.values())
+        learns = sum(p.numel() for model in learner.models.values() for p in model.parameters())
+        assert learns < 0.2 * held["separate"] or trunk == "separate"
+    one = policy.config().parameters()
+    assert held["separate"] == 3 * one + 33 and held["shared"] < 1.3 * one
+
+
+def test_a_critic_on_the_trunk_is_not_the_reward_model() -> None:
+    with pytest.raises(ValueError, match="set critic to zero"):
+        PPOConfig(trunk="shared")
+    assert PPOConfig(trunk="shared", critic="zero").rank == 16
+    assert PPOConfig(trunk="shared", estimator="rloo", group=2).trunk == "shared"
 
 
 def test_held_out_prompts_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

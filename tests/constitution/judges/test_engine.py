@@ -6,8 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from publius.constitution.judge import Judge, Judgement, ParseFailure, combine
+from publius.constitution.judges import EngineJudge, Judgement, ParseFailure
+from publius.constitution.judges.engine import _answer_tokens
+from publius.constitution.judges.judgement import sigmoid
 from publius.constitution.principles import Constitution
+from publius.constitution.raw_text import Case
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
 from publius.inference.request import Completion
@@ -15,6 +18,7 @@ from tests.rl.tiny import tokenizer
 
 C, T = Constitution.load(), tokenizer()
 P = C.principles[0]
+QUESTION = P.comparison_question
 TALK = Conversation(messages=(user("hello"),))
 A, B = T.encode("A")[0], T.encode("B")[0]
 
@@ -44,12 +48,8 @@ class Scripted:
         return [Completion(tuple(ids), (0.0,) * len(ids), "stop_sequence", "\n\n") for _ in prompts]
 
 
-def judge(engine: Scripted, **options) -> Judge:
-    return Judge(engine, T, C, **options)  # pyright: ignore[reportArgumentType]
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
+def judge(engine: Scripted, **options) -> EngineJudge:
+    return EngineJudge(engine, T, C, **options)  # pyright: ignore[reportArgumentType]
 
 
 def test_orders_are_averaged_in_logit_space() -> None:
@@ -93,13 +93,13 @@ def test_failures_are_explicit() -> None:
         judge(Scripted(lambda a, b: 0.5)).judge([pair], [])
 
 
-def test_chain_of_thought_is_clamped_and_sampled() -> None:
+def test_thoughts_are_sampled_and_labels_left_unclamped() -> None:
     engine = Scripted(lambda first, second: 0.99 if first == "good" else 0.01)
     [verdict] = judge(engine, chain_of_thought=True, samples=3).judge(
         [(TALK, assistant("good"), assistant("bad"))], [P]
     )
     assert isinstance(verdict, Judgement)
-    assert verdict.probability == pytest.approx(0.6)
+    assert verdict.probability == pytest.approx(0.99)
     assert verdict.forward == pytest.approx(0.99)
     assert verdict.reason.strip() == "one thought"
     assert engine.thoughts == 6
@@ -113,12 +113,44 @@ def test_chain_of_thought_that_does_not_fit_is_a_failure() -> None:
     assert isinstance(verdict, ParseFailure)
 
 
+def test_a_prompt_that_is_too_long_is_not_judged_by_a_thought_about_its_beginning() -> None:
+    """Whatever the thought's length, and however short of the limit the conclusion stays."""
+    pair = (TALK, assistant("x" * 300), assistant("y"))
+    longest = len(
+        judge(Scripted(lambda a, b: 0.9), shots=0)._style.reasoning(Case(TALK, "x" * 300, "y", QUESTION))
+    )
+    reserve = 3 + 20 + len(T.encode(C.layout.conclusion))
+    for room, fits in ((longest + reserve, True), (longest + reserve - 1, False)):
+        engine = Scripted(lambda a, b: 0.9, room=room)
+        [verdict] = judge(engine, chain_of_thought=True, thought_tokens=20, shots=0).judge([pair], [P])
+        assert isinstance(verdict, Judgement) == fits
+        assert engine.thoughts == (2 if fits else 0)
+
+
+def test_samples_are_averaged_as_probabilities() -> None:
+    chances = iter([0.9, 0.9, 0.5, 0.5, 0.2, 0.2, 0.2, 0.2])  # asked twice each: for both answers
+    engine = Scripted(lambda first, second: next(chances))
+    [verdict] = judge(engine, chain_of_thought=True, samples=2).judge(
+        [(TALK, assistant("good"), assistant("bad"))], [P]
+    )
+    assert isinstance(verdict, Judgement)
+    assert verdict.forward == pytest.approx(0.7) and verdict.backward == pytest.approx(0.8)
+
+
 def test_answers_must_differ() -> None:
     same = C.model_copy(update={"answers": (" A", " A")})
     with pytest.raises(UserError, match="the same"):
-        Judge(Scripted(lambda a, b: 0.5), T, same)  # pyright: ignore[reportArgumentType]
+        EngineJudge(Scripted(lambda a, b: 0.5), T, same)  # pyright: ignore[reportArgumentType]
 
 
-def test_combine() -> None:
-    assert combine(3, -1) == (pytest.approx(sigmoid(1)), False)
-    assert combine(-800, -800) == (0.0, True)
+@pytest.mark.parametrize(
+    ("first", "second", "scored"),
+    [
+        ([1, 2, 9], [1, 3, 9], ([1, 2], [1, 3])),  # what follows the letter is the same
+        ([7, 9], [1, 3, 9], ([7, 9], [1, 3, 9])),  # " (A" is one token, " (" begins anything
+        ([1, 2], [1, 3], ([1, 2], [1, 3])),
+        ([1, 2, 4], [1, 3, 5], ([1, 2, 4], [1, 3, 5])),
+    ],
+)
+def test_what_is_scored_of_the_answers(first, second, scored) -> None:
+    assert _answer_tokens(first, second) == scored

@@ -1,0 +1,166 @@
+"""Final answers of worked problems: found in a reply, read as exact numbers, compared.
+
+One candidate is compared, never several: a reply that lists numbers until one is right has not answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+
+__all__ = ["any_of", "find_answer", "last_number", "read_number", "same_answer"]
+
+_SAID = re.compile(r"\b(?:final\s+)?answer\s*(?:is|was|=|:)\s*:?\s*", re.IGNORECASE)
+_HASHES = re.compile(r"####\s*")
+_END = re.compile(r"\n|(?<=[^\s])[.!?;](?=\s|$)|,(?=\s)")
+"""Where a stated answer stops; the point in 3.5 and the comma in 1,234 do not stop it."""
+
+_DIGITS = r"(?:\d{1,3}(?:[,\u00a0\u202f]\d{3})+(?!\d)|\d+)"
+_NUMBER = re.compile(
+    rf"(?P<sign>(?<![\w)])[-+](?=[\d.$€£¥]))?[$€£¥]?\s?(?P<sign2>(?<=[$€£¥])[-+])?"
+    rf"(?:(?P<whole>\d+)\s+(?P<mixed>\d+)\s*/\s*(?P<of>\d+)"
+    rf"|(?P<top>{_DIGITS}(?:\.\d+)?)\s*/\s*(?P<bottom>{_DIGITS}(?:\.\d+)?)"
+    rf"|(?P<plain>{_DIGITS}(?:\.\d+)?|\.\d+)(?:\s*(?:e|[x*\u00d7]\s*10\s*\^)\s*(?P<power>[-+]?\d+))?)"
+    rf"(?P<percent>\s*(?:%|percent\b|per cent\b))?",
+    re.IGNORECASE,
+)
+_UNITS = frozenset("mgshlLVWNJKCF")
+_LARGEST_POWER = 400
+_LONGEST = 200
+"""Characters of an answer that are looked at: more is no number a person would check."""
+
+_LATEX = (
+    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r" (\1)/(\2) "),
+    (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r" \1/\2 "),
+    (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\^\s*\{([^{}]*)\}"), r"^\1"),
+    (re.compile(r"\\(?:times|cdot)"), "\u00d7"),
+    (re.compile(r"\\%"), "%"),
+    (re.compile(r"\\\$"), "$"),
+    (re.compile(r"\{,\}|\\,(?=\d)"), ","),
+    (re.compile(r"\\(?:left|right|displaystyle|[,;!: ])|\$|~"), " "),
+    (re.compile(r"(?<!\d)\(\s*([-+]?\s*[\d.,]+)\s*\)\s*/\s*\(\s*([-+]?\s*[\d.,]+)\s*\)"), r" \1/\2 "),
+)
+
+
+def find_answer(text: str) -> str | None:
+    """The answer that `text` states, as written: the last `\\boxed{}`, else what stands after the last `####`
+    or "the answer is"; None when it states none."""
+    if (boxed := _boxed(text)) is not None:
+        return boxed
+    places = [m.end() for pattern in (_HASHES, _SAID) for m in pattern.finditer(text)]
+    for place in sorted(places, reverse=True):
+        rest = text[place : place + _LONGEST].lstrip(" *_`:")
+        end = _END.search(rest)
+        stated = rest[: end.start() if end else None].strip(" *_`")
+        if stated and not re.match(r"not\b", stated):
+            return stated
+    return None
+
+
+def _boxed(text: str) -> str | None:
+    """What stands in the last `\\boxed{...}` whose braces close."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    begin = start + len("\\boxed{")
+    depth = 1
+    for i in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return text[begin:i].strip()
+    return None
+
+
+def last_number(text: str) -> str | None:
+    """The last number in `text`, as written."""
+    found = [m.group().strip() for m in _NUMBER.finditer(_plain(text))]
+    return found[-1] if found else None
+
+
+def _plain(text: str) -> str:
+    """Without LaTeX's dress, with one kind of minus."""
+    text = text.replace("\u2212", "-").replace("\u2013", "-").replace("\\!", "")
+    for pattern, form in _LATEX:
+        text = pattern.sub(form, text)
+    return re.sub(r"\bminus\s+(?=\d)", "-", text, flags=re.IGNORECASE)
+
+
+def read_number(text: str) -> tuple[Fraction, bool] | None:
+    """The number that an answer is: its exact value, and whether it was written as a percentage.
+
+    Of a chain of equations the last side counts. Thousands may be set off by commas or spaces; fractions,
+    mixed numbers, powers of ten, currency signs and units (`12 apples`) are understood. None when no number
+    stands in it.
+    """
+    side = _plain(text[:_LONGEST]).rsplit("=", 1)[-1]
+    side = re.sub(r"^\s*([-+])\s+(?=\d)", r"\1", side)
+    found = _NUMBER.search(side)
+    if found is None or _glued(side, found):
+        return None
+    value = _value(found)
+    return None if value is None else (value, found["percent"] is not None)
+
+
+def _glued(text: str, found: re.Match[str]) -> bool:
+    """Part of an expression: the 2 of x2, the 3 of 3x or 3(y). A unit of one letter (5m) is none."""
+    start = found.end() - len(found.group().lstrip())
+    before, after = text[:start][-1:], text[found.end() :]
+    term = re.match(r"[a-zA-Z]\b|[(\\^_]", after)
+    return before.isalpha() or before in ("_", "^") or (term is not None and term.group() not in _UNITS)
+
+
+def _value(found: re.Match[str]) -> Fraction | None:
+    def whole(text: str) -> Fraction:
+        return Fraction(re.sub(r"[,\s]", "", text))
+
+    try:
+        if found["whole"]:
+            value = whole(found["whole"]) + Fraction(int(found["mixed"]), int(found["of"]))
+        elif found["top"]:
+            value = whole(found["top"]) / whole(found["bottom"])
+        else:
+            power = int(found["power"] or 0)
+            if abs(power) > _LARGEST_POWER:
+                return None
+            value = whole(found["plain"]) * Fraction(10) ** power
+    except ZeroDivisionError:
+        return None
+    signs = (found["sign"] or "") + (found["sign2"] or "")
+    return -value if signs.count("-") % 2 else value
+
+
+def same_answer(given: str, wanted: str, tolerance: float = 0.0) -> bool:
+    """Whether two answers are the same.
+
+    Two numbers are compared exactly (0.5 is 1/2), or within `tolerance` of the wanted one's size. When one of
+    them is a percentage, both the number as written and its hundredth count, for a question may ask "what
+    percent". Anything else is compared as text, without case, spaces, LaTeX dress and a closing point.
+    """
+    ours, theirs = read_number(given), read_number(wanted)
+    if theirs is not None and _only_number(wanted):
+        if ours is None:
+            return False
+        values = {ours[0], ours[0] / 100} if ours[1] and not theirs[1] else {ours[0]}
+        if theirs[1] and not ours[1]:
+            values.add(ours[0] * 100)
+        near = Fraction(tolerance) * abs(theirs[0])
+        return any(abs(value - theirs[0]) <= near for value in values)
+    return bool(_bare(wanted)) and _bare(given) == _bare(wanted)
+
+
+def _only_number(text: str) -> bool:
+    """A number and no more than its unit: `12`, `$1,200`, `3/4`, `5 km`; not `x = 2y` or `(3, 4)`."""
+    plain = _plain(text).strip()
+    rest = _NUMBER.sub("", plain, count=1).strip()
+    return re.fullmatch(r"[A-Za-z°²³/ .]*", rest) is not None and not plain[:1].isalpha()
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\s+", "", _plain(text)).casefold().strip(".!*_`\"'")
+
+
+def any_of(wanted: object) -> Iterable[str]:
+    """The acceptable answers: a text, a number, or a list of such."""
+    return [str(item) for item in wanted] if isinstance(wanted, list | tuple) else [str(wanted)]

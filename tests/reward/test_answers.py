@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from publius.reward.answers import any_of, find_answer, last_number, read_number, same_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("So \\boxed{42}.", "42"),
+        ("\\boxed{1} no, \\boxed{\\frac{3}{4}}", "\\frac{3}{4}"),
+        ("\\boxed{7", None),
+        ("5 + 7 = 12\n#### 12", "12"),
+        ("#### 1,234\n", "1,234"),
+        ("The answer is 12.", "12"),
+        ("the answer is: **12** apples, I think", "12** apples"),
+        ("The final answer is 3.5. It took a while.", "3.5"),
+        ("Answer: -7", "-7"),
+        ("The answer was 3. No, the answer is 4!", "4"),
+        ("The answer is not 5", None),
+        ("The answer is ", None),
+        ("I have 12 apples.", None),
+        ("", None),
+    ],
+)
+def test_find_answer(text: str, found: str | None) -> None:
+    assert find_answer(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12", 12),
+        ("1,234,567", 1234567),
+        ("1,23", 1),
+        ("$1,200.50", Fraction(240100, 200)),
+        ("-$5", -5),
+        ("$-5", -5),
+        ("- 5", -5),
+        ("\u22125", -5),
+        ("minus 5", -5),
+        ("3/4", Fraction(3, 4)),
+        ("-3/4", Fraction(-3, 4)),
+        ("1 1/2", Fraction(3, 2)),
+        ("\\frac{3}{4}", Fraction(3, 4)),
+        ("-\\dfrac{3}{4}", Fraction(-3, 4)),
+        ("\\frac34", Fraction(3, 4)),
+        (".5", Fraction(1, 2)),
+        ("1.5e3", 1500),
+        ("1.5 \\times 10^{3}", 1500),
+        ("2 * 10^-2", Fraction(1, 50)),
+        ("12 apples", 12),
+        ("5km", 5),
+        ("12 \\text{ cm}", 12),
+        ("3 + 4 = 7", 7),
+        ("x = 7", 7),
+        ("50\\%", 50),
+        ("1/0", None),
+        ("1e999999999", None),
+        ("3x", None),
+        ("x2", None),
+        ("apples", None),
+        ("", None),
+    ],
+)
+def test_read_number(text: str, value: object) -> None:
+    found = read_number(text)
+    assert (found and found[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "same"),
+    [
+        ("12", "12", True),
+        ("12.0", "12", True),
+        ("012", "12", True),
+        ("12 apples", "12", True),
+        ("13", "12", False),
+        ("-12", "12", False),
+        ("0.5", "1/2", True),
+        ("0.33", "1/3", False),
+        ("50%", "50", True),
+        ("50%", "0.5", True),
+        ("50", "50%", True),
+        ("0.5", "50%", True),
+        ("5", "50%", False),
+        ("50%", "50%", True),
+        ("0.5%", "50%", False),
+        ("1,234", "1234", True),
+        ("no idea", "12", False),
+        ("3x", "3", False),
+        ("x+1", "x + 1", True),
+        ("x+2", "x + 1", False),
+        ("(B)", "(b)", True),
+        ("Paris.", "paris", True),
+        ("London", "paris", False),
+        ("(3, 4)", "(3,4)", True),
+        ("3", "(3,4)", False),
+        ("1, 2, 3", "3", False),
+        ("", "", False),
+        ("anything", "", False),
+    ],
+)
+def test_same_answer(given: str, wanted: str, same: bool) -> None:
+    assert same_answer(given, wanted) is same
+
+
+def test_tolerance_is_relative() -> None:
+    assert same_answer("3.14", "3.14159", 0.001)
+    assert not same_answer("3.1", "3.14159", 0.001)
+    assert not same_answer("314", "3.14159", 0.001)
+
+
+def test_last_number() -> None:
+    assert last_number("ones 3+4=7. tens 1+2+0=3. so 37") == "37"
+    assert last_number("from 1,200 to -3.5 degrees") == "-3.5"
+    assert last_number("a range of 3-7") == "7"
+    assert last_number("none") is None
+
+
+def test_any_of() -> None:
+    assert list(any_of("a")) == ["a"]
+    assert list(any_of(3)) == ["3"]
+    assert list(any_of(["1/2", 0.5])) == ["1/2", "0.5"]
+
+
+NUMBERS = st.fractions(min_value=-(10**6), max_value=10**6, max_denominator=1000)
+
+
+@given(NUMBERS, NUMBERS)
+def test_numbers_are_the_same_exactly_when_they_are(a: Fraction, b: Fraction) -> None:
+    assert same_answer(str(a), str(b)) == (a == b)
+    assert same_answer(f"The answer is {a}", str(a))
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_however_it_is_dressed(n: int) -> None:
+    for form in (
+        f"{n:,}",
+        f"${n}",
+        f"\\boxed{{{n}}}",
+        f"**{n}**",
+        f"{n}.",
+        f"{n} eggs",
+        f"{n}.00",
+        f"x = {n}",
+    ):
+        text = f"So the answer is {form}"
+        assert same_answer(find_answer(text) or "", str(n)), form
+        assert not same_answer(find_answer(text) or "", str(n + 1)), form
+
+
+@given(st.text(max_size=300), st.text(max_size=20))
+def test_whatever_is_written_is_read_without_failing(text: str, wanted: str) -> None:
+    found = find_answer(text)
+    assert isinstance(same_answer(found or text, wanted), bool)
+    last_number(text)
