@@ -49,8 +49,8 @@ def sections(text):
 
 def test_the_whole_story(page):
     assert sections(page) == [
-        "outcomes", "numbers", "conversations", "context", "redteam", "attacks", "principles", "critiques",
-        "judges", "rl", "training", "costs",
+        "outcomes", "numbers", "conversations", "context", "thinking", "redteam", "regression", "attacks",
+        "principles", "critiques", "judges", "rl", "training", "costs",
     ]  # fmt: skip
     links = [attrs["href"] for tag, attrs in Page(page).tags if tag == "a"]
     assert links == [f"#{name}" for name in sections(page)]
@@ -206,3 +206,20 @@ def test_needles_are_a_heat_map_with_intervals(page):
     assert "polished" in words and "4,096" in words and "n = 0 to 20 a tile" in words
     assert "depth 50%, tokens 4,096: 0.15 (5% to 36%), n = 20" in part
     assert part.count("<rect") == 6 and "n/a" in words
+
+
+def test_thinking_is_a_curve_for_each_model_with_intervals(page):
+    text = Page(page).words
+    assert "Accuracy by thinking budget" in text
+    assert "schooled: 10% off, 68% on, n = 40; polished: 35% off, 92% on, n = 40" in text
+    assert "on, no budget" in text and "61.5" in text
+    figure = page[page.index("Accuracy by thinking budget") :]
+    figure = figure[: figure.index("</figure>")]
+    assert figure.count('class="whisker') == 6 and figure.count("<polyline") == 2
+
+
+def test_old_findings_are_counted_by_what_became_of_them(page):
+    section = page[page.index('id="regression"') :]
+    section = section[: section.index("</section>")]
+    words = Page(section[section.index("<h2") :]).words
+    assert "polished" in words and "50.0%" in words and words.count("25.0%") == 2 and "12.5%" in words
