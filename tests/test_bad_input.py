@@ -281,16 +281,17 @@ TIE = {"prompt": "cat?", "response_1": "It sat.", "response_2": "It stood.", "be
 
 
 def test_pairs_with_a_tie_or_a_missing_side(desk):
-    for row, says in ((ONE_SIDED, "rejected is empty"), (TIE, "names no side"), (PAIRS[0], "a tie")):
-        row = row | {"rejected": "It sat."} if row is PAIRS[0] else row
-        desk.rows("pairs.jsonl", [*PAIRS, row])
-        run = ("run", "my_recipe.py:judged", "--until", "pairs")
-        desk.refused(*run, says=f"stage pairs: .*{says}", where="pairs.jsonl:7", fix="drop_malformed")
+    run = ("run", "my_recipe.py:judged", "--until", "pairs")
+    desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED])
+    desk.refused(*run, says="stage pairs: .*lacks a reply", where="pairs.jsonl:7", fix="drop")
+    desk.rows("pairs.jsonl", [*PAIRS, PAIRS[0] | {"rejected": "It sat."}, TIE])
+    refusing = ("--set", "pairs.ties=error")
+    desk.refused(*run, *refusing, says="stage pairs: .*a tie", where="pairs.jsonl:7", fix="drop")
     desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED, TIE])
-    done = desk.run("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.drop_malformed=true")
+    done = desk.run(*run, "--set", "pairs.missing=drop")
     assert done.code == 0, done.err
     record = json.loads((desk.the("ingest_preferences") / "record.json").read_text())
-    assert record["metrics"]["dropped_malformed"]["value"] == 2
+    assert [record["metrics"][f"dropped_{name}"]["value"] for name in ("missing", "ties")] == [1, 1]
 
 
 def test_a_judge_that_is_down_or_talks_nonsense(desk):

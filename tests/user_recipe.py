@@ -10,6 +10,7 @@ from publius.constitution.revise import ReviseConfig, revise
 from publius.data.artifacts import Corpus
 from publius.data.ingest import (
     IngestConfig,
+    IngestPreferencesConfig,
     IngestTextConfig,
     ingest_chats,
     ingest_preferences,
@@ -73,7 +74,8 @@ def revised(constitution: str = "default") -> Recipe:
 def judged() -> Recipe:
     """The judge is a remote one, given by `--set judge.remote=`."""
     r = Recipe("judged")
-    known = r.stage("pairs", ingest_preferences, IngestConfig(paths=("pairs.jsonl",), val_fraction=0.5))
+    reading = IngestPreferencesConfig(paths=("pairs.jsonl",), val_fraction=0.5)
+    known = r.stage("pairs", ingest_preferences, reading)
     r.stage("judge", evaluate_judge, JudgeEvalConfig(shots=0), pairs=known)
     return r
 

@@ -9,6 +9,7 @@ from publius.constitution.consistency import (
     RemoteConsistencyJudge,
     ReplyCase,
 )
+from publius.constitution.differences import Difference, differences
 from publius.constitution.grading import JudgeEvalConfig, JudgeReport, evaluate_judge, grade_judge
 from publius.constitution.judges import (
     Abstention,
@@ -23,10 +24,13 @@ from publius.constitution.judges import (
     Skipped,
     Verdict,
 )
+from publius.constitution.lint import doubts
 from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution, ConstitutionField, Principle
+from publius.constitution.published import import_published
 from publius.constitution.revise import ReviseConfig, Revisions, revise
 from publius.constitution.styles import ChatStyle, RawStyle
+from publius.constitution.verdicts import FilterConfig
 
 __all__ = [
     "Abstention",
@@ -37,8 +41,10 @@ __all__ = [
     "ConsistencyPanel",
     "Constitution",
     "ConstitutionField",
+    "Difference",
     "EngineConsistencyJudge",
     "EngineJudge",
+    "FilterConfig",
     "Judge",
     "JudgeConfig",
     "JudgeEvalConfig",
@@ -57,8 +63,11 @@ __all__ = [
     "Revisions",
     "Skipped",
     "Verdict",
+    "differences",
+    "doubts",
     "evaluate_judge",
     "grade_judge",
+    "import_published",
     "label",
     "revise",
 ]

@@ -26,7 +26,7 @@ from publius.constitution.judges import (
     seated,
 )
 from publius.constitution.principles import Constitution
-from publius.constitution.styles import visible
+from publius.constitution.raw_text import visible
 from publius.core.device import set_threads
 from publius.core.errors import UserError
 from publius.core.stats import (

@@ -28,8 +28,8 @@ from publius.constitution.grading import disagreement, record_remote, silence
 from publius.constitution.judges import JudgeConfig, Judgement, Pair, Verdict, clamped, seated
 from publius.constitution.judges.bench import check_seats
 from publius.constitution.principles import Principle
+from publius.constitution.raw_text import visible
 from publius.constitution.revise import sample_replies, split_prefill
-from publius.constitution.styles import visible
 from publius.core.device import pick_device, set_threads
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message

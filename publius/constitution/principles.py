@@ -2,7 +2,7 @@
 
 Every string a model sees comes from the file, so that someone who does not program can change the
 principles, the examples and the way they are laid out. `Constitution.load` reads it strictly,
-`Constitution.check` lints it for the mistakes a schema cannot see.
+`lint.doubts` finds the mistakes a schema cannot see.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import random
 from collections import Counter
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from publius.constitution.filters import REFUSALS
 from publius.core.config import Config, canonical
 from publius.core.errors import UserError
 
@@ -30,7 +31,11 @@ __all__ = [
     "Layout",
     "Principle",
     "ReasoningShot",
+    "Use",
 ]
+
+Use = Literal["critique", "revision", "comparison"]
+"""What a principle is drawn for: to criticise and revise, to revise directly, or to compare."""
 
 _COMPARISON = (
     "Consider the following conversation between a human and an assistant:\n{conversation}\n{question}\n"
@@ -53,19 +58,49 @@ class Layout(Config):
     """Stands between comparison examples. Critique examples need none: each turn begins with its own."""
     stops: tuple[str, ...] = ("\n\nHuman:", "\n\n")
     """A critique, a revision or a chain of reasoning ends at any of these."""
+    reasoning_human: str = "\n\nHuman: {q}"
+    """The turns of the conversation inside `reasoning`; published examples say `H:` and `A:` there."""
+    reasoning_assistant: str = "\n\nAssistant: {a}"
+    chat: Literal["transcript", "turns"] = "transcript"
+    """For a chat model, what is criticised stands as one transcript in the user's turn, or as real turns."""
+
+
+def _none_is_empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+Request = Annotated[str, BeforeValidator(_none_is_empty)]
+"""Required, so that none is forgotten; an explicit `null` (kept as "") says there is no such request."""
 
 
 class Principle(Config):
-    """One principle, its origin, and the three requests that apply it."""
+    """One principle, its origin, and the three requests that apply it.
+
+    A principle that only revises has no `comparison_question`, one that only judges no other request.
+    """
 
     id: str = Field(min_length=1)
     text: str = Field(min_length=1)
     source: str
     category: str
     weight: float = Field(default=1.0, gt=0)
-    critique_request: str = Field(min_length=1)
-    revision_request: str = Field(min_length=1)
-    comparison_question: str = Field(min_length=1)
+    critique_request: Request
+    revision_request: Request
+    comparison_question: Request
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if not self.revision_request and not self.comparison_question:
+            raise ValueError("a principle needs a revision_request or a comparison_question")
+        if self.critique_request and not self.revision_request:
+            raise ValueError("a critique_request needs a revision_request to follow it")
+        return self
+
+    def serves(self, use: Use) -> bool:
+        """Has it the requests that `use` takes?"""
+        if use == "critique":
+            return bool(self.critique_request and self.revision_request)
+        return bool(self.revision_request if use == "revision" else self.comparison_question)
 
 
 def _turns(value: Any) -> Any:
@@ -78,6 +113,8 @@ Turns = Annotated[tuple[str, ...], BeforeValidator(_turns), Field(min_length=1)]
 
 class _Shot(Config):
     conversation: Turns
+    verbatim: str | None = None
+    """The whole example as a raw prompt shows it, where `layout` cannot give it letter by letter."""
 
     @field_validator("conversation")
     @classmethod
@@ -124,6 +161,7 @@ class Constitution(Config):
         answers: the two texts whose log-probabilities the judge reads after "The answer is:".
         clamp: chain-of-thought labels are clamped into this interval (Bai et al. 2022, section 4.1).
         temperature: critiques, revisions and chains of thought are sampled at this temperature.
+        refusals: phrases that, at its beginning, mark a critique as a refusal to criticise (`filters.py`).
     """
 
     id: str = Field(min_length=1)
@@ -134,6 +172,7 @@ class Constitution(Config):
     answers: tuple[str, str] = (" (A)", " (B)")
     clamp: tuple[float, float] = (0.4, 0.6)
     temperature: float = Field(default=1.0, ge=0)
+    refusals: tuple[str, ...] = REFUSALS
     principles: tuple[Principle, ...] = Field(min_length=1)
     critiques: tuple[CritiqueShot, ...] = ()
     comparisons: tuple[ComparisonShot, ...] = ()
@@ -169,7 +208,7 @@ class Constitution(Config):
     def parse(cls, text: str, where: str = "constitution") -> Constitution:
         """A constitution from YAML text; errors as in `load`."""
         try:
-            data = yaml.safe_load(text)
+            data = _Loader(text).get_single_data()
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f"{where}, line {mark.line + 1}" if mark else where
@@ -197,13 +236,68 @@ class Constitution(Config):
         known = ", ".join(p.id for p in self.principles)
         raise UserError(f"no principle {name!r} in constitution {self.id}", fix=f"one of: {known}")
 
-    def sample(self, rng: random.Random) -> Principle:
-        """One principle, drawn by weight (Bai et al. 2022 draw uniformly, which is weight 1 throughout)."""
-        return rng.choices(self.principles, [p.weight for p in self.principles])[0]
+    def to_yaml(self, comment: str = "") -> str:
+        """A file to edit, `comment` on top; `parse` gives the same constitution back.
 
-    def check(self) -> list[str]:
-        """Problems a person should look at; an empty list means none were found."""
-        return [*_check_principles(self), *_check_layout(self), *_check_shots(self)]
+        Fields that hold their defaults are left out, but for the three requests of a principle.
+        """
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        for principle in data["principles"]:
+            for request in ("critique_request", "revision_request", "comparison_question"):
+                principle[request] = principle[request] or None
+        for shots in ("critiques", "comparisons", "reasonings"):
+            for shot in data.get(shots, ()):
+                if len(shot["conversation"]) == 1:
+                    (shot["conversation"],) = shot["conversation"]
+        head = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
+        return head + yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+    def sample(self, rng: random.Random, use: Use = "comparison") -> Principle:
+        """One principle that serves `use`, drawn by weight (Bai et al. 2022 draw uniformly: weight 1).
+
+        Raises:
+            UserError: when none has the requests for it.
+        """
+        serving = [p for p in self.principles if p.serves(use)]
+        if not serving:
+            raise UserError(
+                f"no principle can be used for {use}",
+                where=f"constitution {self.id}",
+                fix=f"write a {_ASKED_BY[use]} for at least one principle",
+            )
+        return rng.choices(serving, [p.weight for p in serving])[0]
+
+
+_ASKED_BY: dict[Use, str] = {
+    "critique": "critique_request and a revision_request",
+    "revision": "revision_request",
+    "comparison": "comparison_question",
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Long texts of several lines as blocks, short ones in one line, so that a person can edit them."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None if "\n" not in value else '"' if len(value) < 60 else "|"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key written twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.update([key.value] if isinstance(key, yaml.ScalarNode) else ())
+        return super().construct_mapping(node, deep)
 
 
 @functools.cache
@@ -242,82 +336,6 @@ def _explain(error: ValidationError, where: str) -> UserError:
         where=f"{where}: {path or '(top)'}",
         fix="mend it; see docs on the format",
     )
-
-
-def _check_principles(c: Constitution) -> list[str]:
-    found: list[str] = []
-    for index, p in enumerate(c.principles):
-        where = f"principles[{index}] ({p.id})"
-        if p.category not in c.categories:
-            found.append(f"{where}: category {p.category!r} is not listed in `categories`")
-        if not p.source.strip():
-            found.append(f"{where}: source is empty; say where the principle comes from")
-        found += [
-            f"{where}: {name} repeats another principle's"
-            for name in ("text", "critique_request", "revision_request", "comparison_question")
-            if any(getattr(p, name) == getattr(other, name) for other in c.principles[:index])
-        ]
-        found += [
-            f"{where}: {name} contains the cue {cue!r}, which the layout adds by itself"
-            for name, cue in (("critique_request", "Critique:"), ("revision_request", "Revision:"))
-            if cue in getattr(p, name)
-        ]
-    used = {p.category for p in c.principles}
-    return found + [f"categories: {name!r} has no principle" for name in c.categories if name not in used]
-
-
-_SLOTS = {
-    "system": ("system",),
-    "human": ("q",),
-    "assistant": ("a",),
-    "critique": ("critique_request",),
-    "revision": ("revision_request",),
-    "comparison": ("conversation", "question", "a", "b"),
-    "reasoning": ("conversation", "question", "a", "b"),
-}
-
-
-def _check_layout(c: Constitution) -> list[str]:
-    found = [
-        f"layout.{name}: the slot {{{slot}}} is missing"
-        for name, slots in _SLOTS.items()
-        for slot in slots
-        if f"{{{slot}}}" not in getattr(c.layout, name)
-    ]
-    if c.answers[0] == c.answers[1]:
-        found.append("answers: the two answers are the same")
-    found += [
-        f"layout.{name}: ends with white space, which splits the first word of the answer badly"
-        for name in ("critique", "revision", "comparison", "reasoning", "conclusion")
-        if getattr(c.layout, name) != getattr(c.layout, name).rstrip()
-    ]
-    return found
-
-
-def _check_shots(c: Constitution) -> list[str]:
-    found: list[str] = []
-    if c.critiques and not any(shot.unchanged for shot in c.critiques):
-        found.append(
-            "critiques: no example shows `nothing to fix`; without one a critic finds fault with everything"
-        )
-    if c.critiques and all(shot.unchanged for shot in c.critiques):
-        found.append("critiques: no example changes the response")
-    for name in ("comparisons", "reasonings"):
-        shots = getattr(c, name)
-        answers = Counter(shot.answer for shot in shots)
-        if len(shots) > 1 and abs(answers["A"] - answers["B"]) > 1:
-            found.append(
-                f"{name}: {answers['A']} examples answer A and {answers['B']} answer B; balance them"
-            )
-        found += [f"{name}[{i}]: both options are the same" for i, s in enumerate(shots) if s.a == s.b]
-    for i, shot in enumerate(c.critiques):
-        texts = (shot.response, shot.critique, shot.revision)
-        found += [
-            f"critiques[{i}]: a text contains {stop!r}, where the critic stops"
-            for stop in c.layout.stops
-            if any(stop in text.strip() for text in texts)
-        ]
-    return found
 
 
 def _load_if_named(value: Any) -> Any:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from publius.constitution.principles import ConstitutionField, Principle
 from publius.constitution.styles import Style, StyleName, make_style
+from publius.constitution.verdicts import FilterConfig, Verdict, Verdicts, Written
 from publius.core.config import Config, execution
 from publius.core.device import pick_device, set_threads
 from publius.core.errors import UserError
@@ -30,11 +31,6 @@ from publius.tokenizer.renderer import Renderer
 
 __all__ = ["ReviseConfig", "Revision", "Revisions", "Transcript", "revise", "sample_replies", "split_prefill"]
 
-Verdict = Literal[
-    "kept", "unchanged", "no_critique", "empty", "truncated", "role_leak", "too_long", "context"
-]
-"""What became of a revision. `no_critique`: its critique was empty or cut off. `context`: it did not fit."""
-
 
 class ReviseConfig(Config):
     """How answers are revised.
@@ -47,6 +43,7 @@ class ReviseConfig(Config):
         samples: answers sampled per prompt, each revised.
         max_prompts: use only this many prompts (drawn with `seed`); None uses all.
         max_characters: a longer revision is dropped as `too_long`.
+        filters: what else is dropped; nothing by default.
     """
 
     constitution: ConstitutionField = Field(default="default", validate_default=True)  # pyright: ignore[reportAssignmentType]
@@ -60,6 +57,7 @@ class ReviseConfig(Config):
     critique_tokens: int = Field(default=96, ge=1)
     revision_tokens: int = Field(default=128, ge=1)
     max_characters: int = Field(default=4000, ge=1)
+    filters: FilterConfig = FilterConfig()
     keep_unchanged: bool = False
     keep_prefill: bool = False
     seed: int = 0
@@ -163,7 +161,7 @@ def revise(
     A prompt with further lines of the user in `meta["turns"]` goes on: the last revision stands as the
     assistant's turn, the next line follows, and that is answered and revised too.
 
-    Metrics: revise.kept and revise.<reason> (rates over all revisions asked for), revise.answers,
+    Metrics: revise.kept and revise.<reason> (`Verdict`: rates over all revisions asked for), revise.answers,
     revise.principles (kept revisions per principle).
 
     Raises:
@@ -244,16 +242,7 @@ def _choose(prompts: Sequence[Conversation], config: ReviseConfig, rng: random.R
     return chosen
 
 
-class _Written(NamedTuple):
-    """What the critic wrote: it ended by itself (`whole`), or its prompt did not even fit."""
-
-    text: str
-    whole: bool
-    fits: bool
-
-    @property
-    def usable(self) -> bool:
-        return self.whole and bool(self.text)
+_NOTHING = Written("", whole=False, fits=False)
 
 
 class _Reviser:
@@ -264,6 +253,9 @@ class _Reviser:
         self._tokenizer = critic.tokenizer()
         self._constitution = config.constitution
         self._room = critic.config().max_position
+        self._verdicts = Verdicts(
+            config.constitution, config.filters, shots=config.shots, max_characters=config.max_characters
+        )
         context = self._room - max(config.critique_tokens, config.revision_tokens)
         self._style: Style = make_style(
             config.style, config.constitution, self._tokenizer, context, config.shots
@@ -271,13 +263,16 @@ class _Reviser:
 
     def step(self, chains: Sequence[_Chain], number: int, rng: random.Random) -> None:
         """Revise every chain once; a chain that failed keeps its text but goes no further."""
-        principles = [self._constitution.sample(rng) for _ in chains]
+        use = "critique" if self._config.critique else "revision"
+        principles = [self._constitution.sample(rng, use) for _ in chains]
+        critiques: list[Written | None] = [None] * len(chains)
+        verdicts: list[Verdict | None] = [None] * len(chains)
         pairs = list(zip(chains, principles, strict=True))
-        critiques: list[_Written | None] = [None] * len(chains)
         if self._config.critique:
             asked = [self._style.critique(c.prompt, c.current, p) for c, p in pairs]
             critiques = [*self._write(asked, self._config.critique_tokens, 2 * number)]
-        going = [i for i, critique in enumerate(critiques) if critique is None or critique.usable]
+            verdicts = [self._verdicts.of_critique(c) if c else None for c in critiques]
+        going = [i for i, verdict in enumerate(verdicts) if verdict is None]
         asks = [
             self._style.revision(chain.prompt, chain.current, principle, critique.text if critique else None)
             for i in going
@@ -286,43 +281,31 @@ class _Reviser:
         written = self._write(asks, self._config.revision_tokens, 2 * number + 1)
         revisions = dict(zip(going, written, strict=True))
         for i, (chain, principle) in enumerate(pairs):
-            self._accept(chain, principle, critiques[i], revisions.get(i))
+            self._accept(chain, principle, critiques[i], verdicts[i], revisions.get(i, _NOTHING))
 
     def _accept(
-        self, chain: _Chain, principle: Principle, critique: _Written | None, revision: _Written | None
+        self,
+        chain: _Chain,
+        principle: Principle,
+        critique: Written | None,
+        verdict: Verdict | None,
+        revision: Written,
     ) -> None:
-        if revision is None:
-            verdict: Verdict = "no_critique" if critique and critique.fits else "context"
-        else:
-            verdict = self._verdict(chain.current, revision) if revision.fits else "context"
+        verdict = verdict or self._verdicts.of_revision(chain.prompt, chain.current, critique, revision)
         chain.revisions.append(
             Revision(
                 principle=principle.id,
                 critique=critique.text if critique else "",
-                text=revision.text if revision else "",
+                text=revision.text,
                 verdict=verdict,
             )
         )
-        if verdict == "kept" and revision is not None:
+        if verdict == "kept":
             chain.current = revision.text
         elif verdict != "unchanged":
             chain.alive = False
 
-    def _verdict(self, before: str, revision: _Written) -> Verdict:
-        text = revision.text
-        if not text:
-            return "empty"
-        if not revision.whole:
-            return "truncated"
-        if any(cue in text for cue in _cues(self._constitution.layout.model_dump())):
-            return "role_leak"
-        if len(text) > self._config.max_characters:
-            return "too_long"
-        if " ".join(text.split()) == " ".join(before.split()):
-            return "unchanged"
-        return "kept"
-
-    def _write(self, asked: Sequence[list[int]], max_tokens: int, salt: int) -> list[_Written]:
+    def _write(self, asked: Sequence[list[int]], max_tokens: int, salt: int) -> list[Written]:
         """One text per prompt, cut at the stops and stripped."""
         fits = [i for i, ids in enumerate(asked) if len(ids) + max_tokens <= self._room]
         sampling = [
@@ -335,21 +318,13 @@ class _Reviser:
             )
             for i in fits
         ]
-        out = [_Written("", whole=False, fits=False)] * len(asked)
+        out = [_NOTHING] * len(asked)
         for i, done in zip(fits, self._engine.generate([asked[i] for i in fits], sampling), strict=True):
             text = self._tokenizer.decode(list(done.tokens), skip_special=True)
             for stop in self._style.stops:
                 text = text.split(stop, 1)[0]
-            out[i] = _Written(text.strip(), whole=done.stop_reason != "max_tokens", fits=True)
+            out[i] = Written(text.strip(), whole=done.stop_reason != "max_tokens", fits=True)
         return out
-
-
-def _cues(layout: dict[str, Any]) -> set[str]:
-    """Words that only the layout may write: `Human:`, `Assistant:`, `CritiqueRequest:`, `Critique:`, ..."""
-    lines = [
-        line for name in ("human", "assistant", "critique", "revision") for line in layout[name].split("\n")
-    ]
-    return {line.split(":", 1)[0] + ":" for line in lines if ":" in line and not line.startswith("{")}
 
 
 def _conversations(chain: _Chain, config: ReviseConfig) -> list[Conversation]:

@@ -15,6 +15,7 @@ from publius.data.artifacts import (
 )
 from publius.data.ingest import (
     IngestConfig,
+    IngestPreferencesConfig,
     IngestTextConfig,
     ingest_chats,
     ingest_preferences,
@@ -30,6 +31,7 @@ __all__ = [
     "Corpus",
     "Document",
     "IngestConfig",
+    "IngestPreferencesConfig",
     "IngestTextConfig",
     "MixConfig",
     "Preference",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from fsspec.core import url_to_fs
 from pydantic import Field
@@ -31,12 +31,14 @@ from publius.data.artifacts import (
     model_row,
 )
 from publius.data.files import JsonlWriter, expand, read_lines
+from publius.data.pair_shapes import MissingSide, TiedPair
 from publius.data.sources import Drop, file_conversations, file_documents, file_preferences, file_prompts
-from publius.data.types import Document
+from publius.data.types import Document, Preference
 from publius.pipeline import Run, stage
 
 __all__ = [
     "IngestConfig",
+    "IngestPreferencesConfig",
     "IngestTextConfig",
     "about",
     "fingerprint",
@@ -64,6 +66,17 @@ class IngestConfig(Config):
     """Read at most so many, in turn from each file, so that every file has its share."""
     drop_malformed: bool = False
     """Pass over (and count) rows that are valid JSON but no valid item, instead of stopping at the first."""
+
+
+class IngestPreferencesConfig(IngestConfig):
+    """Which pairs to read, how to split them, and what to do with those that say nothing."""
+
+    ties: Literal["drop", "keep", "error"] = "drop"
+    """Pairs of which neither reply is better: passed over and counted, kept as labels of 0.5, or refused."""
+    source: str | None = Field(default=None, min_length=1)
+    """Name all pairs so, whatever their rows say: `train_reward.source_weights` weighs by this name."""
+    missing: Literal["error", "drop"] = "error"
+    """Pairs that lack a reply: refused, or passed over and counted (so, too, under `drop_malformed`)."""
 
 
 class IngestTextConfig(IngestConfig):
@@ -139,9 +152,17 @@ def ingest_chats(run: Run, config: IngestConfig) -> Conversations:
 
 
 @stage(version=2, fingerprint=fingerprint)
-def ingest_preferences(run: Run, config: IngestConfig) -> Preferences:
-    """Read pairs of replies; pairs of one prompt stay on one side. Metrics and errors as `ingest_text`."""
-    kind = _Kind("pairs", file_preferences, lambda p: about(p.prompt.messages), model_row)
+def ingest_preferences(run: Run, config: IngestPreferencesConfig) -> Preferences:
+    """Read pairs of replies; pairs of one prompt stay on one side.
+
+    Metrics and errors as `ingest_text`, and `dropped_ties`, `dropped_missing`.
+    """
+
+    def read(path: str, drop: Drop | None) -> Iterator[Preference]:
+        for pair in file_preferences(path, drop, ties=config.ties == "keep"):
+            yield pair if config.source is None else pair.model_copy(update={"source": config.source})
+
+    kind = _Kind("pairs", read, lambda p: about(p.prompt.messages), model_row)
     _ingest(run, config, kind)
     return Preferences(run.output)
 
@@ -197,10 +218,15 @@ class _Splitter(AbstractContextManager["_Splitter[Any]"], Generic[_Item]):
         self._config, self._kind = config, kind
         self._held_out: set[bytes] = set()
         self._dropped = {"empty": 0, "held_out": 0, "malformed": 0}
+        self._passed = {"malformed"} if config.drop_malformed else set[str]()
+        if isinstance(config, IngestPreferencesConfig):
+            self._dropped |= {"ties": 0, "missing": 0}
+            self._passed |= {"ties"} if config.ties == "drop" else set()
+            self._passed |= {"missing"} if config.missing == "drop" or config.drop_malformed else set()
         self._nearest = 1.0
-        self.drop: Drop | None = self._drop_malformed if config.drop_malformed else None
+        self.drop: Drop | None = self._drop if self._passed else None
         self.first_error: UserError | None = None
-        """The first row that was dropped as malformed."""
+        """That of the first row passed over."""
         self.nearest_rows: list[int] = []
         """Training rows to hold out where chance held out none: those whose hash came nearest."""
         self.train_bytes = 0
@@ -221,8 +247,11 @@ class _Splitter(AbstractContextManager["_Splitter[Any]"], Generic[_Item]):
         self._held_out.add(_digest(self._kind.about(item), self._config.seed))
         self._val.write(self._kind.row(item))
 
-    def _drop_malformed(self, error: UserError) -> None:
-        self._dropped["malformed"] += 1
+    def _drop(self, error: UserError) -> None:
+        reason = {TiedPair: "ties", MissingSide: "missing"}.get(type(error), "malformed")
+        if reason not in self._passed:
+            raise error
+        self._dropped[reason] += 1
         self.first_error = self.first_error or error
 
     def place(self, item: _Item) -> None:

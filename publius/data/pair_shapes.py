@@ -7,66 +7,102 @@ from typing import Any
 from pydantic import ValidationError
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, Message, TextBlock, assistant, check_roles, user
+from publius.core.messages import Conversation, Message, TextBlock, assistant, check_roles, text_of, user
 from publius.data.chat_shapes import Row, conversation_of, conversation_of_messages, malformed, transcript
+from publius.data.oasst import is_tree, tree_preferences
 from publius.data.types import Preference
 
-__all__ = ["preference_of", "prompt_of"]
+__all__ = ["MissingSide", "TiedPair", "check_pair", "preferences_of", "prompt_of"]
 
 
-def preference_of(row: Row, where: str) -> Preference:
-    """The pair a row holds. Shapes:
+class MissingSide(UserError):
+    """A pair of which one reply is absent or empty."""
+
+
+class TiedPair(UserError):
+    """A pair of which neither reply is better."""
+
+
+def preferences_of(row: Row, where: str) -> list[Preference]:
+    """The pairs a row holds: one, or of a message tree all that were ranked (`oasst.py`). Shapes:
 
     - ours, as `write_preferences` stores it;
     - `prompt` (text or messages), `chosen`, `rejected` (text, a message, or messages);
     - `first_user_turn`, `chosen`, `rejected`;
     - `chosen`, `rejected` as whole conversations: messages, or hh-rlhf transcripts. They must agree up
       to the last reply.
-    - `prompt`, `response_1`, `response_2`, `better` (1 or 2).
+    - `prompt`, `response_1`, `response_2`, `better` (1 or 2; 0, "tie" or null for neither).
 
-    An optional `probability` in [0, 1] is the target that `chosen` is better.
+    An optional `probability` in [0, 1] is the target that `chosen` is better. A tie (so said, or two
+    replies alike) has probability 0.5.
 
     Raises:
-        UserError: naming `where`, for an unknown shape, a malformed value, roles out of order, an empty side,
-            and a tie (both sides the same, or `better` names neither).
+        MissingSide: naming `where`, for a reply that is not there.
+        UserError: naming `where`, for an unknown shape, a malformed value, or roles out of order.
     """
     try:
-        preference = _build(row, where)
-    except (ValidationError, KeyError, TypeError, IndexError, AttributeError) as error:
+        found = tree_preferences(row) if is_tree(row) else [_build(row, where)]
+    except (ValidationError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise malformed(error, where) from error
-    check_roles(preference.prompt.then(preference.chosen), where)
-    _check_sides(preference, where)
-    return preference
+    for pair in found:
+        check_roles(pair.prompt.then(pair.chosen), where)
+    return [
+        pair.model_copy(update={"probability": 0.5}) if _same(pair.chosen, pair.rejected) else pair
+        for pair in found
+    ]
 
 
-def _check_sides(pair: Preference, where: str) -> None:
-    for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        if not any(not isinstance(b, TextBlock) or b.text.strip() for b in side.content):
-            raise UserError(
-                f"{name} is empty: the pair has one side",
+def check_pair(pair: Preference, where: str, *, ties: bool = True) -> None:
+    """See that a pair has two replies, and is no tie unless `ties` are allowed.
+
+    Raises:
+        MissingSide: for an empty reply.
+        TiedPair: for a tie.
+    """
+    for name, reply in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not any(not isinstance(block, TextBlock) or block.text.strip() for block in reply.content):
+            raise MissingSide(
+                f"a pair lacks a reply: `{name}` is empty",
                 where=where,
-                fix="leave the row out, or set drop_malformed=true to count and pass over it",
+                fix="drop such pairs, or mend the row",
             )
-    if pair.chosen.content == pair.rejected.content:
+    if pair.probability == 0.5 and not ties:
+        raise TiedPair("a pair is a tie", where=where, fix="drop ties, or keep them as labels of 0.5")
+
+
+def _same(one: Message, other: Message) -> bool:
+    texts = [" ".join(text_of(message).split()) for message in (one, other)]
+    return one == other or (texts[0] == texts[1] and _only_text(one) and _only_text(other))
+
+
+def _only_text(message: Message) -> bool:
+    return all(isinstance(block, TextBlock) for block in message.content)
+
+
+def _judged(row: Row, where: str) -> Row:
+    """A row of two numbered replies as one of a chosen and a rejected."""
+    replies = (row["response_1"], row["response_2"])
+    better = row["better"]
+    if str(better) in ("1", "2"):
+        chosen, rejected = replies if str(better) == "1" else replies[::-1]
+        return {**row, "chosen": chosen, "rejected": rejected}
+    if better is not None and str(better) not in ("0", "tie"):
         raise UserError(
-            "chosen and rejected are the same: a tie",
-            where=where,
-            fix="leave the row out, or set drop_malformed=true to count and pass over it",
+            f"`better` is {better!r}", where=where, fix='write 1 or 2, or 0, "tie" or null for neither'
         )
+    return {**row, "chosen": replies[0], "rejected": replies[1], "probability": 0.5}
 
 
 def _build(row: Row, where: str) -> Preference:
-    if "response_1" in row and "better" in row:
-        if row["better"] not in (1, 2):
-            raise UserError(
-                f"`better` is {row['better']!r}, which names no side",
-                where=where,
-                fix="give 1 or 2; a tie teaches nothing: leave it out, or set drop_malformed=true",
-            )
-        replies = (row["response_1"], row["response_2"])
-        chosen, rejected = replies if row["better"] == 1 else replies[::-1]
-        row = {**row, "chosen": chosen, "rejected": rejected}
-    if "chosen" not in row or "rejected" not in row:
+    if "response_1" in row and "response_2" in row and "better" in row:
+        row = _judged(row, where)
+    sides = [key for key in ("chosen", "rejected") if row.get(key) is not None]
+    if len(sides) < 2 and ("chosen" in row or "rejected" in row):
+        absent = " and ".join(f"`{key}`" for key in ("chosen", "rejected") if key not in sides)
+        raise MissingSide(
+            f"a pair lacks a reply: no {absent}", where=where, fix="drop such pairs, or mend the row"
+        )
+    if not sides:
         raise UserError(
             f"unknown shape: a row with keys {', '.join(map(repr, row)) or '(none)'}",
             where=where,
@@ -130,7 +166,7 @@ def prompt_of(row: Row, where: str) -> Conversation:
     (category, id, expected answers) is kept in `meta`.
 
     Raises:
-        UserError: naming `where`, as `preference_of`.
+        UserError: naming `where`, as `preferences_of`.
     """
     try:
         prompt = _build_prompt(row, where)

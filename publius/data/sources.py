@@ -19,7 +19,7 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.data.chat_shapes import Row, conversation_of
 from publius.data.files import expand, format_of, open_binary, read_lines, whole
-from publius.data.pair_shapes import preference_of, prompt_of
+from publius.data.pair_shapes import check_pair, preferences_of, prompt_of
 from publius.data.types import Document, Preference
 
 __all__ = [
@@ -56,7 +56,10 @@ def read_conversations(paths: Sequence[str]) -> Iterator[Conversation]:
 
 
 def read_preferences(paths: Sequence[str]) -> Iterator[Preference]:
-    """Preferences, in any shape of `pair_shapes.preference_of`. Raises as `read_documents`."""
+    """Preferences, in any shape of `pair_shapes.preferences_of`; a tie has probability 0.5.
+
+    Raises as `read_documents`.
+    """
     return _each(paths, file_preferences)
 
 
@@ -102,9 +105,22 @@ def file_conversations(path: str, drop: Drop | None = None) -> Iterator[Conversa
     return _built(path, conversation_of, drop)
 
 
-def file_preferences(path: str, drop: Drop | None = None) -> Iterator[Preference]:
-    """The preferences of one file."""
-    return _built(path, preference_of, drop)
+def file_preferences(path: str, drop: Drop | None = None, *, ties: bool = True) -> Iterator[Preference]:
+    """The preferences of one file.
+
+    Args:
+        drop: also called for each pair that lacks a reply, and for each tie unless `ties` are wanted.
+    """
+    for pairs, where in _placed(path, preferences_of, drop):
+        for pair in pairs:
+            try:
+                check_pair(pair, where, ties=ties)
+            except UserError as error:
+                if drop is None:
+                    raise
+                drop(error)
+                continue
+            yield pair
 
 
 def file_prompts(path: str, drop: Drop | None = None) -> Iterator[Conversation]:
@@ -113,6 +129,11 @@ def file_prompts(path: str, drop: Drop | None = None) -> Iterator[Conversation]:
 
 
 def _built(path: str, build: Callable[[Row, str], _Item], drop: Drop | None) -> Iterator[_Item]:
+    return (item for item, _ in _placed(path, build, drop))
+
+
+def _placed(path: str, build: Callable[[Row, str], _Item], drop: Drop | None) -> Iterator[tuple[_Item, str]]:
+    """What the rows hold, and where they stand."""
     for row, where in rows(path):
         try:
             item = build(row, where)
@@ -121,7 +142,7 @@ def _built(path: str, build: Callable[[Row, str], _Item], drop: Drop | None) -> 
                 raise
             drop(error)
             continue
-        yield item
+        yield item, where
 
 
 def rows(path: str) -> Iterator[tuple[Row, str]]:

@@ -4,10 +4,14 @@ from publius.evals.compression import CompressionConfig, compression_baselines, 
 from publius.evals.needle import NeedleConfig, NeedleGrid, NeedleReport, needle
 from publius.evals.ngram import NGram
 from publius.evals.report import Measure, Report, ReportDocument, write_report
+from publius.evals.revisions import ScoreRevisionsConfig, score_revisions
 from publius.evals.runner import EvalConfig, evaluate, fingerprint, summarise
+from publius.evals.study import Claim, Place, Reading, StudyConfig, StudyReport, study
 from publius.evals.task import Sample, Task, Verdict, ask, ask_with_tools, run_task
+from publius.evals.tournament import TournamentConfig, tournament
 
 __all__ = [
+    "Claim",
     "CompressionConfig",
     "EvalConfig",
     "Measure",
@@ -15,10 +19,16 @@ __all__ = [
     "NeedleConfig",
     "NeedleGrid",
     "NeedleReport",
+    "Place",
+    "Reading",
     "Report",
     "ReportDocument",
     "Sample",
+    "ScoreRevisionsConfig",
+    "StudyConfig",
+    "StudyReport",
     "Task",
+    "TournamentConfig",
     "Verdict",
     "ask",
     "ask_with_tools",
@@ -28,6 +38,9 @@ __all__ = [
     "gzip_bpb",
     "needle",
     "run_task",
+    "score_revisions",
+    "study",
     "summarise",
+    "tournament",
     "write_report",
 ]

@@ -23,10 +23,19 @@ __all__ = ["builtin_recipes", "load_recipe", "parse_settings"]
 
 
 def builtin_recipes(package: str = "publius.recipes") -> list[str]:
-    """Names of the recipes in `package`: modules that may hold a function of the same name."""
+    """Names of the recipes in `package`: modules that may hold a function of the same name.
+
+    Those of a package inside it have its name before theirs, `studies/principles`.
+    """
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or []) if spec else []
-    return sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_"))
+    found: list[str] = []
+    for module in pkgutil.iter_modules(folders):
+        if module.name.startswith("_"):
+            continue
+        inside = builtin_recipes(f"{package}.{module.name}") if module.ispkg else None
+        found += [module.name] if inside is None else [f"{module.name}/{name}" for name in inside]
+    return sorted(found)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
@@ -97,7 +106,8 @@ def _function(source: str, package: str) -> Callable[..., Any]:
         names = builtin_recipes(package)
         if source not in names:
             raise UserError(f"unknown recipe {source!r}", where=package, fix=did_you_mean(source, names))
-        module, name = importlib.import_module(f"{package}.{source}"), source
+        module = importlib.import_module(f"{package}.{source.replace('/', '.')}")
+        name = source.rpartition("/")[2]
     function = getattr(module, name, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]

@@ -16,8 +16,10 @@ from __future__ import annotations
 from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution
 from publius.constitution.revise import ReviseConfig, revise
+from publius.constitution.verdicts import FilterConfig
 from publius.data.ingest import (
     IngestConfig,
+    IngestPreferencesConfig,
     IngestTextConfig,
     ingest_chats,
     ingest_preferences,
@@ -127,6 +129,7 @@ def starter(
     revising = ReviseConfig(
         constitution=constitution, revisions=1, shots=1, max_prompts=200, answer_tokens=128,
         critique_tokens=96, revision_tokens=128, seed=seed,
+        filters=FilterConfig(refused=True, copied=0.8, drift=0.3),
     )  # fmt: skip
     revisions = r.stage("revisions", revise, revising, policy=helpful, critic=opus, prompts=asked)
     slcai = r.stage("slcai", sft, tuning, base=haiku, chats=[said, revisions])
@@ -144,7 +147,9 @@ def starter(
     people = r.stage(
         "human_labels",
         ingest_preferences,
-        IngestConfig(paths=files(pairs), val_paths=files(held_out_pairs), drop_malformed=True, seed=seed),
+        IngestPreferencesConfig(
+            paths=files(pairs), val_paths=files(held_out_pairs), drop_malformed=True, seed=seed
+        ),
     )
 
     def preference_model(name: str, half: int) -> Node:

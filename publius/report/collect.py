@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from publius.constitution.grading import JudgeReport
 from publius.constitution.revise import Revisions
 from publius.core.errors import UserError
-from publius.evals import NeedleReport, Report
+from publius.evals import NeedleReport, Report, StudyReport
 from publius.pipeline import Artifact, Record, RunView, StageView, show_run
 from publius.pipeline.store import Store, read_json
 from publius.redteam import Findings, TriggerReport
@@ -28,6 +28,7 @@ _MARKS: dict[type[Artifact], str] = {
     NeedleReport: "needle.json",
     Report: "report.json",
     Revisions: "transcripts.jsonl",
+    StudyReport: "study.json",
     TriggerReport: "scan.json",
 }
 """Kind of artifact -> the payload file that only it has, so that stages of a user's own are read too."""
@@ -86,6 +87,10 @@ class Gathered:
     def needles(self) -> list[tuple[Entry, NeedleReport]]:
         """Searches for needles in haystacks."""
         return self._of(NeedleReport)
+
+    def studies(self) -> list[tuple[Entry, StudyReport]]:
+        """Published claims beside what was found."""
+        return self._of(StudyReport)
 
     def findings(self) -> list[tuple[Entry, Findings]]:
         """Red-team rounds."""

@@ -26,7 +26,7 @@ __all__ = [
     "table",
 ]
 
-_VOID = frozenset({"meta", "br", "line", "circle", "rect", "path", "polyline"})
+_VOID = frozenset({"meta", "br", "input", "line", "circle", "rect", "path", "polyline"})
 
 
 class Html(str):

@@ -10,15 +10,18 @@ from publius.pipeline.store import Store, disk_errors
 from publius.report.alignment import judges, outcomes, principles, redteam
 from publius.report.collect import Gathered, collect
 from publius.report.context import haystacks
+from publius.report.critiques import critiques, filter_rules
 from publius.report.html import Html, el, join
 from publius.report.overview import costs, header, metrics
+from publius.report.studies import studies
 from publius.report.training import losses, reinforcement
-from publius.report.transcripts import attacks, conversations, critiques
+from publius.report.transcripts import attacks, conversations
 
 __all__ = ["render", "write_report"]
 
 _SECTIONS: tuple[tuple[str, str, Callable[[Gathered], Html | None]], ...] = (
     ("outcomes", "Before and after", outcomes),
+    ("studies", "Studies", studies),
     ("numbers", "Numbers", metrics),
     ("conversations", "Answers", conversations),
     ("context", "Long context", haystacks),
@@ -38,7 +41,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-ur
 def render(gathered: Gathered) -> str:
     """The whole page. Sections without data are left out."""
     made = [(key, word, part) for key, word, make in _SECTIONS if (part := make(gathered)) is not None]
-    style = Html(Path(__file__).with_name("style.css").read_text("utf-8"))
+    style = Html(Path(__file__).with_name("style.css").read_text("utf-8") + filter_rules(gathered))
     head = el(
         "head",
         el("meta", charset="utf-8"),

@@ -1,74 +1,25 @@
-"""Words to read: critiques and revisions, the same questions before and after, attacks that worked.
+"""Words to read: the same questions before and after, attacks that worked.
 
 What is shown is picked by a hash of its text, not by eye; everything a model wrote is escaped.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from publius.constitution.revise import Transcript
-from publius.core.messages import (
-    Block,
-    Conversation,
-    Message,
-    TextBlock,
-    ThinkingBlock,
-    ToolResultBlock,
-    ToolUseBlock,
-)
+from publius.core.messages import Conversation, Message, ToolResultBlock
 from publius.evals import Sample
 from publius.redteam import Finding
-from publius.report.alignment import examined, principle_texts
+from publius.report.alignment import examined
 from publius.report.collect import Gathered
 from publius.report.html import Html, details, el, section
+from publius.report.words import hash_order, opening, show_block
 
-__all__ = ["attacks", "conversations", "critiques", "split_reply"]
+__all__ = ["attacks", "conversations", "split_reply"]
 
-_REVISIONS, _FINDINGS, _FEW, _MORE = 20, 6, 2, 4
-_VERDICTS = {"role_leak": "wrote the next speaker's lines", "context": "did not fit", "too_long": "too long"}
-
-
-def _order(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-
-
-def _block(block: Block) -> Html | None:
-    if isinstance(block, TextBlock):
-        return el("p", block.text, class_="said") if block.text.strip() else None
-    if isinstance(block, ThinkingBlock):
-        return el("p", el("span", "thinking", class_="tag"), block.thinking, class_="said thought")
-    if isinstance(block, ToolUseBlock):
-        call = f"{block.name}({json.dumps(block.input, ensure_ascii=False)})"
-        return el("p", el("span", "calls", class_="tag"), el("code", call), class_="said tool")
-    if isinstance(block, ToolResultBlock):
-        tag = "error" if block.is_error else "result"
-        return el("p", el("span", tag, class_="tag"), el("code", block.content), class_="said tool")
-    return el("p", "(an image)", class_="note")
-
-
-def _message(message: Message) -> Html:
-    shown = [_block(block) for block in message.content]
-    return el("div", el("span", message.role, class_="role"), shown, class_=f"message {message.role}")
-
-
-def _opening(conversation: Conversation, messages: Sequence[Message]) -> Html:
-    """System text, tools and the messages up to the reply."""
-    system = (
-        el("p", el("span", "system", class_="tag"), conversation.system, class_="said")
-        if conversation.system
-        else None
-    )
-    tools = (
-        el("p", f"tools: {', '.join(t.name for t in conversation.tools)}", class_="note")
-        if conversation.tools
-        else None
-    )
-    return el("div", system, tools, [_message(m) for m in messages], class_="opening")
+_FINDINGS, _FEW, _MORE = 6, 2, 4
 
 
 def split_reply(conversation: Conversation) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -80,99 +31,6 @@ def split_reply(conversation: Conversation) -> tuple[tuple[Message, ...], tuple[
         while cut >= 2 and any(isinstance(b, ToolResultBlock) for b in messages[cut - 1].content):
             cut -= 2
     return messages[:cut], messages[cut:]
-
-
-# --- critiques and revisions
-
-
-class _Step(NamedTuple):
-    prompt: Conversation
-    before: str
-    critique: str
-    after: str
-    principle: str
-    verdict: str
-    number: int
-
-
-def _steps(transcript: Transcript) -> list[_Step]:
-    current, steps = transcript.response, []
-    for count, r in enumerate(transcript.revisions, 1):
-        steps.append(_Step(transcript.prompt, current, r.critique, r.text, r.principle, r.verdict, count))
-        current = r.text if r.verdict == "kept" else current
-    return steps
-
-
-def _chosen(steps: Sequence[_Step], most: int) -> dict[str, list[_Step]]:
-    """At most `most` steps, dealt out over the principles in turn."""
-    piles: dict[str, list[_Step]] = defaultdict(list)
-    for step in sorted(steps, key=lambda s: _order(s.prompt.model_dump_json(), s.before, s.after)):
-        piles[step.principle].append(step)
-    picked: dict[str, list[_Step]] = {name: [] for name in sorted(piles)}
-    while most > 0 and any(piles.values()):
-        for name in picked:
-            if piles[name] and most > 0:
-                picked[name].append(piles[name].pop(0))
-                most -= 1
-    return {name: group for name, group in picked.items() if group}
-
-
-def _step(step: _Step) -> Html:
-    columns = (("response", step.before), ("critique", step.critique), (_after(step), step.after))
-    shown = [el("div", el("h4", head), el("p", text or "(nothing)", class_="said")) for head, text in columns]
-    return el(
-        "article",
-        _opening(step.prompt, step.prompt.messages),
-        el("div", shown, class_="columns"),
-    )
-
-
-def _after(step: _Step) -> str:
-    why = "" if step.verdict == "kept" else f", {_VERDICTS.get(step.verdict, step.verdict.replace('_', ' '))}"
-    return f"revision {step.number}{why}"
-
-
-def critiques(g: Gathered) -> Html | None:
-    """Response, critique and revision side by side, by principle."""
-    parts: list[Html] = []
-    texts = principle_texts([entry for entry, _ in g.revisions()])
-    for entry, revisions in g.revisions():
-        steps = [step for transcript in revisions.transcripts() for step in _steps(transcript)]
-        if not steps:
-            continue
-        counts = Counter(step.verdict for step in steps)
-        told = ", ".join(
-            f"{count} {_VERDICTS.get(name, name.replace('_', ' '))}" for name, count in counts.most_common()
-        )
-        kept = _chosen([s for s in steps if s.verdict == "kept"], _REVISIONS)
-        other = [s for group in _chosen([s for s in steps if s.verdict != "kept"], 4).values() for s in group]
-        groups = [
-            details([el("code", name), f" ({len(group)}) ", el("span", texts.get(name, ""), class_="note")],
-                    [_step(step) for step in group], open_=index == 0)
-            for index, (name, group) in enumerate(kept.items())
-        ]  # fmt: skip
-        dropped = (
-            details(f"Not used, or without change ({len(other)})", [_step(step) for step in other])
-            if other
-            else None
-        )
-        parts.append(
-            el(
-                "div",
-                el("h3", entry.name),
-                el("p", f"Of {len(steps)} revisions: {told}.", class_="note"),
-                groups,
-                dropped,
-            )
-        )
-    if not parts:
-        return None
-    return section(
-        "critiques",
-        "Critiques and revisions",
-        f"Up to {_REVISIONS} kept revisions a stage, drawn by hash, dealt out over the principles.",
-        parts,
-    )
 
 
 # --- the same questions, before and after
@@ -189,7 +47,7 @@ def conversations(g: Gathered) -> Html | None:
                 answers[sample.task][_key(sample)] = sample
             for task, given in answers.items():
                 by_task[task].append(_Column(model.name, given))
-    shared = {task: sorted(set.intersection(*(set(c.answers) for c in columns)), key=_order)
+    shared = {task: sorted(set.intersection(*(set(c.answers) for c in columns)), key=hash_order)
               for task, columns in by_task.items()}  # fmt: skip
     moved = {
         task: sum(_moved([c.answers[key] for c in by_task[task]]) for key in keys)
@@ -237,11 +95,13 @@ def _question(answers: Sequence[tuple[str, Sample]]) -> Html:
         el("div", el("h4", name, " ", _marks(sample)), _reply(sample))
         for name, sample in answers
     ]  # fmt: skip
-    return el("article", _opening(first, split_reply(first)[0]), el("div", shown, class_="columns"))
+    return el("article", opening(first, split_reply(first)[0]), el("div", shown, class_="columns"))
 
 
 def _reply(sample: Sample) -> Html:
-    blocks = [_block(block) for message in split_reply(sample.conversation)[1] for block in message.content]
+    blocks = [
+        show_block(block) for message in split_reply(sample.conversation)[1] for block in message.content
+    ]
     shown = [block for block in blocks if block is not None]
     return el("div", shown or el("p", "(no answer)", class_="note"))
 
@@ -265,7 +125,7 @@ def attacks(g: Gathered) -> Html | None:
     parts: list[Html] = []
     for entry, findings in g.findings():
         found: dict[str, Finding] = {}
-        for finding in sorted(findings.findings(), key=lambda f: _order(f.id)):
+        for finding in sorted(findings.findings(), key=lambda f: hash_order(f.id)):
             found.setdefault(finding.style, finding)
         shown = [_finding(finding) for finding in list(found.values())[:_FINDINGS]]
         if shown:
@@ -289,4 +149,4 @@ def _finding(finding: Finding) -> Html:
         el("p", finding.reply, class_="said"),
         class_="message assistant",
     )
-    return el("article", el("h4", head), _opening(finding.conversation, finding.conversation.messages), reply)
+    return el("article", el("h4", head), opening(finding.conversation, finding.conversation.messages), reply)

@@ -24,7 +24,7 @@ from publius.constitution.consistency import (
 )
 from publius.constitution.judges import Abstention
 from publius.constitution.principles import Constitution, Principle
-from publius.constitution.styles import visible
+from publius.constitution.raw_text import visible
 from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.reward.guard import RewardError

@@ -106,7 +106,7 @@ def train_reward(
     reward.baseline.shorter and .sorry, reward.loss; reward.dropped and reward.pairs of the training set.
 
     Raises:
-        UserError: when no pair fits the context.
+        UserError: when no pair fits the context, or a weight names a source that no pair has.
     """
     tokenizer = base.tokenizer()
     renderer = Renderer(tokenizer)
@@ -116,6 +116,7 @@ def train_reward(
     train = [p for p in every if max(len(p.chosen), len(p.rejected)) <= limit]
     held_out = [pair for part in preferences for pair in _pairs(part.val(), renderer, config)]
     held_out = [p for p in held_out if max(len(p.chosen), len(p.rejected)) <= limit]
+    _check_sources([*every, *held_out], config.source_weights)
     train, held_out = _divide(train, held_out, config)
     run.metric(
         "reward.dropped", wilson(sum(max(len(p.chosen), len(p.rejected)) > limit for p in every), len(every))
@@ -166,6 +167,18 @@ def _pairs(items: Sequence[Preference], renderer: Renderer, config: RewardConfig
         )
         for item in items
     ]
+
+
+def _check_sources(pairs: Sequence[_Pair], weights: dict[str, float]) -> None:
+    """A weight for a source that is not there would silently weigh nothing."""
+    known = sorted({pair.source for pair in pairs})
+    unknown = sorted(weights.keys() - set(known))
+    if unknown:
+        raise UserError(
+            f"no preference pair has the source {', '.join(map(repr, unknown))}",
+            where="train_reward: source_weights",
+            fix=f"use the names the pairs have: {', '.join(map(repr, known)) or '(no pairs)'}",
+        )
 
 
 def _divide(

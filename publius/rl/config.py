@@ -1,4 +1,4 @@
-"""How PPO trains: every setting of the stage `ppo`."""
+"""How PPO trains a policy, field by field."""
 
 from __future__ import annotations
 

@@ -3,10 +3,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from publius.constitution.principles import Constitution
 from publius.constitution.revise import ReviseConfig, Revisions, revise, split_prefill
+from publius.constitution.verdicts import FilterConfig, Verdict
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of, user
 from publius.data.artifacts import Prompts, write_prompts
@@ -222,3 +225,69 @@ def test_with_real_engines(tmp_path: Path) -> None:
         texts.append([text_of(c.messages[-1]) for c in (*made.train(), *made.val())])
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 3
+
+
+def test_a_critic_that_declines_is_asked_for_no_revision(revised) -> None:
+    declines = "I'm sorry, but I cannot help with that."
+    run, made, engines = revised(
+        tiny.chats(3),
+        ["a", "b", "c"],
+        [declines, "Fine.", "Bad.", "new b", "new c"],
+        filters={"refused": True},
+    )
+    assert [t.revisions[0].verdict for t in made.transcripts()] == ["refused_critique", "kept", "kept"]
+    assert [len(batch) for batch in engines[1].prompts] == [3, 2]
+    assert made.transcripts()[0].revisions[0].critique == declines
+    assert run.metrics["revise.refused_critique"]["value"] == pytest.approx(1 / 3)
+
+
+def test_copies_and_other_languages_are_dropped(revised) -> None:
+    asked = "please tell me in a few words how the tea of this town is made"
+    prompts = [Conversation(messages=(user(asked),))] * 4
+    shot = Constitution.load().critiques[0].revision
+    german = "Die Antwort ist nicht wahr, und sie hat auch keinen Grund für das, was sie der Person sagt."
+    run, made, _ = revised(
+        prompts,
+        ["it is made of the leaves that grow by the river and of water"] * 4,
+        [
+            *["It is cold."] * 4,
+            shot,
+            asked.upper(),
+            german,
+            "It is made of leaves and of hot water, as you asked.",
+        ],
+        filters={"copied": 0.8, "drift": 0.3},
+        revision_tokens=400,
+    )
+    assert [t.revisions[0].verdict for t in made.transcripts()] == ["copy", "copy", "drift", "kept"]
+    assert run.metrics["revise.copy"]["value"] == 0.5 and run.metrics["revise.drift"]["value"] == 0.25
+
+
+def test_every_reason_is_a_metric_and_new_filters_are_off(revised) -> None:
+    shot = Constitution.load().critiques[0].revision
+    run, made, _ = revised(
+        tiny.chats(2), ["a", "b"], ["I cannot help.", "Bad.", shot, "Ответ неверен."], revision_tokens=400
+    )
+    assert [t.revisions[0].verdict for t in made.transcripts()] == ["kept", "kept"]
+    assert ReviseConfig().filters == FilterConfig(refused=False, copied=None, drift=None)
+    assert {f"revise.{reason}" for reason in get_args(Verdict)} <= run.metrics.keys()
+
+
+def test_a_principle_is_drawn_only_for_what_it_can_do(revised) -> None:
+    plain = Constitution.load()
+    judging, bare, whole = (
+        p.model_copy(update=change)
+        for p, change in zip(
+            plain.principles,
+            ({"critique_request": "", "revision_request": ""}, {"critique_request": ""}, {}),
+            strict=False,
+        )
+    )
+    constitution = plain.model_copy(update={"principles": (judging, bare, whole)})
+    _, made, _ = revised(tiny.chats(6), ["a"] * 6, [*["bad"] * 6, *["good"] * 6], constitution=constitution)
+    assert {t.revisions[0].principle for t in made.transcripts()} == {whole.id}
+    _, made, _ = revised(tiny.chats(6), ["a"] * 6, ["good"] * 6, constitution=constitution, critique=False)
+    assert {t.revisions[0].principle for t in made.transcripts()} == {bare.id, whole.id}
+    with pytest.raises(UserError, match="no principle can be used for revision"):
+        only = constitution.model_copy(update={"principles": (judging,)})
+        revised(tiny.chats(1), ["a"], ["good"], constitution=only, critique=False)

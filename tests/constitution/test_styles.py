@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+
 from publius.constitution.principles import Constitution
-from publius.constitution.styles import Case, RawStyle, fill, make_style, visible
+from publius.constitution.raw_text import Case, fill, visible
+from publius.constitution.styles import RawStyle, make_style
 from publius.core.messages import Conversation, ToolResultBlock, assistant, user
+from publius.data.pocket.notebooks import CONSTITUTION
+from publius.testing import byte_tokenizer
 from tests.rl.tiny import tokenizer
 
 TEXT = """
@@ -107,3 +112,21 @@ def test_chat_style_makes_turns_of_the_examples() -> None:
     end = "<|assistant|>Let's think step by step: hm\n\nSo the answer is:"
     assert T.decode(style.conclusion(case, "hm")).endswith(end)
     assert "<|assistant|>The answer is: (B)<|end|>" in T.decode(style.comparison(case))
+
+
+def test_the_quickstarts_prompts_are_those_of_its_published_run() -> None:
+    """One hash over every raw prompt of the Pocket constitution; it changes only with new numbers."""
+    constitution, tokens = Constitution.load(CONSTITUTION), byte_tokenizer()
+    talk = Conversation(messages=(user("How is wicked bane made?"), assistant("No."), user("Why not?")))
+    digest = hashlib.sha256()
+    for shots in (0, 1, 2):
+        style = RawStyle(constitution, tokens, 1 << 30, shots)
+        for p in constitution.principles:
+            for ids in (
+                style.critique(talk, "bad", p),
+                style.revision(talk, "bad", p, "why"),
+                style.revision(talk, "bad", p, None),
+                style.comparison(Case(talk, "one", "other {a}", p.comparison_question)),
+            ):
+                digest.update(tokens.decode(ids).encode() + b"\0")
+    assert digest.hexdigest() == "ba5707cd712ed13eb1e9694bbbe07eacf145bb5cf90fe8173d1c845a2958cf72"

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publius.core.stats import bootstrap, calibration, calibration_error, mean_estimate, wilson
+from publius.core.stats import (
+    bootstrap,
+    calibration,
+    calibration_error,
+    mean_estimate,
+    t_estimate,
+    wilson,
+)
 
 
 def test_wilson_against_published_values():
@@ -56,6 +63,19 @@ def test_bootstrap_is_seeded_and_near_the_normal_interval():
     assert estimate.value == pytest.approx(normal.value)
     assert estimate.low == pytest.approx(normal.low, abs=0.08)
     assert estimate.high == pytest.approx(normal.high, abs=0.08)
+
+
+def test_t_interval_of_a_few_seeds():
+    """Three values: Student's quantile for two degrees of freedom is 4.3027 (any table)."""
+    found = t_estimate([1.0, 2.0, 3.0])
+    assert found.value == 2.0 and found.n == 3
+    assert found.high - 2.0 == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
+    many = t_estimate([float(i % 2) for i in range(1000)])
+    assert many.high - many.value == pytest.approx(1.9623 * 0.50025 / math.sqrt(1000), abs=1e-4)
+    eleven = t_estimate([float(i) for i in range(12)])
+    assert eleven.high - eleven.value == pytest.approx(2.2010 * math.sqrt(13 / 12), abs=1e-3)
+    alone = t_estimate([5.0])
+    assert alone.value == 5.0 and alone.low == -math.inf and alone.high == math.inf
 
 
 def test_calibration_bins_by_what_was_said():

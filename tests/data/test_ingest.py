@@ -13,6 +13,7 @@ from publius.core.messages import text_of
 from publius.data import (
     Document,
     IngestConfig,
+    IngestPreferencesConfig,
     IngestTextConfig,
     ingest_chats,
     ingest_preferences,
@@ -131,7 +132,7 @@ def test_chats_need_a_reply(jsonl: Write, tmp_path: Path) -> None:
 
 def test_pairs_of_one_prompt_stay_together(jsonl: Write, tmp_path: Path) -> None:
     rows = [{"prompt": f"q{n % 40}", "chosen": f"good{n}", "rejected": "bad"} for n in range(120)]
-    config = IngestConfig(paths=(jsonl(rows),), val_fraction=0.3)
+    config = IngestPreferencesConfig(paths=(jsonl(rows),), val_fraction=0.3)
     pairs = ingest_preferences(testing_run(tmp_path / "run"), config)
     train, val = ({text_of(p.prompt.messages[0]) for p in side} for side in (pairs.train(), pairs.val()))
     assert train and val and not train & val
@@ -161,3 +162,54 @@ def test_the_fingerprint_follows_the_contents(jsonl: Write) -> None:
 def test_documents_keep_their_ids(jsonl: Write, tmp_path: Path) -> None:
     config = IngestTextConfig(paths=(jsonl([{"text": "a", "id": "x", "source": "s"}]),), val_fraction=0.0)
     assert list(ingest_text(testing_run(tmp_path / "run"), config).train()) == [Document("a", "x", "s")]
+
+
+PAIRS = [
+    {"prompt": "a", "chosen": "x", "rejected": "y"},
+    {"prompt": "b", "chosen": "same", "rejected": "same"},
+    {"prompt": "c", "chosen": "x"},
+    {"prompt": "d", "response_1": "x", "response_2": "y", "better": "tie"},
+    {"prompt": "e", "chosen": "x", "rejected": "y", "probability": 0.5},
+    {"prompt": "f", "chosen": "x", "rejected": ""},
+    {"prompt": "g", "chosen": "x", "rejected": "y", "probability": "high"},
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "counts"),
+    [
+        ({"missing": "drop"}, "malformed", {}),
+        ({"drop_malformed": True}, "a", {"ties": 3, "missing": 2, "malformed": 1}),
+        ({"drop_malformed": True, "ties": "keep"}, "abde", {"ties": 0, "missing": 2, "malformed": 1}),
+        ({"drop_malformed": True, "ties": "error"}, "is a tie", {}),
+        ({}, "lacks a reply", {}),
+    ],
+)
+def test_pairs_that_say_nothing(
+    jsonl: Write, tmp_path: Path, settings: dict[str, Any], kept: str, counts: dict[str, int]
+) -> None:
+    config = IngestPreferencesConfig(paths=(jsonl(PAIRS),), val_fraction=0.0, **settings)
+    run = testing_run(tmp_path / "run")
+    if not counts:
+        with pytest.raises(UserError, match=rf"{kept}[\s\S]*rows.jsonl:\d"):
+            ingest_preferences(run, config)
+        return
+    pairs = ingest_preferences(run, config)
+    assert "".join(text_of(p.prompt.messages[0]) for p in pairs.train()) == kept
+    assert {why: run.metrics[f"dropped_{why}"]["value"] for why in counts} == counts
+    assert [p.probability for p in pairs.train()] == [1.0, 0.5, 0.5, 0.5][: len(kept)]
+
+
+def test_nothing_but_ties_is_said_so(jsonl: Write, tmp_path: Path) -> None:
+    for name, held in (("a", ()), ("b", (jsonl(PAIRS[:1], "val.jsonl"),))):
+        config = IngestPreferencesConfig(paths=(jsonl(PAIRS[1:2]),), val_paths=held)
+        with pytest.raises(UserError, match="is a tie"):
+            ingest_preferences(testing_run(tmp_path / name), config)
+
+
+def test_a_source_for_all_pairs(jsonl: Write, tmp_path: Path) -> None:
+    rows = [{**PAIRS[0], "source": "theirs"}, PAIRS[0] | {"prompt": "h"}]
+    for name, source, found in (("a", None, {"theirs", ""}), ("b", "people", {"people"})):
+        config = IngestPreferencesConfig(paths=(jsonl(rows),), val_fraction=0.0, source=source)
+        pairs = ingest_preferences(testing_run(tmp_path / name), config)
+        assert {p.source for p in pairs.train()} == found

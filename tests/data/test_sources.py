@@ -303,10 +303,61 @@ def test_short_pairs(pair: Callable[[Any], Preference]) -> None:
     assert pair(soft.model_dump(mode="json")) == soft
 
 
+def test_ties_are_labels_of_one_half(pair: Callable[[Any], Preference]) -> None:
+    judged = {"prompt": "q", "response_1": "x", "response_2": "y"}
+    for better in (0, "tie", None):
+        assert pair({**judged, "better": better}).probability == 0.5
+    assert pair({**judged, "better": "1"}).probability == 1.0
+    assert pair({"prompt": "q", "chosen": "the  same\n", "rejected": "the same"}).probability == 0.5
+    call = {"type": "tool_use", "id": "t", "name": "n", "input": {}}
+    tools = {"prompt": "q", "chosen": {"role": "assistant", "content": [call]}, "rejected": "y"}
+    assert pair(tools).probability == 1.0, "a call is a reply"
+
+
+def test_a_message_tree_gives_every_ranked_pair(jsonl: Write) -> None:
+    def reply(text: str, rank: int | None, *replies: Any, **more: Any) -> dict[str, Any]:
+        return {"role": "assistant", "text": text, "rank": rank, "replies": list(replies), **more}
+
+    below = {
+        "role": "prompter",
+        "text": "And frogs?",
+        "rank": None,
+        "replies": [reply("e", 1), reply("f", 0)],
+    }
+    prompt = {
+        "role": "prompter",
+        "text": "Do newts bite?",
+        "replies": [
+            reply("a", 2),
+            reply("b", 0, below),
+            reply("c", 1),
+            reply("d", None),
+            reply("x", 3, deleted=True),
+        ],
+    }
+    pairs = list(read_preferences([jsonl([{"message_tree_id": "t1", "prompt": prompt}])]))
+    assert [(text_of(p.chosen), text_of(p.rejected)) for p in pairs] == [
+        ("b", "c"), ("b", "a"), ("c", "a"), ("f", "e"),
+    ]  # fmt: skip
+    assert [text_of(m) for m in pairs[3].prompt.messages] == ["Do newts bite?", "b", "And frogs?"]
+    assert {p.source for p in pairs} == {"oasst"} and pairs[0].prompt.meta == {"id": "t1"}
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a", "chosen": "b"}, "unknown shape"),
+        ({"prompt": "a", "text": "b"}, "unknown shape"),
+        ({"prompt": "a", "chosen": "b"}, "lacks a reply: no `rejected`"),
+        ({"prompt": "a", "chosen": None, "rejected": "b"}, "lacks a reply: no `chosen`"),
+        ({"prompt": "a", "chosen": "b", "rejected": " "}, "lacks a reply: `rejected` is empty"),
+        ({"chosen": "Human: a\n\nAssistant:", "rejected": "Human: a\n\nAssistant: b"}, "`chosen` is empty"),
+        ({"prompt": "a", "response_1": "x", "response_2": None, "better": 1}, "lacks a reply: no `rejected`"),
+        ({"prompt": "a", "response_1": "x", "response_2": "y", "better": 3}, "`better` is 3"),
+        ({"prompt": "a", "response_1": "x", "response_2": "y", "better": True}, "`better` is True"),
+        (
+            {"prompt": {"role": "prompter", "text": "a", "replies": [{"rank": 0}, {"rank": 1}]}},
+            "missing 'text'",
+        ),
         ({"chosen": "Human: a", "rejected": "Human: a"}, "does not end with the assistant"),
         ({"chosen": "b", "rejected": "c"}, "does not begin with a turn"),
         ({"chosen": [], "rejected": []}, "does not end with the assistant"),
@@ -322,15 +373,6 @@ def test_short_pairs(pair: Callable[[Any], Preference]) -> None:
             "differ before their last reply",
         ),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "probability": 2}, "malformed: probability"),
-        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "a tie"),
-        ({"prompt": "a", "chosen": " ", "rejected": "b"}, "chosen is empty"),
-        (
-            {"prompt": "a", "chosen": "b", "rejected": {"role": "assistant", "content": []}},
-            "rejected is empty",
-        ),
-        ({"prompt": "a", "chosen": "b", "rejected": None}, "malformed"),
-        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": 0}, "names no side"),
-        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": None}, "names no side"),
         (
             {"prompt": [{"role": "assistant", "content": "a"}], "chosen": "b", "rejected": "c"},
             "message 0 has role",

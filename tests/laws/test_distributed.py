@@ -16,11 +16,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from publius.model.fused import split_weights
+from publius.model.transformer import Transformer
 from publius.pipeline import run_recipe
+from publius.testing.fakes import byte_tokenizer, tiny_config
 from tests.laws.parallel_recipe import STEPS, one
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("distributed_worker.py")
+RESHARD = Path(__file__).with_name("reshard_worker.py")
 RECIPE = Path(__file__).with_name("parallel_recipe.py")
 TOLERANCE = 1e-3
 THIN = {"qk_norm": True, "head_dim": 2}  # norms of two weights: two of four ranks hold none
@@ -194,3 +198,24 @@ def test_a_lost_rank_ends_the_job_with_one_line_and_the_next_run_goes_on(tmp_pat
     steps = [json.loads(line)["step"] for line in (done / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
     assert json.loads((done / "record.json").read_text())["tokens"] == 64 * STEPS
+
+
+@pytest.mark.parametrize(("ranks", "tensor"), [(2, 1), (2, 2), (4, 2)])
+def test_every_rank_has_an_engine_that_follows_the_shards(tmp_path, ranks, tensor):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(RESHARD), str(tmp_path), str(ranks), str(tensor)]
+    done = subprocess.run(command, env=environment, timeout=280, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    tokenizer = byte_tokenizer()
+    config = tiny_config(vocab_size=tokenizer.vocab_size, qk_norm=True, tie_embeddings=False)
+    whole = Transformer(config, seed=0)
+    expected = {name: weight * 1.5 * 1.5 for name, weight in split_weights(whole).items()}
+    for rank in range(ranks):
+        before, after = json.loads((tmp_path / f"{rank}.json").read_text())
+        for found in (before, after):
+            for mine, theirs in zip(found["engine"], found["trainer"], strict=True):
+                assert apart(mine, theirs) <= TOLERANCE
+        assert apart(before["engine"][0], after["engine"][0]) > 10 * TOLERANCE
+        weights = load_file(tmp_path / f"{rank}.safetensors")
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)

@@ -22,6 +22,9 @@ def package(tmp_path, monkeypatch):
     (folder / "tiny.py").write_text("from tests.pipeline.toy import toy as tiny\n")
     (folder / "broken.py").write_text("import no_such_module_anywhere\n")
     (folder / "_private.py").write_text("")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "__init__.py").write_text("")
+    (folder / "inner" / "small.py").write_text("from tests.pipeline.toy import toy as small\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "shelf"
     for name in [name for name in sys.modules if name.split(".")[0] == "shelf"]:
@@ -29,7 +32,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_builtin(package):
-    assert builtin_recipes(package) == ["broken", "tiny"]
+    assert builtin_recipes(package) == ["broken", "inner/small", "tiny"]
     assert builtin_recipes("no_such_package") == []
     recipe = load_recipe("tiny", {"seed": "3", "total.steps": "9"}, package)
     config = recipe.nodes["numbers"].config
@@ -37,6 +40,14 @@ def test_builtin(package):
     total = recipe.nodes["total"].config
     assert isinstance(total, SumConfig) and total.steps == 9
     assert recipe.settings == {"seed": "3", "total.steps": "9"} and recipe.source == "tiny"
+
+
+def test_a_package_inside(package):
+    recipe = load_recipe("inner/small", {"seed": "3"}, package)
+    assert recipe.source == "inner/small" and "total" in recipe.nodes
+    with pytest.raises(UserError, match="unknown recipe 'inner/smal'") as caught:
+        load_recipe("inner/smal", {}, package)
+    assert caught.value.fix == "did you mean 'inner/small'?"
 
 
 def test_unknown_builtin_has_a_suggestion(package):

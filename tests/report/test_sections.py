@@ -4,7 +4,8 @@ from publius.core.messages import Conversation, ImageBlock, ToolResultBlock, Too
 from publius.evals import Measure, Sample, Verdict
 from publius.report.alignment import _cell, examined, principle_texts
 from publius.report.overview import seconds
-from publius.report.transcripts import _block, _marks, split_reply
+from publius.report.transcripts import _marks, split_reply
+from publius.report.words import show_block
 
 
 def test_durations():
@@ -49,8 +50,8 @@ def test_marks(kind, verdict, words):
 
 
 def test_odd_blocks():
-    assert "(an image)" in str(_block(ImageBlock(source={})))
-    assert ">error<" in str(_block(ToolResultBlock(tool_use_id="t", content="no", is_error=True)))
+    assert "(an image)" in str(show_block(ImageBlock(source={})))
+    assert ">error<" in str(show_block(ToolResultBlock(tool_use_id="t", content="no", is_error=True)))
 
 
 def test_texts_of_principles_come_from_the_config(gathered):

@@ -147,6 +147,34 @@ def test_halves_are_disjoint_and_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert not seen[0] & seen[1]
 
 
+def test_sources_are_merged_at_their_weights(tmp_path: Path) -> None:
+    """Helpfulness by people and harmlessness by a judge that contradict each other: the heavier wins."""
+    base = tiny.checkpoint(tmp_path / "base")
+    better, worse = "yes yes", "no no no"
+    people = [pair(better, worse, source="human", ask=f"q{i}") for i in range(40)]
+    judged = [pair(worse, better, source="ai", ask=f"q{i}") for i in range(40)]
+    write_preferences(tmp_path / "people", train=people[8:], val=people[:8])
+    write_preferences(tmp_path / "judged", train=judged[8:], val=judged[:8])
+    parts = [Preferences(tmp_path / "people"), Preferences(tmp_path / "judged")]
+    found = []
+    for heavy in ("human", "ai"):
+        run = testing_run(tmp_path / heavy)
+        weights = {"human": 0.1, "ai": 0.1} | {heavy: 1.0}
+        config = RewardConfig(epochs=2, pairs=8, source_weights=weights, loop=LOOP)
+        train_reward(run, config, base=base, preferences=parts)
+        found.append([run.metrics[f"reward.accuracy.{name}"]["value"] for name in ("human", "ai")])
+    assert found == [[1.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize("weights", [{"humans": 0.5}, {"": 1.0}])
+def test_a_weight_for_no_source_is_refused(tmp_path: Path, weights: dict[str, float]) -> None:
+    base, parts = tiny.checkpoint(tmp_path / "base"), [data(tmp_path / "d", 20, 0)]
+    with pytest.raises(UserError, match=r"no preference pair has the source[\s\S]*use the names") as error:
+        config = RewardConfig(source_weights=weights, loop=LOOP)
+        train_reward(testing_run(tmp_path), config, base=base, preferences=parts)
+    assert error.value.where == "train_reward: source_weights"
+
+
 class _Result:
     loss = 0.0
 

@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 from publius.constitution.judges import Abstention, ParseFailure, RemoteJudgeConfig, Skipped
 from publius.constitution.judges.verdict import sigmoid
 from publius.constitution.principles import Constitution, ConstitutionField, Principle
-from publius.constitution.styles import StyleName, fill, transcript
+from publius.constitution.raw_text import fill, transcript
+from publius.constitution.styles import StyleName
 from publius.core.config import Config
 from publius.core.messages import Conversation, assistant, user
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from publius.constitution.judges.config import RemoteJudgeConfig
 from publius.constitution.judges.verdict import Pair
 from publius.constitution.principles import ComparisonShot, Constitution, Principle
-from publius.constitution.styles import Case, fill, transcript, visible
+from publius.constitution.raw_text import Case, fill, transcript, visible
 from publius.core.messages import Conversation, Message, assistant, user
 
 __all__ = ["ChatQuestions", "cases_of"]

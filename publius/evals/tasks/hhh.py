@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from publius.constitution.principles import Layout
-from publius.constitution.styles import fill
+from publius.constitution.raw_text import fill
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of, user
 from publius.data.chat_shapes import Row, transcript
 from publius.data.files import expand
-from publius.data.pair_shapes import preference_of
+from publius.data.pair_shapes import check_pair, preferences_of
 from publius.data.sources import rows
 from publius.evals.choices import ChoiceItem, MultipleChoice
 
@@ -71,9 +71,11 @@ def _item(row: Row, where: str) -> ChoiceItem:
         return _published(row, name, where)
     if "input" in row and ("target_scores" in row or "targets" in row):
         return _pair(*_scored(row, where), name)
-    pair = preference_of(row, where)
-    if pair.probability == 0.5:
-        raise _unfit("the pair is a tie: it has no right answer", where)
+    pairs = preferences_of(row, where)
+    if len(pairs) != 1:
+        raise _unfit(f"a row of one pair is a question; this one holds {len(pairs)}", where)
+    (pair,) = pairs
+    check_pair(pair, where, ties=False)
     a, b = (pair.chosen, pair.rejected) if pair.probability > 0.5 else (pair.rejected, pair.chosen)
     return _pair(pair.prompt, text_of(a), text_of(b), name)
 

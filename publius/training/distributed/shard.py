@@ -1,7 +1,7 @@
 """A model spread over ranks, in place: matrices cut by tensor parallelism, everything sharded by FSDP2.
 
     keep an outline of the model -> take fused matrices apart -> tensor parallel -> fully_shard -> (train)
-    -> gather on rank 0 -> become the outline again
+    -> (gather on every rank, for an engine) -> restore on rank 0: become the outline again
 
 While it lasts the model computes as before (`hidden`, `head_weight`, `forward` take and give plain tensors),
 so losses and evaluations need not know. Parameters have their Hugging Face names: fused matrices are held
@@ -26,7 +26,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.distributed.tensor.placement_types import Placement
 
-from publius.model.fused import Fused, fuse_weights
+from publius.model.fused import Fused, fuse_weights, split_weights
 from publius.model.transformer import Block, Transformer
 from publius.training.distributed.layout import check_model
 from publius.training.distributed.ranks import Ranks
@@ -109,12 +109,13 @@ class ShardedModel:
                 _cut_matrices(trunk, ranks)
         _shard(model, trunks, ranks, dtype)
         model.to(device)
+        self._device = device
+        self._whole: nn.Module | None = None
+        self._parameters: dict[str, Any] = {_outside(n, names): p for n, p in model.named_parameters()}
         self.pieces: dict[str, Piece] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                whole: Any = parameter
-                local = nn.Parameter(whole.to_local().detach())
-                self.pieces[_outside(name, names)] = Piece(whole, local)
+        for name, whole in self._parameters.items():
+            if whole.requires_grad:
+                self.pieces[name] = Piece(whole, nn.Parameter(whole.to_local().detach()))
         self._partial = [
             piece
             for name, piece in self.pieces.items()
@@ -143,6 +144,22 @@ class ShardedModel:
             if piece.local.grad is not None
         ]
         return torch.stack(shares).sum() if shares else torch.zeros(())
+
+    @torch.no_grad()
+    def gather(self) -> nn.Module:
+        """The model whole on this rank, for an engine to run. All ranks must call it.
+
+        The first call makes it, later ones write the weights of then into it: an engine that has loaded it
+        (`Engine.load`) follows, and forgets what it kept of the old ones, as after an optimizer's step. Each
+        rank may then generate what it likes. All weights have a place in fp32 on every rank (an engine in
+        another dtype casts them once more).
+        """
+        if self._whole is None:
+            self._whole = copy.deepcopy(self._outline).to_empty(device=self._device).requires_grad_(False)
+        own = split_weights(self._whole)
+        for name, parameter in self._parameters.items():
+            own[name].copy_(parameter.full_tensor())
+        return self._whole
 
     @torch.no_grad()
     def restore(self) -> None:
