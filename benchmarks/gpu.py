@@ -1,18 +1,24 @@
 """Training on one GPU: first that it is right, then how fast. `benchmarks/gpu.sh` runs this.
 
     benchmarks/gpu.sh
+    benchmarks/gpu.sh --attention sdpa flex --parts 350M "350M at 32k" --budget 300
     python benchmarks/gpu.py --device cpu --tiny
 
 Right: our logits against transformers' on the device, from the same weights, plain and packed, in fp32 and
-bf16; and the loss curve of the device against the CPU's. When one is wrong, no speed is measured.
+bf16; and the loss curve of the device against the CPU's. When one is wrong, no speed is measured. Then each
+kernel of attention (`model.packed`) that is asked for: outputs and gradients against the dense mask, and the
+loss curve; no speed is measured with one that is wrong.
 
-Fast: 125M, 350M and 1B weights in rows of 2,048, and 350M in rows of 32,768, through the real loop (packed
-rows, Muon + AdamW, bf16 over fp32 weights, compiled blocks): tokens/s, MFU and peak memory.
+Fast: 350M weights in rows of 2,048 and of 32,768 (also as one document each, `whole`, where all kernels are
+SDPA's causal one), 1B and 125M in rows of 2,048, each with every kernel, through the real loop (packed rows,
+Muon + AdamW, bf16 over fp32 weights, compiled blocks): tokens/s, MFU and peak memory.
 
     MFU = tokens/s x (6 x weights in products + 6 x layers x heads x head_dim x row) / peak FLOP/s
 
-with attention's causal half counted once, as if a row were one document. The peak is the data sheet's (dense
-bf16) where the card is known; the best of large bf16 products, measured here, stands beside it.
+with attention's causal half counted once, as if a row were one document. `flex` and `varlen` skip what is
+masked between documents, so beside it stands the MFU of what documents need alone, with twice the mean
+context for `row`. The peak is the data sheet's (dense bf16) where the card is known; the best of large bf16
+products, measured here, stands beside it. `loss gap` is the largest difference from the losses with `sdpa`.
 
 Writing: the engine's tokens/s at 1B weights, one row and 256, beside the roofline of measured memory and
 arithmetic (`publius bench engine`).
@@ -30,15 +36,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from gpu_checks import curve_checks, kernel_checks, kernel_curve, logit_checks
 from harness import child, cores, entry, markdown, matmul_ceiling, record_of, say, write_record
-from sides import Case, batches_of, peer_model, train
+from sides import Case, mean_context, train
 
 from publius.inference.bench import bench_engine
 from publius.model import ModelConfig
-from publius.model.attention import document_mask
-from publius.model.transformer import Transformer
+from publius.model.packed import Kernel
 from publius.pipeline.hardware import HARDWARE
 
+KERNELS: tuple[Kernel, ...] = ("sdpa", "flex", "varlen")
+ENGINE = "engine"
 FORMULA = "tokens/s x (6 x weights in products + 6 x layers x heads x head_dim x row) / peak FLOP/s"
 
 
@@ -53,6 +61,8 @@ class Part(NamedTuple):
     """Its time limit."""
     recompute: bool = False
     per_window: int = 5
+    alone: bool = False
+    """Every row is one document: no kernel but SDPA's causal one is ever taken."""
 
 
 def _shape(vocab: int, width: int, layers: int, heads: int, kv: int, inner: int, longest: int) -> ModelConfig:
@@ -63,11 +73,15 @@ def _shape(vocab: int, width: int, layers: int, heads: int, kv: int, inner: int,
 
 
 PARTS = [
-    Part("125M", _shape(50_304, 768, 14, 12, 4, 2048, 2048), 2048, 64, 80.0),
     Part("350M", _shape(50_304, 1024, 26, 16, 4, 2816, 2048), 2048, 32, 90.0),
+    Part("350M at 32k", _shape(50_304, 1024, 26, 16, 4, 2816, 32_768), 32_768, 2, 100.0, per_window=2),
+    Part(
+        "350M at 32k, whole", _shape(50_304, 1024, 26, 16, 4, 2816, 32_768), 32_768, 2, 80.0, False, 2, True
+    ),
     Part("1B", _shape(50_304, 2048, 16, 32, 8, 7168, 2048), 2048, 16, 100.0),
-    Part("350M at 32k", _shape(50_304, 1024, 26, 16, 4, 2816, 32_768), 32_768, 1, 100.0, True, 2),
+    Part("125M", _shape(50_304, 768, 14, 12, 4, 2048, 2048), 2048, 64, 80.0),
 ]
+"""In the order of what there is most to learn from, should the time not do for all."""
 TINY = [
     Part("tiny", _shape(512, 64, 2, 2, 1, 128, 128), 128, 2, 120.0, False, 2),
     Part("tiny, long", _shape(512, 64, 2, 2, 1, 128, 512), 512, 1, 120.0, True, 2),
@@ -85,89 +99,49 @@ def peak_of(name: str) -> float | None:
     return HARDWARE[known].peak_flops if known else None
 
 
-class Check(NamedTuple):
-    """Something measured that must not be above a limit."""
-
-    name: str
-    value: float
-    limit: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether it is right; what is not a number is not."""
-        return self.value <= self.limit
-
-
-def logit_checks(shape: ModelConfig, device: torch.device) -> list[Check]:
-    """Ours against transformers, on the same packed rows from the same weights.
-
-    In fp32 the largest difference; in bf16 our mean distance from the fp32 logits over transformers' own,
-    because there both are wrong, and ours must not be more so.
-    """
-    case = Case(side="ours", shape=shape, sequence_length=min(512, shape.max_position), rows=2)
-    batch = batches_of(case).next()
-    tokens, documents = batch.tokens_BT.to(device), batch.documents_BT.to(device)
-    positions, mask = batch.positions_BT.to(device), document_mask(documents)
-    real = documents >= 0
-    ours, peer = Transformer(shape, seed=0).eval(), peer_model(shape, 0).eval()
-    found: dict[tuple[str, str, str], torch.Tensor] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        ours.to(device, dtype)
-        peer.to(device, dtype)
-        for how, packed in (("plain", False), ("packed", True)):
-            key = (str(dtype).removeprefix("torch."), how)
-            rows = {"position_ids": positions, "attention_mask": mask} if packed else {}
-            with torch.no_grad():
-                mine = ours(tokens, positions_BT=positions, mask=mask) if packed else ours(tokens)
-                theirs = peer(input_ids=tokens, use_cache=False, **rows).logits
-            found[(*key, "ours")], found[(*key, "peer")] = mine[real].float(), theirs[real].float()
-    checks: list[Check] = []
-    for how in ("plain", "packed"):
-        truth = found["float32", how, "peer"]
-        far = (found["float32", how, "ours"] - truth).abs().max()
-        checks.append(Check(f"logits, {how}, float32: largest difference", float(far), 1e-3))
-        off = [float((found["bfloat16", how, side] - truth).abs().mean()) for side in ("ours", "peer")]
-        checks.append(
-            Check(f"logits, {how}, bfloat16: our mean error over transformers'", off[0] / off[1], 1.5)
-        )
-    return checks
-
-
-def curve_checks(shape: ModelConfig, device: str) -> list[Check]:
-    """The loss curve of the device against the CPU's in fp32: largest difference in nats over 20 steps."""
-    timing = {"warm": 2, "windows": 1, "per_window": 18}
-    base = Case(side="ours", shape=shape, sequence_length=128, rows=4, dtype="float32", **timing)
-    truth = train(base)["losses"]
-    checks: list[Check] = []
-    for dtype, limit in (("float32", 0.01), ("bfloat16", 0.1)):
-        found = train(base.model_copy(update={"device": device, "dtype": dtype}))["losses"]
-        gap = max(abs(a - b) for a, b in zip(truth, found, strict=True))
-        checks.append(Check(f"loss curve, {dtype}: largest difference from the CPU's in float32", gap, limit))
-    return checks
-
-
-def case_of(part: Part, device: str, compiled: bool) -> Case:
+def case_of(part: Part, device: str, compiled: bool, kernel: Kernel = "sdpa") -> Case:
     """The case of a part."""
     return Case(
         side="ours", shape=part.shape, sequence_length=part.sequence_length, rows=part.rows, device=device,
-        compiled=compiled, muon=True, recompute=part.recompute, warm=3, windows=3,
-        per_window=part.per_window,
+        compiled=compiled, muon=True, recompute=part.recompute, attention=kernel, alone=part.alone, warm=3,
+        windows=3, per_window=part.per_window,
     )  # fmt: skip
 
 
 def speed_row(
-    part: Part, result: Mapping[str, Any], mode: str, peak: float | None, ceiling: float
+    part: Part,
+    result: Mapping[str, Any],
+    case: Case,
+    peak: float | None,
+    ceiling: float,
+    dense: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """What the table and the JSON say of a part."""
-    row: dict[str, Any] = {"part": part.name, "mode": mode, "weights": part.shape.parameters()}
+    """What the table and the JSON say of a part.
+
+    Args:
+        part: what was measured.
+        result: of the child.
+        case: what it was asked for.
+        peak: FLOP/s on the data sheet.
+        ceiling: FLOP/s of the best product.
+        dense: the losses of the same part with `sdpa`.
+    """
+    row: dict[str, Any] = {
+        "part": part.name, "mode": case.mode, "attention": case.attention, "weights": part.shape.parameters()
+    }  # fmt: skip
     if "error" in result:
         return row | {"error": result["error"]}
-    flops = part.shape.flops_per_token(part.sequence_length) * result["tokens_per_second"]
+    rate = result["tokens_per_second"]
+    flops = part.shape.flops_per_token(part.sequence_length) * rate
+    needed = part.shape.flops_per_token(max(1, round(2 * mean_context(case)))) * rate
+    gap = None if dense is None else max(abs(a - b) for a, b in zip(dense, result["losses"], strict=True))
     return row | {
-        "tokens_per_second": result["tokens_per_second"],
+        "tokens_per_second": rate,
         "spread": result["spread"],
         "mfu": None if peak is None else flops / peak,
+        "mfu_documents": None if peak is None else needed / peak,
         "of_ceiling": flops / ceiling,
+        "loss_gap": gap,
         "peak_bytes": result["peak_bytes"],
         "first_loss": result["first_loss"],
         "last_loss": result["last_loss"],
@@ -176,22 +150,24 @@ def speed_row(
 
 def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: one row a part."""
-    head = ["model", "mode", "tokens/s", "spread", "MFU", "of measured ceiling", "peak GB", "loss"]
+    head = ["model", "mode", "tokens/s", "spread", "MFU", "MFU within documents", "of measured ceiling",
+            "peak GB", "loss", "loss gap"]  # fmt: skip
     lines: list[list[str]] = []
     for row in rows:
         start = [f"{row['part']} ({row['weights'] / 1e6:.0f}M)", row["mode"]]
         if "error" in row:
-            lines.append([*start, row["error"], "", "", "", "", ""])
+            lines.append([*start, row["error"], *[""] * (len(head) - 3)])
             continue
         lines.append(
             [
                 *start,
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['spread']:.0%}",
-                "no data sheet" if row["mfu"] is None else f"{row['mfu']:.1%}",
+                *("no data sheet" if row[x] is None else f"{row[x]:.1%}" for x in ("mfu", "mfu_documents")),
                 f"{row['of_ceiling']:.1%}",
                 f"{row['peak_bytes'] / 1e9:.2f}",
                 f"{row['first_loss']:.2f} to {row['last_loss']:.2f}",
+                "" if row["loss_gap"] is None else f"{row['loss_gap']:.3f}",
             ]
         )
     return markdown(head, lines)
@@ -252,20 +228,54 @@ def correctness(budget: Budget, device: str, tiny: bool) -> list[dict[str, Any]]
     return found
 
 
+def kernels_right(
+    budget: Budget, device: str, tiny: bool, kernels: Sequence[Kernel]
+) -> tuple[list[dict[str, Any]], list[Kernel]]:
+    """Checks of the kernels, and those whose checks in the dtype of the speeds are all ok.
+
+    `sdpa` is what the others are held to.
+    """
+    found: list[dict[str, Any]] = []
+    right: list[Kernel] = [kernel for kernel in kernels if kernel == "sdpa"]
+    for kernel in kernels:
+        if kernel == "sdpa":
+            continue
+        answers: dict[str, list[dict[str, Any]]] = {}
+        for dtype in ("bfloat16", "float32"):
+            if dtype == "float32" and kernel == "varlen":
+                continue  # FlashAttention has none
+            name, payload = f"attention {kernel} {dtype}", {"kernel": kernel, "dtype": dtype}
+            result = budget.run(name, "attention", payload | {"device": device, "tiny": tiny}, 90.0)
+            failed = [{"name": name, "ok": False, "error": result["error"]}] if "error" in result else []
+            answers[dtype] = failed + result.get("checks", [])
+            found += answers[dtype]
+        if all(check["ok"] for check in answers["bfloat16"]):
+            right.append(kernel)
+    return found, right
+
+
 def speeds(
-    budget: Budget, options: argparse.Namespace, peak: float | None, ceiling: float
+    budget: Budget,
+    options: argparse.Namespace,
+    kernels: Sequence[Kernel],
+    peak: float | None,
+    ceiling: float,
 ) -> list[dict[str, Any]]:
-    """Every part, compiled; eager too where that failed."""
+    """Every part with every kernel, compiled; eager too where that failed."""
     rows: list[dict[str, Any]] = []
     for part in TINY if options.tiny else PARTS:
-        for compiled in (False,) if options.eager else (True, False):
-            case = case_of(part, options.device, compiled)
-            result = budget.run(
-                f"{part.name} {case.mode}", "speed", case.model_dump(mode="json"), part.seconds
-            )
-            rows.append(speed_row(part, result, case.mode, peak, ceiling))
-            if "error" not in result:
-                break
+        dense: list[float] | None = None
+        wanted = options.parts is None or part.name in options.parts
+        chosen: Sequence[Kernel] = ("sdpa",) if part.alone else kernels
+        for kernel in chosen if wanted else ():
+            for compiled in (False,) if options.eager else (True, False):
+                case = case_of(part, options.device, compiled, kernel)
+                name = f"{part.name} {case.mode}"
+                result = budget.run(name, "speed", case.model_dump(mode="json"), part.seconds)
+                rows.append(speed_row(part, result, case, peak, ceiling, dense))
+                if "error" not in result:
+                    dense = result["losses"] if kernel == "sdpa" else dense
+                    break
     return rows
 
 
@@ -277,6 +287,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="two tiny models: the same path, in a minute")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
+    parser.add_argument("--attention", nargs="+", choices=KERNELS, help="kernels; all on cuda, sdpa on cpu")
+    names = [*(part.name for part in PARTS + TINY), ENGINE]
+    parser.add_argument("--parts", nargs="+", choices=names, help="what to measure; all by default")
     parser.add_argument("--budget", type=float, default=465.0, help="seconds in all")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--threads", type=int, default=cores())
@@ -300,15 +313,21 @@ def main() -> None:
     written: dict[str, Any] = {}
     peak = peak_of(machine.get("name", ""))
     if right:
-        rows = speeds(budget, options, peak, machine["ceiling"])
+        asked = options.attention or (KERNELS if options.device == "cuda" else ("sdpa",))
+        more, kernels = kernels_right(budget, options.device, options.tiny, asked)
+        if more:
+            print(check_table(more), end="\n\n")
+        rows = speeds(budget, options, kernels, peak, machine["ceiling"])
         print(speed_table(rows), end="\n\n")
-        payload = {"device": options.device, "tiny": options.tiny}
-        written = budget.run("engine", "engine", payload, 100.0)
-        print(writing_table(written), end="\n\n")
+        if options.parts is None or ENGINE in options.parts:
+            payload = {"device": options.device, "tiny": options.tiny}
+            written = budget.run("engine", "engine", payload, 100.0)
+            print(writing_table(written), end="\n\n")
         print(f"MFU = {FORMULA}, causal attention counted once")
         print(
             f"peak: {'unknown' if peak is None else f'{peak:.4g}'} FLOP/s; measured: {machine['ceiling']:.4g}"
         )
+        checks += more
     else:
         print("not right: no speed was measured")
     settings = {name: value for name, value in vars(options).items() if name != "out"}
@@ -318,7 +337,7 @@ def main() -> None:
         peak_flops=peak, mfu=FORMULA, checks=checks, speeds=rows, engine=written,
     )  # fmt: skip
     say(f"written: {write_record(options.out, 'gpu-tiny' if options.tiny else 'gpu', record)}")
-    if not right:
+    if not all(check["ok"] for check in checks):
         raise SystemExit(1)
 
 
@@ -339,9 +358,21 @@ def _logits(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curve(payload: dict[str, Any]) -> dict[str, Any]:
-    shape = TINY[0].shape if payload["tiny"] else _shape(2048, 192, 4, 6, 2, 512, 128)
-    checks = curve_checks(shape, payload["device"])
+    checks = curve_checks(_curve_shape(payload["tiny"]), payload["device"])
     return {"checks": [{**check._asdict(), "ok": check.ok} for check in checks]}
+
+
+def _attention(payload: dict[str, Any]) -> dict[str, Any]:
+    kernel, device = payload["kernel"], torch.device(payload["device"])
+    bf16 = payload["dtype"] == "bfloat16"
+    checks = kernel_checks(kernel, device, torch.bfloat16 if bf16 else torch.float32)
+    if bf16 and device.type == "cuda":
+        checks.append(kernel_curve(kernel, _curve_shape(payload["tiny"]), payload["device"]))
+    return {"checks": [{**check._asdict(), "ok": check.ok} for check in checks]}
+
+
+def _curve_shape(tiny: bool) -> ModelConfig:
+    return TINY[0].shape if tiny else _shape(2048, 192, 4, 6, 2, 512, 128)
 
 
 def _speed(payload: dict[str, Any]) -> dict[str, Any]:
@@ -355,4 +386,5 @@ def _engine(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    entry(main, {"ceiling": _ceiling, "logits": _logits, "curve": _curve, "speed": _speed, "engine": _engine})
+    handlers = {"ceiling": _ceiling, "logits": _logits, "curve": _curve, "attention": _attention}
+    entry(main, handlers | {"speed": _speed, "engine": _engine})

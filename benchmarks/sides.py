@@ -30,6 +30,7 @@ from publius.model import ModelConfig
 from publius.model.attention import document_mask
 from publius.model.fused import split_weights
 from publius.model.hf_config import config_to_hf
+from publius.model.packed import Kernel
 from publius.model.transformer import Transformer
 from publius.training.batches import Batch, Example, PackedBatches
 from publius.training.language import LanguageConfig, language_loss
@@ -40,6 +41,7 @@ __all__ = [
     "Case",
     "batches_of",
     "documents",
+    "mean_context",
     "outcome",
     "peer_model",
     "rates",
@@ -68,6 +70,10 @@ class Case(Config):
     """(hf) Packed rows as ours: positions and a 4-D mask."""
     recompute: bool = False
     """(ours) Blocks are computed again in backward."""
+    attention: Kernel = "sdpa"
+    """(ours) What computes attention."""
+    alone: bool = False
+    """Every row is one document."""
     device: str = "cpu"
     warm: int = Field(default=3, ge=1)
     windows: int = Field(default=5, ge=1)
@@ -88,7 +94,8 @@ class Case(Config):
     def mode(self) -> str:
         """A name for tables."""
         words = [self.dtype, "compiled" if self.compiled else "blocks" if self.blocks else "eager"]
-        named = {"Muon": self.muon, "mask": self.masked, "recomputed": self.recompute}
+        words += [] if self.attention == "sdpa" else [self.attention]
+        named = {"Muon": self.muon, "mask": self.masked, "recomputed": self.recompute, "alone": self.alone}
         return " ".join(words + [word for word, holds in named.items() if holds])
 
 
@@ -122,6 +129,10 @@ def batches_of(case: Case) -> PackedBatches:
     """The packed rows of a case: enough for one epoch."""
     places = case.steps * case.rows * case.sequence_length
     examples = documents(case.shape.vocab_size, places + places // 8, case.sequence_length // 2, case.seed)
+    if case.alone:
+        ids = np.concatenate([example.tokens for example in examples])
+        width = case.sequence_length + 1
+        examples = [Example(ids[begin : begin + width]) for begin in range(0, len(ids) - width + 1, width)]
     return PackedBatches(examples, sequence_length=case.sequence_length, rows=case.rows, seed=case.seed)
 
 
@@ -136,6 +147,15 @@ def real_tokens(case: Case) -> list[int]:
     """Tokens each step trains on, padding left out."""
     source = batches_of(case)
     return [int(source.next().weights_BT.count_nonzero()) for _ in range(case.steps)]
+
+
+def mean_context(case: Case) -> float:
+    """Tokens that a token sees in its document, itself counted; the mean over what is trained on."""
+    source = batches_of(case)
+    seen = [
+        batch.positions_BT[batch.weights_BT > 0] + 1.0 for batch in (source.next() for _ in range(case.steps))
+    ]
+    return float(torch.cat(seen).mean())
 
 
 def outcome(case: Case, marks: list[float], losses: list[float], peak: int, weights: int) -> dict[str, Any]:
@@ -169,6 +189,7 @@ def _ours(case: Case) -> dict[str, Any]:
         dtype="float32" if case.dtype == "float32" else "bfloat16",
         compile=case.compiled,
         recompute="block" if case.recompute else "none",
+        attention=case.attention,
         device=case.device,
         save_seconds=1e9,
     )

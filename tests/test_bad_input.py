@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -277,21 +276,34 @@ def test_wrong_role_order(desk, roles, says):
 
 PAIRS = [{"prompt": f"cat {i}?", "chosen": "It sat.", "rejected": "No."} for i in range(6)]
 ONE_SIDED = {"prompt": "cat?", "chosen": "It sat.", "rejected": ""}
+ALIKE = {"rejected": "It sat."}
 TIE = {"prompt": "cat?", "response_1": "It sat.", "response_2": "It stood.", "better": 0}
 
 
 def test_pairs_with_a_tie_or_a_missing_side(desk):
-    run = ("run", "my_recipe.py:judged", "--until", "pairs")
-    desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED])
-    desk.refused(*run, says="stage pairs: .*lacks a reply", where="pairs.jsonl:7", fix="drop")
-    desk.rows("pairs.jsonl", [*PAIRS, PAIRS[0] | {"rejected": "It sat."}, TIE])
-    refusing = ("--set", "pairs.ties=error")
-    desk.refused(*run, *refusing, says="stage pairs: .*a tie", where="pairs.jsonl:7", fix="drop")
+    run = ("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.ties=error")
+    for row, says in ((ONE_SIDED, "`rejected` is empty"), (TIE, "a tie"), (PAIRS[0] | ALIKE, "a tie")):
+        desk.rows("pairs.jsonl", [*PAIRS, row])
+        desk.refused(*run, says=f"stage pairs: .*{says}", where="pairs.jsonl:7", fix="drop")
     desk.rows("pairs.jsonl", [*PAIRS, ONE_SIDED, TIE])
-    done = desk.run(*run, "--set", "pairs.missing=drop")
+    done = desk.run("run", "my_recipe.py:judged", "--until", "pairs", "--set", "pairs.missing=drop")
     assert done.code == 0, done.err
-    record = json.loads((desk.the("ingest_preferences") / "record.json").read_text())
-    assert [record["metrics"][f"dropped_{name}"]["value"] for name in ("missing", "ties")] == [1, 1]
+    metrics = json.loads((desk.the("ingest_preferences") / "record.json").read_text())["metrics"]
+    assert metrics["dropped_missing"]["value"] == metrics["dropped_ties"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "a pair lacks a reply: no `rejected`"),
+        ({"prompt": "a", "chosen": None, "rejected": "b"}, "a pair lacks a reply: no `chosen`"),
+        ({"prompt": "a", "response_1": "b", "response_2": "c", "better": 3}, "`better` is 3"),
+    ],
+)
+def test_pairs_that_cannot_be_read(desk, row, says):
+    desk.rows("pairs.jsonl", [PAIRS[0], row])
+    desk.refused("run", "my_recipe.py:judged", "--until", "pairs", says=says, where="pairs.jsonl:2")
+    assert desk.folders() == []
 
 
 def test_a_judge_that_is_down_or_talks_nonsense(desk):
@@ -324,26 +336,36 @@ def test_two_workers_and_still_one_message(desk):
     desk.refused(*arguments, says="stage chats: a row is not a JSON object", where="chats.jsonl:5")
 
 
-def test_constitution_with_a_missing_field(desk):
-    text = """
-        id: mine
-        version: 1
-        title: Mine
-        categories: {harm: Harm}
-        principles:
-        - id: kind
-          text: Be kind.
-          source: me
-          category: harm
-          critique_request: Say what is unkind.
-          revision_request: Rewrite it kindly.
-    """
-    (desk.folder / "mine.yaml").write_text(textwrap.dedent(text))
+_PRINCIPLE = """\
+- id: kind
+  text: Be kind.
+  source: me
+  category: harm
+  critique_request: Say what is unkind.
+  revision_request: Rewrite it kindly.
+"""
+_ASKS = "  comparison_question: Which is kinder?\n"
+
+
+@pytest.mark.parametrize(
+    ("principles", "says", "where"),
+    [
+        (
+            _PRINCIPLE,
+            r"the field `principles\[0\].comparison_question` is missing",
+            "principles[0].comparison_question",
+        ),
+        ((_PRINCIPLE + _ASKS) * 2, "duplicate principle id 'kind'", "principles"),
+        (_PRINCIPLE + _ASKS * 2, "the key 'comparison_question' stands twice", "line 13"),
+    ],
+)
+def test_constitution_that_is_wrong(desk, principles, says, where):
+    head = "id: mine\nversion: 1\ntitle: Mine\ncategories: {harm: Harm}\nprinciples:\n"
+    (desk.folder / "mine.yaml").write_text(head + principles)
     desk.refused(
         *("run", "my_recipe.py:revised", "--set", "constitution=mine.yaml"),
-        says=r"the field `principles\[0\].comparison_question` is missing",
-        where="mine.yaml: principles[0].comparison_question",
-        fix="add it",
+        says=says,
+        where=f"mine.yaml{',' if 'line' in where else ':'} {where}",
     )
     assert not desk.home.exists()
 

@@ -74,8 +74,9 @@ def revised(constitution: str = "default") -> Recipe:
 def judged() -> Recipe:
     """The judge is a remote one, given by `--set judge.remote=`."""
     r = Recipe("judged")
-    reading = IngestPreferencesConfig(paths=("pairs.jsonl",), val_fraction=0.5)
-    known = r.stage("pairs", ingest_preferences, reading)
+    known = r.stage(
+        "pairs", ingest_preferences, IngestPreferencesConfig(paths=("pairs.jsonl",), val_fraction=0.5)
+    )
     r.stage("judge", evaluate_judge, JudgeEvalConfig(shots=0), pairs=known)
     return r
 

@@ -16,14 +16,8 @@ from publius.core.console import console
 from publius.core.device import pick_device
 from publius.core.errors import UserError
 from publius.core.stats import Estimate
-from publius.evals.choices import (
-    ChoiceReport,
-    ChoiceScorer,
-    EngineChoices,
-    RemoteChoices,
-    RewardChoices,
-    score_choices,
-)
+from publius.evals.choice_report import ChoiceReport, score_choices
+from publius.evals.choices import ChoiceScorer, EngineChoices, RemoteChoices, RewardChoices
 from publius.evals.tasks.hhh import read_items
 from publius.inference import Engine
 from publius.inference.remote import RemoteConfig, RemoteModel
@@ -66,9 +60,11 @@ def hhh(
         typer.Option("--set", metavar="KEY=VALUE", help="Of the remote model: spend_cap=2, on_error=skip."),
     ] = None,
     thought_tokens: Annotated[
-        int, typer.Option("--thought-tokens", min=0, help="Remote: think step by step, so many tokens.")
+        int, typer.Option("--thought-tokens", min=0, help="Think step by step first, so many tokens.")
     ] = 0,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Remote: answers averaged.")] = 1,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Thoughts, or remote answers, averaged.")
+    ] = 1,
     limit: Annotated[int | None, typer.Option("--max", min=1, help="The first so many only.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count rows that are none, go on.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
@@ -84,7 +80,8 @@ def hhh(
     bad: list[UserError] = []
     items = read_items(file, bad.append if skip_bad else None)[:limit]
     if model is not None:
-        report, spent = score_choices(items, _local(model, home, style, device)), None
+        scorer = _local(model, home, device, style=style, thought_tokens=thought_tokens, samples=samples)
+        report, spent = score_choices(items, scorer), None
     else:
         named = {"dialect": dialect, "url": url, "model": model_name, "key_variable": key_variable}
         with RemoteModel(_remote(named, settings or [])) as remote:
@@ -101,7 +98,7 @@ def hhh(
         print("remote: " + ", ".join(f"{value:g} {name}" for name, value in spent.items()))
 
 
-def _local(model: str, home: Path, style: StyleName, device: str) -> ChoiceScorer:
+def _local(model: str, home: Path, device: str, **how: Any) -> ChoiceScorer:
     where = str(pick_device(device))
     places = (Path(model), home / "runs" / model / "files")  # a stage's name may stand for a preference model
     folder = next((place for place in places if (place / "config.json").is_file()), None)
@@ -109,7 +106,7 @@ def _local(model: str, home: Path, style: StyleName, device: str) -> ChoiceScore
         return RewardChoices(RewardJudge.from_checkpoint(RewardCheckpoint(folder), device=where))
     checkpoint = Checkpoint(folder or locate(model, home).checkpoint)
     tokenizer = checkpoint.tokenizer()
-    return EngineChoices(Engine(checkpoint.load(device=where), tokenizer), tokenizer, style)
+    return EngineChoices(Engine(checkpoint.load(device=where), tokenizer), tokenizer, **how)
 
 
 def _remote(named: dict[str, Any], settings: list[str]) -> RemoteConfig:

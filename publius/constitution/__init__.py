@@ -21,8 +21,8 @@ from publius.constitution.judges import (
     ParseFailure,
     RemoteJudge,
     RemoteJudgeConfig,
+    Ruling,
     Skipped,
-    Verdict,
 )
 from publius.constitution.lint import doubts
 from publius.constitution.preferences import LabelConfig, label
@@ -61,8 +61,8 @@ __all__ = [
     "ReplyCase",
     "ReviseConfig",
     "Revisions",
+    "Ruling",
     "Skipped",
-    "Verdict",
     "differences",
     "doubts",
     "evaluate_judge",

@@ -20,8 +20,8 @@ from publius.constitution.judges import (
     Judgement,
     Pair,
     ParseFailure,
+    Ruling,
     Skipped,
-    Verdict,
     clamped,
     seated,
 )
@@ -189,7 +189,7 @@ def grade_judge(
 
 
 def _metrics(
-    graded: Sequence[Preference], truths: Sequence[bool], verdicts: Sequence[Verdict]
+    graded: Sequence[Preference], truths: Sequence[bool], verdicts: Sequence[Ruling]
 ) -> tuple[dict[str, Estimate], list[CalibrationBin]]:
     right = [
         isinstance(v, Judgement) and (v.probability > 0.5) == t for v, t in zip(verdicts, truths, strict=True)
@@ -219,7 +219,7 @@ def _error(said: Sequence[tuple[float, bool]]) -> Estimate:
     return bootstrap(said, lambda some: calibration_error(some, low=0.5), draws=200)
 
 
-def silence(prefix: str, verdicts: Sequence[Verdict]) -> dict[str, Estimate]:
+def silence(prefix: str, verdicts: Sequence[Ruling]) -> dict[str, Estimate]:
     """How often there was no judgement, by kind: `.failures` (unreadable), `.abstentions`, `.skipped`."""
     kinds = {"failures": ParseFailure, "abstentions": Abstention, "skipped": Skipped}
     return {

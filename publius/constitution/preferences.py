@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from publius.constitution.grading import disagreement, record_remote, silence
-from publius.constitution.judges import JudgeConfig, Judgement, Pair, Verdict, clamped, seated
+from publius.constitution.judges import JudgeConfig, Judgement, Pair, Ruling, clamped, seated
 from publius.constitution.judges.bench import check_seats
 from publius.constitution.principles import Principle
 from publius.constitution.raw_text import visible
@@ -144,7 +144,7 @@ def _read_posed(path: Path, config: LabelConfig) -> Posed:
     return posed
 
 
-def write_labels(run: Run, config: LabelConfig, posed: Posed, verdicts: Sequence[Verdict]) -> Preferences:
+def write_labels(run: Run, config: LabelConfig, posed: Posed, verdicts: Sequence[Ruling]) -> Preferences:
     """Write the pairs that were judged, clamped and hardened as the config says; metrics as `label`.
 
     Raises:
@@ -234,7 +234,7 @@ def _usable(
     return pairs, positions
 
 
-def _report_labels(run: Run, verdicts: Sequence[Verdict]) -> None:
+def _report_labels(run: Run, verdicts: Sequence[Ruling]) -> None:
     read = [v for v in verdicts if isinstance(v, Judgement)]
     run.metric("label.pairs", len(read))
     for name, estimate in silence("label", verdicts).items():

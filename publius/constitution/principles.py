@@ -280,7 +280,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = None if "\n" not in value else '"' if len(value) < 60 else "|"
+    odd = any(c in value for c in "\r\x85\u2028\u2029")  # YAML would take these for plain ends of lines
+    style = '"' if odd or ("\n" in value and len(value) < 60) else "|" if "\n" in value else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

@@ -167,6 +167,18 @@ class RawText:
         said = _turns(layout, case.conversation, layout.reasoning_human, layout.reasoning_assistant)
         return _filled(template, case, said)
 
+    def parts(self, template: str) -> tuple[str, str]:
+        """For a chat model: what the user says, and the cue, the last line, that the assistant begins with.
+
+        The speakers' labels, which a chat turn makes needless, are left out.
+        """
+        human, assistant = (
+            fill(label, q="", a="").strip() for label in (self.layout.human, self.layout.assistant)
+        )
+        body, _, cue = template.rpartition("\n")
+        body = body.strip().removeprefix(human) if human else body.strip()
+        return body.lstrip(), cue.removeprefix(assistant).lstrip()
+
     def _criticised(self, conversation: Conversation, response: str, principle: Principle) -> str:
         request = fill(self.layout.critique, critique_request=principle.critique_request)
         return self.transcript(conversation, response) + request

@@ -162,7 +162,8 @@ def revise(
     assistant's turn, the next line follows, and that is answered and revised too.
 
     Metrics: revise.kept and revise.<reason> (`Verdict`: rates over all revisions asked for), revise.answers,
-    revise.principles (kept revisions per principle).
+    revise.principle.<id> (kept revisions by principle), revise.prefix_reused (share of the critic's tokens
+    that were read once and shared: examples, the conversation, the critique behind a revision).
 
     Raises:
         UserError: when no revision at all survived the filters.
@@ -179,6 +180,8 @@ def revise(
     chains = _play(run, config, parts, speaker, _Reviser(critics, critic, config), rng)
     every = [chain for chain, _ in sorted(chains, key=lambda pair: pair[1])]
     _report(run, every)
+    counted = critics.stats
+    run.metric("revise.prefix_reused", counted.reused / max(1, counted.reused + counted.read))
     kept = [
         [chat for chain, at in chains if at == part for chat in _conversations(chain, config)]
         for part in (0, 1)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from publius.constitution.principles import ComparisonShot, Constitution, Principle
-from publius.constitution.raw_text import Asked, Case, RawText, fill, shot_case, talk, thought_of, visible
+from publius.constitution.raw_text import Asked, Case, RawText, shot_case, talk, thought_of, visible
 from publius.core.messages import Conversation
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Case", "ChatStyle", "RawStyle", "Style", "StyleName", "make_style", "visible"]
+__all__ = ["ChatStyle", "RawStyle", "Style", "StyleName", "make_style"]
 
 StyleName = Literal["raw", "chat"]
 
@@ -122,7 +122,7 @@ class ChatStyle:
         return self._fit(shots, turns, self._system(conversation))
 
     def comparison(self, case: Case) -> list[int]:
-        body, cue = self._parts(self.constitution.layout.comparison)
+        body, cue = self._raw.parts(self.constitution.layout.comparison)
         shots = [
             [self._raw.compared(shot_case(shot, case), body), cue + self._answer(shot)]
             for shot in self.constitution.comparisons[: self._shots]
@@ -130,11 +130,11 @@ class ChatStyle:
         return self._fit(shots, [self._raw.compared(case, body), cue])
 
     def reasoning(self, case: Case) -> list[int]:
-        body, cue = self._parts(self.constitution.layout.reasoning)
+        body, cue = self._raw.parts(self.constitution.layout.reasoning)
         return self._fit(self._reasoning_shots(case), [self._raw.reasoned(case, body), cue])
 
     def conclusion(self, case: Case, thought: str) -> list[int]:
-        body, cue = self._parts(self.constitution.layout.reasoning)
+        body, cue = self._raw.parts(self.constitution.layout.reasoning)
         end = f"{cue} {thought.strip()}{self._conclusion()}"
         return self._fit(self._reasoning_shots(case), [self._raw.reasoned(case, body), end])
 
@@ -157,7 +157,7 @@ class ChatStyle:
         return shots
 
     def _reasoning_shots(self, case: Case) -> list[list[str]]:
-        body, cue = self._parts(self.constitution.layout.reasoning)
+        body, cue = self._raw.parts(self.constitution.layout.reasoning)
         return [
             [
                 self._raw.reasoned(shot_case(shot, case), body),
@@ -165,19 +165,6 @@ class ChatStyle:
             ]
             for shot in self.constitution.reasonings[: self._shots]
         ]
-
-    def _parts(self, template: str) -> tuple[str, str]:
-        """What the user says and the cue, the last line, that the assistant begins with.
-
-        The speakers' labels, which a chat turn makes needless, are left out.
-        """
-        human, assistant = (
-            fill(label, q="", a="").strip()
-            for label in (self.constitution.layout.human, self.constitution.layout.assistant)
-        )
-        body, _, cue = template.rpartition("\n")
-        body = body.strip().removeprefix(human) if human else body.strip()
-        return body.lstrip(), cue.removeprefix(assistant).lstrip()
 
     def _conclusion(self) -> str:
         """The cue for the answer, without the label of another speaker."""

@@ -7,46 +7,39 @@ space. What could not be scored counts as wrong and is told by kind.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from publius.constitution.judges.choice import Choice, NoChoice, read_choice
-from publius.constitution.judges.verdict import Judgement, Pair, logit
-from publius.constitution.principles import Principle
+from publius.constitution.judges.judgement import Judgement, Pair, logit
+from publius.constitution.principles import Layout, Principle
 from publius.constitution.styles import StyleName
 from publius.core.console import progress
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
-from publius.core.stats import (
-    CalibrationBin,
-    Estimate,
-    bootstrap,
-    calibration,
-    calibration_error,
-    mean_estimate,
-    wilson,
-)
 from publius.inference.engine import Engine
 from publius.inference.remote import Question, RemoteModel
+from publius.inference.sampling import Sampling
 from publius.reward.reward_judge import RewardJudge
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = [
     "ChoiceItem",
-    "ChoiceReport",
     "ChoiceScorer",
     "Chosen",
     "EngineChoices",
     "MultipleChoice",
     "RemoteChoices",
     "RewardChoices",
-    "score_choices",
 ]
 
 _AT_ONCE = 32
 _TOP = 20
+_LAYOUT = Layout()
+_REASONING = _LAYOUT.reasoning.rpartition("\n")[2]
+"""The cue of a chain of thought."""
+_UNFIT = NoChoice("unfit", "the question does not fit the model's context")
 
 
 class MultipleChoice(NamedTuple):
@@ -100,10 +93,23 @@ class EngineChoices:
     Args:
         style: `raw` continues the text; `chat` asks it in a user's turn and puts the last line, the cue,
             into the assistant's mouth.
+        thought_tokens: 0 reads the options at once; else a chain of thought of at most so many tokens is
+            sampled before.
+        samples: thoughts to each question, whose probabilities are averaged.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, style: StyleName = "raw") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        style: StyleName = "raw",
+        *,
+        thought_tokens: int = 0,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> None:
         self._engine, self._tokenizer, self._style = engine, tokenizer, style
+        self._thought_tokens, self._samples, self._seed = thought_tokens, samples, seed
         self._renderer = Renderer(tokenizer)
 
     def score(self, items: Sequence[ChoiceItem]) -> list[Chosen | NoChoice]:
@@ -113,36 +119,78 @@ class EngineChoices:
             for start in range(0, len(items), _AT_ONCE):
                 part = items[start : start + _AT_ONCE]
                 orders = [order for item in part for order in item.orders]
-                found += _joined(part, self._read(orders))
+                found += _joined(
+                    part, self._think(orders, start) if self._thought_tokens else self._read(orders)
+                )
                 ticker.advance(len(part))
         return found
 
     def _read(self, questions: Sequence[MultipleChoice]) -> list[Choice | NoChoice]:
-        asked = [(self._prompt(q.prompt), [self._tokenizer.encode(o) for o in q.options]) for q in questions]
-        room = self._engine.context
-        fits = [len(prompt) + max(map(len, options)) <= room for prompt, options in asked]
+        raw = self._style == "raw"
+        prompts = [self._prompt(*((q.prompt, "") if raw else _parts(q.prompt))) for q in questions]
+        return self._score(prompts, questions)
+
+    def _think(self, questions: Sequence[MultipleChoice], place: int) -> list[Choice | NoChoice]:
+        repeated = [q for q in questions for _ in range(self._samples)]
+        bodies = [_parts(q.prompt)[0] for q in repeated]
+        prompts = [self._prompt(body, f"\n\n{_REASONING}") for body in bodies]
+        room = self._engine.context - self._thought_tokens
+        stops = _LAYOUT.stops if self._style == "raw" else ()
+        fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+        sampling = [
+            Sampling(
+                max_tokens=self._thought_tokens,
+                stop=stops,
+                stop_ids=(self._tokenizer.end_id,),
+                seed=self._seed * 1_000_003 + place * 2 * self._samples + i,
+            )
+            for i in fits
+        ]
+        written = self._engine.generate([prompts[i] for i in fits], sampling) if fits else []
+        ends: list[list[int]] = []
+        for i, completion in zip(fits, written, strict=True):
+            thought = self._tokenizer.decode(list(completion.tokens), skip_special=True)
+            for stop in stops:
+                thought = thought.split(stop, 1)[0]
+            begun = f"\n\n{_REASONING} {thought.strip()}{_LAYOUT.conclusion}"
+            ends.append(self._prompt(bodies[i], begun))
+        each: list[Choice | NoChoice] = [_UNFIT] * len(repeated)
+        for i, one in zip(fits, self._score(ends, [repeated[i] for i in fits]), strict=True):
+            each[i] = one
+        n = self._samples
+        return [_average(each[i : i + n]) for i in range(0, len(each), n)]
+
+    def _score(
+        self, prompts: Sequence[list[int]], questions: Sequence[MultipleChoice]
+    ) -> list[Choice | NoChoice]:
+        """What each prompt says of its question's options."""
+        options = [[self._tokenizer.encode(option) for option in q.options] for q in questions]
+        fits = [
+            len(prompt) + max(map(len, given)) <= self._engine.context
+            for prompt, given in zip(prompts, options, strict=True)
+        ]
         rows = [
             (prompt, ids)
-            for (prompt, options), fit in zip(asked, fits, strict=True)
-            for ids in options
+            for prompt, given, fit in zip(prompts, options, fits, strict=True)
+            for ids in given
             if fit
         ]
         scores = iter(self._engine.score([prompt for prompt, _ in rows], [ids for _, ids in rows]))
         read: list[Choice | NoChoice] = []
-        for (_, options), fit in zip(asked, fits, strict=True):
+        for given, fit in zip(options, fits, strict=True):
             if fit:
-                shares = [math.exp(sum(next(scores))) for _ in options]
+                shares = [math.exp(sum(next(scores))) for _ in given]
                 mass = sum(shares) or 1e-300
                 read.append(Choice(tuple(share / mass for share in shares), mass, ""))
             else:
-                read.append(NoChoice("unfit", "the question does not fit the model's context"))
+                read.append(_UNFIT)
         return read
 
-    def _prompt(self, text: str) -> list[int]:
+    def _prompt(self, asked: str, begun: str) -> list[int]:
+        """What is asked, and what the model has said already."""
         if self._style == "raw":
-            return [self._tokenizer.bos_id, *self._tokenizer.encode(text)]
-        body, cue = _parts(text)
-        said = (user(body), assistant(cue)) if cue else (user(body),)
+            return [self._tokenizer.bos_id, *self._tokenizer.encode(asked + begun)]
+        said = (user(asked.strip()), assistant(begun.strip())) if begun.strip() else (user(asked.strip()),)
         return self._renderer.prompt(Conversation(messages=said))
 
 
@@ -239,6 +287,16 @@ _NO_PRINCIPLE = Principle(
 """A preference model reads none."""
 
 
+def _average(read: Sequence[Choice | NoChoice]) -> Choice | NoChoice:
+    """Probabilities averaged over the samples that could be read."""
+    found = [one for one in read if isinstance(one, Choice)]
+    if not found:
+        return read[0]
+    shares = zip(*(one.probabilities for one in found), strict=True)
+    mass = sum(one.mass for one in found) / len(found)
+    return Choice(tuple(sum(column) / len(found) for column in shares), mass, "")
+
+
 def _parts(prompt: str) -> tuple[str, str]:
     """The question, and the cue on its last line."""
     body, _, cue = prompt.strip().rpartition("\n")
@@ -268,88 +326,3 @@ def _both(first: Choice, second: Choice) -> Chosen:
     there, back = logit(first.probabilities[0]), logit(second.probabilities[1])
     p = 1 / (1 + math.exp(-(there + back) / 2))
     return Chosen((p, 1 - p), min(first.mass, second.mass), (there > 0) == (back > 0))
-
-
-class ChoiceReport(NamedTuple):
-    """How well a set of questions was answered.
-
-    Attributes:
-        accuracy: unscored items are wrong; a tie between options is wrong.
-        ece: expected calibration error of the chosen option's probability.
-        longer: how often the longer reply is the right one, where lengths are known and differ.
-        first: how often the first option is right, of items asked in one order: what a model that always
-            says (A) would score.
-        inconsistency: how often the two orders preferred different replies; n = 0 where one was asked.
-        mass: mean probability of all options together.
-        unscored: counts by kind: `declined`, `unread`, `unreached`, `unfit`.
-    """
-
-    n: int
-    accuracy: Estimate
-    ece: Estimate
-    longer: Estimate
-    first: Estimate
-    inconsistency: Estimate
-    mass: Estimate
-    unscored: dict[str, int]
-    calibration: list[CalibrationBin]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: values that could not be measured are None."""
-        estimates = {
-            name: {key: _number(value) for key, value in part.as_dict().items()}
-            for name, part in self._asdict().items()
-            if isinstance(part, Estimate)
-        }
-        table = [row._asdict() for row in self.calibration]
-        return {"n": self.n, **estimates, "unscored": self.unscored, "calibration": table}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def score_choices(items: Sequence[ChoiceItem], scorer: ChoiceScorer) -> ChoiceReport:
-    """Score a set of questions and report.
-
-    Raises:
-        UserError: when there are none, and as the scorer.
-    """
-    if not items:
-        raise UserError("there are no questions", where="the file", fix="give a file with rows")
-    results = scorer.score(items)
-    right = [
-        isinstance(chosen, Chosen) and _best(chosen.probabilities) in item.right
-        for item, chosen in zip(items, results, strict=True)
-    ]
-    read = [(chosen, ok) for chosen, ok in zip(results, right, strict=True) if isinstance(chosen, Chosen)]
-    said = [(max(chosen.probabilities), ok) for chosen, ok in read]
-    low = 0.5 if all(len(item.orders[0].options) == 2 for item in items) else 0.0
-    kinds = Counter(chosen.kind for chosen in results if isinstance(chosen, NoChoice))
-    measured = [item for item in items if item.lengths and len(set(item.lengths)) > 1]
-    fixed = [item for item in items if len(item.orders) == 1]
-    turned = [chosen for chosen, _ in read if chosen.consistent is not None]
-    return ChoiceReport(
-        n=len(items),
-        accuracy=wilson(sum(right), len(right)),
-        ece=bootstrap(said, lambda some: calibration_error(some, low=low), draws=200)
-        if said
-        else Estimate(math.nan, 0, 0.0, 1.0),
-        longer=wilson(sum(_longest(item) in item.right for item in measured), len(measured)),
-        first=wilson(sum(0 in item.right for item in fixed), len(fixed)),
-        inconsistency=wilson(sum(not chosen.consistent for chosen in turned), len(turned)),
-        mass=mean_estimate([chosen.mass for chosen, _ in read if not math.isnan(chosen.mass)]),
-        unscored={kind: kinds[kind] for kind in ("declined", "unread", "unreached", "unfit")},
-        calibration=calibration(said, low=low),
-    )
-
-
-def _longest(item: ChoiceItem) -> int:
-    return item.lengths.index(max(item.lengths))
-
-
-def _best(probabilities: Sequence[float]) -> int | None:
-    """The likeliest option; None for a tie."""
-    best = max(probabilities)
-    found = [i for i, p in enumerate(probabilities) if p == best]
-    return found[0] if len(found) == 1 else None

@@ -10,11 +10,20 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from publius.model.blocked import Plan, blocked_attention, plan_blocks
 from publius.model.config import ModelConfig
 from publius.model.fused import Fused
 from publius.model.norm import RMSNorm
+from publius.model.packed import (
+    Kernel,
+    Packing,
+    attend_blocks,
+    attend_documents,
+    document_blocks,
+    row_starts,
+)
 from publius.model.rope import DynamicRope, rotation
 
 __all__ = ["Attention", "Bias", "Biases", "KVCache", "RotaryTable", "document_mask", "make_biases"]
@@ -91,12 +100,17 @@ def document_mask(documents_BT: Tensor, first: int = 0, count: int | None = None
 
 
 class Bias(NamedTuple):
-    """What is added to attention scores; made once per forward and shared by layers."""
+    """What is added to attention scores, or what else says which of them count; made once per forward and
+    shared by layers."""
 
     scores: Tensor | None
     """[B, 1, Tq, Tk] in the compute dtype; None is causal (within the layer's window, if it has one)."""
     plan: Plan | None = None
     """When given, attention is computed by blocks of queries."""
+    blocks: BlockMask | None = None
+    """When given, by FlexAttention."""
+    starts: Tensor | None = None
+    """When given, document by document (`Packing.starts_N`)."""
 
 
 class Biases(NamedTuple):
@@ -110,7 +124,14 @@ _BLOCKED_LIMIT = 1024
 
 
 def make_biases(
-    mask: Tensor | None, x_BTD: Tensor, positions_BT: Tensor | None, config: ModelConfig, *, cached: bool
+    mask: Tensor | None,
+    x_BTD: Tensor,
+    positions_BT: Tensor | None,
+    config: ModelConfig,
+    *,
+    cached: bool,
+    packing: Packing | None = None,
+    kernel: Kernel = "sdpa",
 ) -> Biases:
     """The additive form of a bool mask, and the choice of how attention is computed.
 
@@ -118,13 +139,30 @@ def make_biases(
     counts places in the row; over a cache, where only the end of the row is given, it counts positions.
 
     Training on CPU takes blocks of queries (`blocked`, measured there) for rows up to 1,024: beyond, what it
-    keeps for backward grows too large. Everything else takes SDPA.
+    keeps for backward grows too large. Everything else takes SDPA, but for training with a `kernel` that
+    needs no dense mask (`packed`). A batch whose rows are one document each is plainly causal; on CPU only in
+    rows over 1,024, so that shorter ones stay what they were to the bit.
+
+    Args:
+        mask: as `Transformer.hidden`.
+        x_BTD: the embedded tokens.
+        positions_BT: of them.
+        config: of the model.
+        cached: there are keys and values from before.
+        packing: instead of a mask.
+        kernel: for training.
     """
     length, window = x_BTD.shape[1], config.sliding_window
     training = torch.is_grad_enabled() and x_BTD.requires_grad and not cached
-    blocked = training and x_BTD.device.type == "cpu" and length <= _BLOCKED_LIMIT
+    short = window is not None and not cached and length <= window
+    if training and kernel != "sdpa" and mask is None:
+        return _sparse(packing, x_BTD, None if short else window, kernel)
+    on_cpu = x_BTD.device.type == "cpu"
+    blocked = training and on_cpu and length <= _BLOCKED_LIMIT
+    if packing is not None and not (packing.alone and not cached and (length > _BLOCKED_LIMIT or not on_cpu)):
+        mask = document_mask(packing.documents_BT, packing.first, length)
     full = _bias(mask, x_BTD, config, blocked, None)
-    if window is None or (not cached and length <= window):
+    if window is None or short:
         return Biases(full, full)
     if mask is not None:
         if cached and positions_BT is not None:
@@ -136,6 +174,23 @@ def make_biases(
     elif not cached:
         mask = _band(length, length, window, x_BTD.device)
     return Biases(full, _bias(mask, x_BTD, config, blocked, window))
+
+
+def _sparse(packing: Packing | None, x_BTD: Tensor, window: int | None, kernel: Kernel) -> Biases:
+    """For a kernel that skips what is masked; `window` is None when no layer's is shorter than a row. What is
+    plainly causal has no faster way than SDPA's."""
+    rows, length = x_BTD.shape[:2]
+    packed = None if packing is None or packing.alone else packing
+    if kernel == "flex":
+        documents = None if packed is None else packed.documents_BT
+        make = lambda window: Bias(None, blocks=document_blocks(documents, length, window, x_BTD.device))  # noqa: E731
+    else:
+        starts = row_starts(rows, length, x_BTD.device) if packed is None else packed.starts_N
+        if starts is None:
+            raise ValueError("the varlen kernel needs a packing with starts_N")
+        make = lambda _: Bias(None, starts=starts)  # noqa: E731
+    full = Bias(None) if packed is None else make(None)
+    return Biases(full, full if window is None else make(window))
 
 
 def _bias(mask: Tensor | None, x_BTD: Tensor, config: ModelConfig, blocked: bool, window: int | None) -> Bias:
@@ -190,6 +245,10 @@ class Attention(nn.Module):
         bias = biases.full if self.window is None else biases.windowed
         if bias.plan is not None:
             return self.o_proj(blocked_attention(q, k, v, bias.plan))
+        if bias.blocks is not None:
+            return self.o_proj(attend_blocks(q, k, v, bias.blocks))
+        if bias.starts is not None:
+            return self.o_proj(attend_documents(q, k, v, bias.starts, self.window))
         q, k, v, mask = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias.scores
         if cache is not None:
             k, v = cache.update(self.layer, k, v)

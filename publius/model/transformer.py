@@ -10,6 +10,7 @@ from publius.model.attention import Attention, Biases, KVCache, RotaryTable, mak
 from publius.model.config import ModelConfig
 from publius.model.fused import Fused, fused_parts
 from publius.model.norm import RMSNorm
+from publius.model.packed import Kernel, Packing
 
 __all__ = ["Block", "FeedForward", "Transformer"]
 
@@ -61,6 +62,7 @@ class Transformer(nn.Module):
     """A decoder-only language model.
 
     `compiled_loss`: training losses may compile what they do to the logits (`training.twin` sets it).
+    `kernel`: what computes attention in training where it is not all causal (`training.twin` sets it).
 
     Args:
         config: its shape.
@@ -72,6 +74,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compiled_loss = False
+        self.kernel: Kernel = "sdpa"
         self.rotary = RotaryTable(config)
         device = torch.get_default_device()
         with torch.device("meta"):  # nn.Linear would draw weights of its own, only to lose them
@@ -119,6 +122,7 @@ class Transformer(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         mask: Tensor | None = None,
+        packing: Packing | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, [B, T, D].
@@ -128,16 +132,23 @@ class Transformer(nn.Module):
             positions_BT: each token's position; None counts 0..T-1. With a cache, give them.
             mask: bool [B, 1, Tq, Tk], True = attend, never to a later place; None is causal (over the cache's
                 keys too).
+            packing: which places of the rows see each other, instead of a mask; causal within documents.
             cache: takes each layer's new keys and values and returns all to attend to.
 
         Raises:
-            ValueError: with a cache but no positions, or a row longer than `max_position`.
+            ValueError: with a cache but no positions, a mask and a packing, or a row longer than
+                `max_position`.
         """
         if cache is not None and positions_BT is None:
             raise ValueError("a cached forward needs positions_BT: the cache does not say where it is")
+        if mask is not None and packing is not None:
+            raise ValueError("give a mask or a packing, not both")
         x_BTD = self.model.embed_tokens(tokens_BT)
         cos, sin = self.rotary.at(tokens_BT, positions_BT, x_BTD.dtype)
-        biases = make_biases(mask, x_BTD, positions_BT, self.config, cached=cache is not None)
+        biases = make_biases(
+            mask, x_BTD, positions_BT, self.config,
+            cached=cache is not None, packing=packing, kernel=self.kernel,
+        )  # fmt: skip
         for block in self.model.layers:
             x_BTD = block(x_BTD, cos, sin, biases, cache)
         return self.model.norm(x_BTD)

@@ -14,9 +14,9 @@ from publius.constitution.grading import (
     record_remote,
     write_judge_report,
 )
-from publius.constitution.judges import JudgeConfig, Judgement, Pair, ParseFailure, Verdict, seated
+from publius.constitution.judges import JudgeConfig, Judgement, Pair, ParseFailure, Ruling, seated
 from publius.constitution.judges.bench import check_seats
-from publius.constitution.judges.verdict import sigmoid
+from publius.constitution.judges.judgement import sigmoid
 from publius.constitution.preferences import LabelConfig, pose, write_labels
 from publius.constitution.principles import Principle
 from publius.core.device import pick_device, set_threads
@@ -54,7 +54,7 @@ class RewardJudge:
         )
         return cls(reward, Renderer(tokenizer), checkpoint.config().max_position)
 
-    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Ruling]:
         """One verdict per pair, in order; of `principles` only the ids are kept."""
         if len(pairs) != len(principles):
             raise ValueError(f"{len(pairs)} pairs but {len(principles)} principles")
@@ -65,7 +65,7 @@ class RewardJudge:
         ]
         fits = [max(len(rows[2 * i]), len(rows[2 * i + 1])) <= self._limit for i in range(len(pairs))]
         scores = iter(self._reward.score([row for i, row in enumerate(rows) if fits[i // 2]]))
-        verdicts: list[Verdict] = []
+        verdicts: list[Ruling] = []
         for fit, principle in zip(fits, principles, strict=True):
             if not fit:
                 verdicts.append(ParseFailure("the pair does not fit the model's context", principle.id))

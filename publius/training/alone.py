@@ -19,6 +19,7 @@ from publius.training.twin import Twin
 
 __all__ = ["Alone"]
 
+_B = TypeVar("_B")
 _L = TypeVar("_L")
 
 
@@ -40,6 +41,10 @@ class Alone:
     ) -> None:
         self._model, self.dtype = model.to(device), dtype
         self.optimizers = build_optimizers(model, config)
+
+    def share(self, batch: _B) -> _B:
+        """What this process computes of a batch: all."""
+        return batch
 
     def loss(self, loss: Callable[[Any, Any], _L], twin: Twin, batch: Any) -> _L:
         """The loss of a batch, by the module that computes."""

@@ -7,6 +7,7 @@ is a few integers: loading them back continues the exact sequence of batches.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from publius.core.errors import UserError
+from publius.model.packed import Packing
 
 __all__ = [
     "Batch",
@@ -27,6 +29,7 @@ __all__ = [
     "collate",
     "pack",
     "share_of",
+    "starts_of",
 ]
 
 B_co = TypeVar("B_co", covariant=True)
@@ -46,6 +49,15 @@ class Batch(NamedTuple):
     """Places in the flattened rows whose weight is positive; found here, so that no device waits for it."""
     first: int = 0
     """The first token's place in the row, where a rank has only a stretch of it (documents are whole)."""
+    alone: bool = False
+    """No row has more than one document (`Packing.alone`)."""
+    starts_N: Tensor | None = None
+    """Where documents begin in the flattened rows (`Packing.starts_N`)."""
+
+    @property
+    def packing(self) -> Packing:
+        """Which places see each other."""
+        return Packing(self.documents_BT, self.first, self.alone, self.starts_N)
 
 
 class Example(NamedTuple):
@@ -149,8 +161,39 @@ def pack(lengths: Sequence[int], sequence_length: int, seed: int) -> list[list[P
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
-def collate(rows: Sequence[Sequence[Piece]], examples: Sequence[Example], sequence_length: int) -> Batch:
-    """Rows of pieces as tensors [len(rows), sequence_length]."""
+def starts_of(lengths: Sequence[Sequence[int]], sequence_length: int, count: int = 0) -> np.ndarray[Any, Any]:
+    """`Packing.starts_N` of rows that are documents of these lengths, then padding, which is one more.
+
+    Args:
+        lengths: of the documents of each row.
+        sequence_length: places in a row.
+        count: of the result, at least; what is left over repeats the number of places. Equal counts are
+            equal shapes, for which code is compiled once.
+    """
+    starts = [
+        row * sequence_length + start
+        for row, pieces in enumerate(lengths)
+        for start in (0, *itertools.accumulate(pieces))
+        if start < sequence_length
+    ]
+    return np.pad(
+        np.asarray(starts, np.int32),
+        (0, max(1, count - len(starts))),
+        constant_values=len(lengths) * sequence_length,
+    )
+
+
+def collate(
+    rows: Sequence[Sequence[Piece]], examples: Sequence[Example], sequence_length: int, most: int = 0
+) -> Batch:
+    """Rows of pieces as tensors [len(rows), sequence_length].
+
+    Args:
+        rows: the pieces of each.
+        examples: what they are pieces of.
+        sequence_length: places in a row.
+        most: no row has more pieces, here or in a batch that is to have equal shapes.
+    """
     shape = (len(rows), sequence_length)
     tokens, targets, positions = (np.zeros(shape, np.int64) for _ in range(3))
     weights, documents = np.zeros(shape, np.float32), np.full(shape, -1, np.int64)
@@ -165,9 +208,12 @@ def collate(rows: Sequence[Sequence[Piece]], examples: Sequence[Example], sequen
             )
             positions[r, here], documents[r, here] = np.arange(length), number
             place += length
-    arrays = (tokens, targets, weights, positions, documents, np.flatnonzero(weights > 0))
+    lengths = [[piece.length for piece in row] for row in rows]
+    starts = starts_of(lengths, sequence_length, len(rows) * (most + 1) + 1)
+    arrays = (tokens, targets, weights, positions, documents, np.flatnonzero(weights > 0), starts)
     parts = [torch.from_numpy(array) for array in arrays]
-    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5])
+    alone = all(len(row) <= 1 for row in rows)
+    return Batch(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], alone=alone, starts_N=parts[6])
 
 
 class PackedBatches:
@@ -194,6 +240,7 @@ class PackedBatches:
             )
         self._epoch = self._row = 0
         self._share = Share()
+        self._most = 1
         self._order = self._pack(0)
 
     @property
@@ -222,7 +269,7 @@ class PackedBatches:
             take = self._order[self._row : self._row + self.rows - len(picked)]
             picked += take
             self._row += len(take)
-        return collate(self._share.of(picked), self.examples, self.sequence_length)
+        return collate(self._share.of(picked), self.examples, self.sequence_length, self._most)
 
     def share(self, index: int, count: int) -> None:
         """Make only a share of each batch's rows; the place in the data stays that of all."""
@@ -245,7 +292,10 @@ class PackedBatches:
 
     def _pack(self, epoch: int) -> list[list[Piece]]:
         seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-        return pack(self._lengths, self.sequence_length, seed)
+        order = pack(self._lengths, self.sequence_length, seed)
+        most = max(len(row) for row in order)
+        self._most = max(self._most, 1 << (most - 1).bit_length())  # epochs differ by a few
+        return order
 
 
 class ShuffledBatches(Generic[_T, _B]):

@@ -172,8 +172,8 @@ def long_loss(model: Transformer, batch: LongBatch) -> LossSum:
     No mask is given, so attention takes its fused causal kernel: memory grows with the length, not with its
     square.
     """
-    trained_N = batch.weights_BT.flatten().nonzero().squeeze(1)
-    return summed_loss(model, model.hidden(batch.tokens_BT), batch.targets_BT, batch.weights_BT, trained_N)
+    hidden_BTD = model.hidden(batch.tokens_BT)
+    return summed_loss(model, hidden_BTD, batch.targets_BT, batch.weights_BT, batch.trained_N)
 
 
 @stage(version=1, predict=predict_extend, wide=True)

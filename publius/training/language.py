@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from publius.core.errors import UserError
-from publius.model.attention import document_mask
 from publius.model.likelihood import weighted_nll
 from publius.model.transformer import Transformer
 from publius.training.batches import Batch, PackedBatches
@@ -82,8 +81,7 @@ def language_loss(model: Transformer, batch: Batch) -> LossSum:
 
     The head works only where a weight is positive, so prompts and padding cost no logits.
     """
-    mask = document_mask(batch.documents_BT, batch.first, batch.tokens_BT.shape[1])
-    hidden_BTD = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, mask=mask)
+    hidden_BTD = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, packing=batch.packing)
     return summed_loss(model, hidden_BTD, batch.targets_BT, batch.weights_BT, batch.trained_N)
 
 

@@ -26,13 +26,15 @@ Documents = Sequence[NDArray[np.unsignedinteger[Any]]]
 
 
 class LongBatch(NamedTuple):
-    """Full rows: positions count from 0, and every token before is seen. All [B, T]."""
+    """Full rows: positions count from 0, and every token before is seen."""
 
     tokens_BT: Tensor
     targets_BT: Tensor
     weights_BT: Tensor
     answers_BT: Tensor
     """bool: the target is part of the answer to a needle's question."""
+    trained_N: Tensor
+    """Places in the flattened rows whose weight is positive; found here, so that no device waits for it."""
 
 
 class Plan(NamedTuple):
@@ -124,7 +126,8 @@ class LongBatches:
         rows = self._share.of([self._row(rng, plan.length) for _ in range(plan.rows)])
         self._batch += 1
         tokens, weights, answers = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
-        return LongBatch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], answers[:, 1:])
+        trained_N = weights[:, 1:].flatten().nonzero().squeeze(1)
+        return LongBatch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], answers[:, 1:], trained_N)
 
     def share(self, index: int, count: int) -> None:
         """Make only a share of each batch's rows; the place in the data stays that of all."""

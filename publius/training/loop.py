@@ -26,12 +26,16 @@ from torch import Tensor, nn
 
 from publius.core.config import Config, execution
 from publius.core.device import compute_dtype, pick_device, set_threads
+from publius.model.packed import Kernel
+from publius.model.transformer import Transformer
 from publius.pipeline.run import Run
 from publius.training.alone import Alone
 from publius.training.batches import BatchSource
 from publius.training.compiling import compile_blocks
 from publius.training.distributed import ParallelConfig
+from publius.training.distributed.layout import in_job
 from publius.training.guard import Guard
+from publius.training.kernels import attention_kernel
 from publius.training.optimizer import OptimizerConfig, schedule
 from publius.training.prefetch import Prefetched
 from publius.training.twin import Twin
@@ -70,6 +74,10 @@ class LoopConfig(Config):
     compile: bool | Literal["auto"] = execution("auto")
     """torch.compile each block: some 25 s at the start, steps 8% faster after. `auto`: on CPU, when the run
     is long enough and the machine has a compiler. Without one a run goes on uncompiled, come what may."""
+    attention: Kernel | Literal["auto"] = execution("auto")
+    """What computes attention in training: `sdpa`, or on CUDA `flex` or `varlen`, which skip what is masked
+    between packed documents or lies out of a window. All agree up to rounding. `auto` is `sdpa` until the
+    others are measured."""
     recompute: Literal["none", "block"] = execution("none")
     """`block` keeps only each block's input for backward and computes the rest again: less memory, about a
     third more work, the same gradients."""
@@ -119,7 +127,7 @@ def to_device(batch: B, device: torch.device) -> B:
 
 def _pinned(batch: B) -> B:
     """In memory that a GPU copies from while it works."""
-    return _each(batch, lambda part: part.pin_memory())
+    return _each(batch, lambda part: part.contiguous().pin_memory())
 
 
 def _each(batch: B, change: Callable[[Tensor], Tensor]) -> B:
@@ -223,14 +231,17 @@ class _Training(Generic[B]):
         self.source = batches
         self.batches: BatchSource[B] | Prefetched[B] = batches
         self.device = pick_device(config.device)
-        torch.manual_seed(config.seed)
         dtype = compute_dtype(self.device, config.dtype)
+        shapes = [part.config for part in model.modules() if isinstance(part, Transformer)]
+        context = config.parallel.context if in_job() else 1
+        kernel = attention_kernel(config.attention, self.device, dtype, shapes, context=context)
+        torch.manual_seed(config.seed)
         joined = join(model, batches, config.parallel, config.optimizer, dtype, self.device) if join else None
         self.session: Alone | Session = joined or Alone(model, config.optimizer, dtype, self.device)
         wanted = config.compile if self.session.compiles or config.compile != "auto" else False
         compiled = compile_blocks(wanted, self.device, flops)
         recompute = config.recompute == "block"
-        self.twin = Twin(model, self.session.dtype, compiled=compiled, recompute=recompute)
+        self.twin = Twin(model, self.session.dtype, compiled=compiled, recompute=recompute, kernel=kernel)
         self.guard = Guard(config.spike_sigmas)
         self.seen = _Progress()
         self.beside: Callable[[Path], object] | None = None
@@ -246,8 +257,12 @@ class _Training(Generic[B]):
     def ahead(self) -> Iterator[None]:
         """Inside, batches are drawn one ahead."""
         left = (self.steps - self.seen.step) * self.config.accumulation
-        with Prefetched(self.source, left, _pinned if self.device.type == "cuda" else None) as self.batches:
+        with Prefetched(self.source, left, self._prepared) as self.batches:
             yield
+
+    def _prepared(self, batch: B) -> B:
+        batch = self.session.share(batch)
+        return _pinned(batch) if self.device.type == "cuda" else batch
 
     def step(self) -> dict[str, Any]:
         """One optimizer step; the line to log."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from publius.model.packed import Kernel
 from publius.model.transformer import Block, Transformer
 
 __all__ = ["Twin"]
@@ -30,10 +31,17 @@ class Twin:
         compiled: compile each block, and the loss of a language model.
         recompute: keep only each block's input for backward, and compute the rest again (Chen et al. 2016,
             arXiv 1604.06174): less memory, a third more work, the same gradients.
+        kernel: what computes attention.
     """
 
     def __init__(
-        self, model: nn.Module, dtype: torch.dtype, *, compiled: bool = False, recompute: bool = False
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        *,
+        compiled: bool = False,
+        recompute: bool = False,
+        kernel: Kernel = "sdpa",
     ) -> None:
         self._masters: list[Tensor] = list(model.parameters())
         self.module = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
@@ -43,7 +51,7 @@ class Twin:
         self._blocks = [part for part in self.module.modules() if isinstance(part, Block)]
         self._models = [part for part in self.module.modules() if isinstance(part, Transformer)]
         for model in self._models:
-            model.compiled_loss = compiled
+            model.compiled_loss, model.kernel = compiled, kernel
         for block in self._blocks:
             if recompute:
                 vars(block)["forward"] = functools.partial(_recomputed, block.forward)
@@ -53,7 +61,7 @@ class Twin:
     def close(self) -> None:
         """Undo what was set on the modules."""
         for model in self._models:
-            model.compiled_loss = False
+            model.compiled_loss, model.kernel = False, "sdpa"
         for block in self._blocks:
             vars(block).pop("forward", None)
             block._compiled_call_impl = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
 
 import gpu as bench
+import gpu_checks as checks
 import pytest
 import torch
 
+from publius.model import packed
 from publius.model.transformer import Transformer
 
 
@@ -19,7 +22,7 @@ def test_parts_are_what_they_are_called():
         count = float(number) * {"M": 1e6, "B": 1e9}[unit]
         assert part.shape.parameters() == pytest.approx(count, rel=0.05)
         assert part.shape.max_position >= part.sequence_length
-    assert [part.sequence_length for part in bench.PARTS] == [2048, 2048, 2048, 32_768]
+    assert sorted(part.sequence_length for part in bench.PARTS) == [2048, 2048, 2048, 32_768, 32_768]
     assert sum(part.seconds for part in bench.PARTS) < 465
 
 
@@ -30,21 +33,66 @@ def test_peak_of_a_card(name, peak):
 
 
 def test_checks_hold_at_their_limit_only():
-    assert bench.Check("a", 1.0, 1.0).ok
-    assert not bench.Check("a", 1.1, 1.0).ok
-    assert not bench.Check("a", math.nan, 1.0).ok
+    assert checks.Check("a", 1.0, 1.0).ok
+    assert not checks.Check("a", 1.1, 1.0).ok
+    assert not checks.Check("a", math.nan, 1.0).ok
 
 
 def test_a_wrong_model_is_seen(monkeypatch):
     shape, cpu = bench.TINY[0].shape, torch.device("cpu")
-    assert all(check.ok for check in bench.logit_checks(shape, cpu))
+    assert all(check.ok for check in checks.logit_checks(shape, cpu))
     plain = Transformer.logits
     monkeypatch.setattr(Transformer, "logits", lambda self, hidden: plain(self, hidden) * 1.01)
-    assert not all(check.ok for check in bench.logit_checks(shape, cpu))
+    assert not all(check.ok for check in checks.logit_checks(shape, cpu))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # no compiler for a check
+def test_a_wrong_kernel_is_seen(monkeypatch):
+    cpu = torch.device("cpu")
+    found = checks.kernel_checks("flex", cpu, torch.float32) + checks.kernel_checks(
+        "flex", cpu, torch.bfloat16
+    )
+    assert len(found) == 4 and all(check.ok for check in found)
+    right = packed._rule
+    monkeypatch.setattr(packed, "_rule", lambda documents, window: right(None, window))
+    assert not any(check.ok for check in checks.kernel_checks("flex", cpu, torch.float32))
+
+
+def test_a_wrong_kernel_is_not_timed_and_does_not_stop_the_others():
+    wrong = {"name": "a", "value": 2.0, "limit": 1.0, "ok": False}
+
+    def ask(handler, payload, seconds):
+        if payload["kernel"] == "varlen":
+            return {"error": "boom"}
+        return {"checks": [wrong | {"ok": payload["dtype"] == "bfloat16"}]}
+
+    budget = bench.Budget(1000.0, ask)
+    found, right = bench.kernels_right(budget, "cuda", True, bench.KERNELS)
+    assert right == ["sdpa", "flex"]  # in fp32 it was wrong, which is said, and speeds are measured in bf16
+    assert [check["ok"] for check in found] == [True, False, False]
+
+
+def test_parts_kernels_and_the_gap_of_their_losses():
+    result = {"tokens_per_second": 1e3, "spread": 0.0, "peak_bytes": 1, "first_loss": 2.0, "last_loss": 1.0}
+    asked = []
+
+    def ask(handler, payload, seconds):
+        asked.append((payload["attention"], payload["compiled"]))
+        if payload["attention"] == "varlen" and payload["compiled"]:
+            return {"error": "boom"}
+        return result | {"losses": [2.0, 1.0 if payload["attention"] == "sdpa" else 1.25]}
+
+    options = argparse.Namespace(tiny=True, eager=False, device="cuda", parts=["tiny"])
+    rows = bench.speeds(bench.Budget(1000.0, ask), options, bench.KERNELS, 1e12, 1e12)
+    assert asked == [("sdpa", True), ("flex", True), ("varlen", True), ("varlen", False)]
+    assert [row.get("loss_gap") for row in rows] == [None, 0.25, None, 0.25] and "boom" in rows[2]["error"]
+    assert all(0 < row["mfu_documents"] < row["mfu"] for row in rows if "error" not in row)
+    assert {line.count("|") for line in bench.speed_table(rows).splitlines()} == {11}
 
 
 def test_speed_rows_and_their_table():
-    part = bench.PARTS[0]
+    part = bench.TINY[0]
+    case = bench.case_of(part, "cpu", True)
     result = {
         "tokens_per_second": 1e5,
         "spread": 0.02,
@@ -52,10 +100,10 @@ def test_speed_rows_and_their_table():
         "first_loss": 10.8,
         "last_loss": 7.0,
     }
-    row = bench.speed_row(part, result, "bfloat16 compiled Muon", 989e12, 8e14)
-    assert row["mfu"] == pytest.approx(1e5 * part.shape.flops_per_token(2048) / 989e12)
-    failed = bench.speed_row(part, {"error": "torch.OutOfMemoryError: CUDA out of memory"}, "m", None, 1.0)
-    unknown = bench.speed_row(part, result, "m", None, 8e14)
+    row = bench.speed_row(part, result, case, 1e12, 8e14)
+    assert row["mfu"] == pytest.approx(1e5 * part.shape.flops_per_token(128) / 1e12)
+    failed = bench.speed_row(part, {"error": "torch.OutOfMemoryError: CUDA out of memory"}, case, None, 1.0)
+    unknown = bench.speed_row(part, result, case, None, 8e14)
     table = bench.speed_table([row, failed, unknown])
     assert f"{row['mfu']:.1%}" in table and "out of memory" in table and "no data sheet" in table
     assert len({line.count("|") for line in table.splitlines()}) == 1

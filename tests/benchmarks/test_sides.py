@@ -48,6 +48,12 @@ def test_padding_is_not_counted():
     assert source.fill > 0.9
 
 
+def test_rows_may_be_one_document_each():
+    whole = CASE.model_copy(update={"alone": True})
+    assert sides.batches_of(whole).next().alone and not sides.batches_of(CASE).next().alone
+    assert sides.mean_context(whole) == 16.5 > sides.mean_context(CASE) > 3
+
+
 def test_documents_can_be_learned_and_are_the_same_again():
     made = sides.documents(100, 5000, 20, seed=3)
     assert sum(len(d.tokens) for d in made) >= 5000 - 8

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from publius.constitution.lint import doubts
@@ -105,7 +105,10 @@ def test_the_written_file_reads_back(tmp_path: Path) -> None:
     assert Constitution.parse(c.to_yaml()) == c
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80))
+@example("\x85")
+@example("a\u2028" * 40)
+@example(" \n\n x\n" * 20)
 def test_any_text_survives_the_file(text: str) -> None:
     c = Constitution.parse(MINIMAL)
     [principle] = c.principles

@@ -215,14 +215,16 @@ def test_with_real_engines(tmp_path: Path) -> None:
     texts = []
     for name in ("one", "two"):
         model = tiny.talker_checkpoint(tmp_path / "m", max_position=4000)
+        run = testing_run(tmp_path / name)
         made = revise(
-            testing_run(tmp_path / name),
+            run,
             ReviseConfig(revisions=2, shots=1, answer_tokens=30, revision_tokens=30, threads=1, device="cpu"),
             policy=model,
             critic=model,
             prompts=tiny.prompts(tmp_path / "p", 8),
         )
         texts.append([text_of(c.messages[-1]) for c in (*made.train(), *made.val())])
+        assert run.metrics["revise.prefix_reused"]["value"] > 0.5, "the examples are read once"
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 3
 

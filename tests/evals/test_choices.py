@@ -7,6 +7,7 @@ import pytest
 from publius.constitution.judges.choice import NoChoice
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
+from publius.evals.choice_report import score_choices
 from publius.evals.choices import (
     ChoiceItem,
     Chosen,
@@ -14,55 +15,17 @@ from publius.evals.choices import (
     MultipleChoice,
     RemoteChoices,
     RewardChoices,
-    score_choices,
 )
 from publius.inference.engine import Engine
 from publius.inference.remote import RemoteModel
 from publius.reward import RewardJudge
-from publius.testing import byte_tokenizer, fake_engine, tiny_model
+from publius.testing import ScriptedEngine, byte_tokenizer, fake_engine, tiny_model
 from tests.inference.remote.wire import Fault, Reply, wire
 from tests.rl import tiny
 
 AB = (" (A)", " (B)")
 PROMPT = "Which is right?\n (A) [[[yes]]]\n (B) [[[no]]]\n\nThe answer is:"
 ONE = ChoiceItem("one", (MultipleChoice(PROMPT, AB),), (0,))
-
-
-class Says:
-    """A scorer that gives what it is told."""
-
-    def __init__(self, *results: Chosen | NoChoice) -> None:
-        self.results = list(results)
-
-    def score(self, items):
-        assert len(items) == len(self.results)
-        return self.results
-
-
-def test_the_report() -> None:
-    items = [ONE._replace(right=(right,), lengths=lengths) for right, lengths in
-             [(0, (3, 2)), (1, (3, 2)), (0, (2, 2)), (1, ()), (0, (1, 2)), (0, (9, 1))]]  # fmt: skip
-    report = score_choices(
-        items,
-        Says(
-            Chosen((0.9, 0.1), 0.8), Chosen((0.9, 0.1), 0.6), Chosen((0.5, 0.5), 0.4),
-            Chosen((0.2, 0.8), 0.2), NoChoice("declined", ""), NoChoice("unfit", ""),
-        ),
-    )  # fmt: skip
-    assert (report.n, report.accuracy.value) == (6, 2 / 6), "a tie is wrong, and so is silence"
-    assert report.unscored == {"declined": 1, "unread": 0, "unreached": 0, "unfit": 1}
-    assert (report.longer.value, report.longer.n) == (2 / 4, 4)
-    assert report.first.value == 4 / 6 and report.mass.value == pytest.approx(0.5)
-    gaps = abs(0.9 + 0.9 - 1) + abs(0.5 - 0) + abs(0.8 - 1)
-    assert report.ece.value == pytest.approx(gaps / 4)
-    assert [(row.n, row.observed) for row in report.calibration] == [(1, 0.0), (1, 1.0), (2, 0.5)]
-    assert report.inconsistency.n == 0
-    shown = report.as_dict()
-    assert shown["inconsistency"]["value"] is None and shown["unscored"]["unfit"] == 1
-    with pytest.raises(UserError, match="no questions"):
-        score_choices([], Says())
-    nothing = score_choices([ONE], Says(NoChoice("unread", "")))
-    assert nothing.as_dict()["ece"]["value"] is None and nothing.accuracy.value == 0
 
 
 def test_our_engine_reads_the_options_after_the_prompt() -> None:
@@ -94,6 +57,32 @@ def test_a_chat_model_is_asked_in_a_turn_and_goes_on_from_the_cue() -> None:
     engine = Watched(tiny_model(), tokenizer)
     assert isinstance(EngineChoices(engine, tokenizer, "chat").score([ONE])[0], Chosen)
     assert seen[0].endswith("The answer is:") and "<|user|>Which is right?" in seen[0]
+
+
+def test_a_model_of_ours_thinks_first() -> None:
+    tokenizer = byte_tokenizer()
+    engine = ScriptedEngine([" it is so\n\nHuman: more", " no"] * 3, tokenizer)
+    seen: list[list[int]] = []
+    plain = engine.score
+
+    def score(prompts, continuations):
+        seen.extend(prompts)
+        return plain(prompts, continuations)
+
+    engine.score = score  # pyright: ignore[reportAttributeAccessIssue]
+    long = ONE._replace(orders=(MultipleChoice("x" * 460 + "\nThe answer is:", AB),))
+    one, unfit = EngineChoices(engine, tokenizer, thought_tokens=30, samples=2).score([ONE, long])
+    assert isinstance(unfit, NoChoice) and unfit.kind == "unfit", "it fits, but leaves no room for a thought"
+    body = PROMPT.removesuffix("\n\nThe answer is:")
+    first, second = tokenizer.decode(seen[0]), tokenizer.decode(seen[2])
+    assert first.endswith(f"{body}\n\nLet's think step by step: it is so\n\nSo the answer is:")
+    assert second.endswith("step by step: no\n\nSo the answer is:") and len(engine.prompts[0]) == 2
+    read = [plain([ids] * 2, [tokenizer.encode(o) for o in AB]) for ids in (seen[0], seen[2])]
+    shares = [math.exp(sum(a)) / (math.exp(sum(a)) + math.exp(sum(b))) for a, b in read]
+    assert isinstance(one, Chosen)
+    assert one.probabilities == pytest.approx((sum(shares) / 2, 1 - sum(shares) / 2), rel=1e-4)
+    chat = EngineChoices(ScriptedEngine([" yes"], tokenizer), tokenizer, "chat", thought_tokens=8)
+    assert isinstance(chat.score([ONE])[0], Chosen)
 
 
 def pair(a: str, b: str) -> ChoiceItem:

@@ -4,6 +4,7 @@ Arguments: FOLDER CASES, the latter JSON: a list of {name, ranks, ...} (see `tra
 `<name>.json` (its log) and `<name>.safetensors` (the whole model at the end, by checkpoint names).
 """
 
+import importlib
 import json
 import os
 import sys
@@ -20,12 +21,15 @@ from publius.model.heads import RewardModel
 from publius.model.transformer import Transformer
 from publius.pipeline import Run
 from publius.testing.fakes import tiny_config
+from publius.training import loop
 from publius.training.batches import Example, PackedBatches
 from publius.training.distributed.ranks import Link
 from publius.training.distributed.run import Follower, Leader
 from publius.training.language import held_out_loss, language_loss
 from publius.training.loop import LoopConfig, LossSum, train_loop
 from publius.training.optimizer import OptimizerConfig
+
+torch_flex = importlib.import_module("torch.nn.attention.flex_attention")
 
 
 class Killed(BaseException):
@@ -63,8 +67,13 @@ def train(
     accumulation=1,
     recompute="none",
     reward=False,
+    flex=False,
 ):
-    """Returns the model and the logged lines."""
+    """Returns the model and the logged lines. `flex`: FlexAttention's reference, which has gradients."""
+    if flex:
+        loop.attention_kernel = lambda *_, **__: "flex"
+        torch_flex._validate_device = lambda *_: None
+        torch_flex._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
     net = Transformer(tiny_config(**(model or {})), seed=0)
     whole = RewardModel(net, seed=0) if reward else net
     config = LoopConfig(

@@ -42,6 +42,14 @@ MIXED = [
     {"name": "qk-one", "ranks": 1, **SHORT},
     {"name": "qk-hsdp", "ranks": 4, "parallel": {"replicate": 2}, **SHORT},
     {"name": "qk-tensor-fsdp", "ranks": 4, "parallel": {"tensor": 2}, "recompute": "block", **SHORT},
+    {
+        "name": "qk-tensor-flex",
+        "ranks": 4,
+        "parallel": {"tensor": 2},
+        "recompute": "block",
+        "flex": True,
+        **SHORT,
+    },
     {"name": "qk-tensor-context", "ranks": 4, "parallel": {"tensor": 2, "context": 2}, **SHORT},
     {"name": "bf16-one", "ranks": 1, "dtype": "bfloat16", **SHORT},
     {"name": "bf16-fsdp2", "ranks": 2, "dtype": "bfloat16", **SHORT},
@@ -107,6 +115,7 @@ def test_fifty_steps_give_the_curve_of_one_process(trained, name):
     [
         ("qk-hsdp", "qk-one", TOLERANCE),
         ("qk-tensor-fsdp", "qk-one", TOLERANCE),
+        ("qk-tensor-flex", "qk-one", TOLERANCE),
         ("qk-tensor-context", "qk-one", TOLERANCE),
         ("bf16-fsdp2", "bf16-one", 0.02),
         ("reward-fsdp2", "reward-one", TOLERANCE),

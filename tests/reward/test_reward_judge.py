@@ -7,7 +7,7 @@ import pytest
 
 from publius.constitution.grading import JudgeEvalConfig
 from publius.constitution.judges import Judgement, ParseFailure
-from publius.constitution.judges.verdict import sigmoid
+from publius.constitution.judges.judgement import sigmoid
 from publius.constitution.preferences import LabelConfig
 from publius.constitution.principles import Constitution
 from publius.core.messages import assistant

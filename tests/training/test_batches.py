@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publius.core.errors import UserError
-from publius.training.batches import Example, PackedBatches, ShuffledBatches, collate, pack
+from publius.training.batches import Example, PackedBatches, ShuffledBatches, collate, pack, starts_of
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,6 +39,35 @@ def test_collate_by_hand():
     assert batch.trained_N.tolist() == [1, 2]
     two = collate([pack([0, 4], 5, 0)[0], pack([3], 5, 0)[0]], examples, 5)
     assert two.trained_N.tolist() == [1, 2, 5, 6]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=5), min_size=1, max_size=4),
+    st.integers(0, 6),
+    st.integers(0, 30),
+)
+def test_starts_are_where_documents_change(rows, room, count):
+    length = max(map(sum, rows)) + room
+    starts = starts_of(rows, length, count)
+    numbers = [[i for i, n in enumerate(row) for _ in range(n)] + [-1] * (length - sum(row)) for row in rows]
+    flat = [(r, number) for r, row in enumerate(numbers) for number in row]
+    brute = [i for i in range(len(flat)) if i == 0 or flat[i] != flat[i - 1]]
+    assert starts.dtype == np.int32 and len(starts) == max(count, len(brute) + 1)
+    assert starts.tolist() == brute + [len(flat)] * (len(starts) - len(brute))
+
+
+def test_what_a_batch_says_of_its_documents():
+    """As many starts in every batch, so that compiled code is made once; `alone` is true where it can be."""
+    batches = [source.next() for source in [source()] for _ in range(40)]
+    assert len({len(batch.starts_N) for batch in batches}) == 1
+    for batch in batches:
+        assert batch.alone == bool((batch.documents_BT <= 0).all())
+        changes = batch.documents_BT.diff(dim=1, prepend=torch.full((3, 1), -2)) != 0
+        assert set(batch.starts_N.tolist()) == {*changes.flatten().nonzero().flatten().tolist(), 48}
+        assert batch.packing.documents_BT is batch.documents_BT and batch.packing.alone == batch.alone
+    whole = PackedBatches([Example(list(range(9)))] * 4, sequence_length=8, rows=2, seed=0)
+    assert whole.next().alone and whole.next().starts_N[:3].tolist() == [0, 8, 16]
 
 
 def test_long_documents_are_cut_with_one_token_shared():

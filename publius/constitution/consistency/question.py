@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from pydantic import Field, field_validator
 
 from publius.constitution.judges import Abstention, ParseFailure, RemoteJudgeConfig, Skipped
-from publius.constitution.judges.verdict import sigmoid
+from publius.constitution.judges.judgement import sigmoid
 from publius.constitution.principles import Constitution, ConstitutionField, Principle
 from publius.constitution.raw_text import fill, transcript
 from publius.constitution.styles import StyleName
@@ -113,7 +113,7 @@ class Example(NamedTuple):
 
 
 def examples(constitution: Constitution) -> list[Example]:
-    """Both answers of each comparison, which comes first in turns, so that neither answer is always last."""
+    """Both answers of each comparison; the better one first and the worse one first in turns."""
     asked = {principle.comparison_question: principle for principle in constitution.principles}
     found: list[Example] = []
     for i, shot in enumerate(constitution.comparisons):
@@ -122,7 +122,7 @@ def examples(constitution: Constitution) -> list[Example]:
             Example(Conversation(messages=turns), text, shot.answer == name, asked.get(shot.question or ""))
             for name, text in (("A", shot.a), ("B", shot.b))
         ]
-        found += pair if i % 4 in (0, 3) else pair[::-1]
+        found += sorted(pair, key=lambda example: example.good, reverse=i % 2 == 0)
     return found
 
 

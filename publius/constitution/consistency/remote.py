@@ -15,7 +15,7 @@ from publius.constitution.consistency.question import (
 )
 from publius.constitution.judges import Abstention, ParseFailure, RemoteJudgeConfig, Skipped
 from publius.constitution.judges.choice import Choice, NoChoice, read_choice
-from publius.constitution.judges.verdict import logit
+from publius.constitution.judges.judgement import logit
 from publius.constitution.raw_text import fill
 from publius.core.messages import Conversation, Message, assistant, user
 from publius.inference.remote import Answer, Question, RemoteModel, Unanswered

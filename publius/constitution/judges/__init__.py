@@ -3,19 +3,19 @@
 from publius.constitution.judges.bench import Bench, seated
 from publius.constitution.judges.config import JudgeConfig, RemoteJudgeConfig
 from publius.constitution.judges.engine import EngineJudge
-from publius.constitution.judges.panel import Panel
-from publius.constitution.judges.remote import RemoteJudge
-from publius.constitution.judges.verdict import (
+from publius.constitution.judges.judgement import (
     Abstention,
     Judge,
     Judgement,
     Pair,
     ParseFailure,
+    Ruling,
     Skipped,
-    Verdict,
     clamped,
     combine,
 )
+from publius.constitution.judges.panel import Panel
+from publius.constitution.judges.remote import RemoteJudge
 
 __all__ = [
     "Abstention",
@@ -29,8 +29,8 @@ __all__ = [
     "ParseFailure",
     "RemoteJudge",
     "RemoteJudgeConfig",
+    "Ruling",
     "Skipped",
-    "Verdict",
     "clamped",
     "combine",
     "seated",

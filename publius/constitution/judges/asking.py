@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from publius.constitution.judges.config import RemoteJudgeConfig
-from publius.constitution.judges.verdict import Pair
+from publius.constitution.judges.judgement import Pair
 from publius.constitution.principles import ComparisonShot, Constitution, Principle
-from publius.constitution.raw_text import Case, fill, transcript, visible
-from publius.core.messages import Conversation, Message, assistant, user
+from publius.constitution.raw_text import Case, RawText, fill, shot_case, talk, thought_of, visible
+from publius.core.messages import Conversation
 
 __all__ = ["ChatQuestions", "cases_of"]
 
@@ -39,34 +39,31 @@ class ChatQuestions:
     ) -> None:
         self._constitution, self._config = constitution, config
         self._shots, self._thinks = shots, chain_of_thought
+        self._raw = RawText(constitution)
         self.options = (constitution.answers[0].strip(), constitution.answers[1].strip())
 
     def question(self, case: Case) -> Conversation:
         """One case as a conversation that ends with the user."""
-        turns: list[Message] = []
-        shots = self._constitution.reasonings if self._thinks else self._constitution.comparisons
-        for shot in shots[: self._shots]:
-            turns += [user(self._ask(_shot_case(shot, case))), assistant(self._answer(shot, case))]
-        return Conversation(messages=(*turns, user(self._ask(case))))
+        turns: list[str] = []
+        if self._thinks:
+            for shot in self._constitution.reasonings[: self._shots]:
+                said = f"{thought_of(shot, case)}\n\nThe answer is {self._option(shot)}."
+                turns += [self._ask(shot_case(shot, case)), said]
+        else:
+            for shot in self._constitution.comparisons[: self._shots]:
+                turns += [self._ask(shot_case(shot, case)), self._option(shot)]
+        return talk([*turns, self._ask(case)])
 
     def _ask(self, case: Case) -> str:
         layout = self._constitution.layout
-        # the last line of the layout is the cue that a completion goes on from
-        body = (layout.reasoning if self._thinks else layout.comparison).rpartition("\n")[0]
-        said = transcript(layout, case.conversation).strip()
-        asked = fill(body, conversation=said, question=case.question, a=case.a.strip(), b=case.b.strip())
-        how = self._config.reasoning_instruction if self._thinks else self._config.instruction
+        # without the last line, the cue that a completion goes on from
+        if self._thinks:
+            asked = self._raw.reasoned(case, self._raw.parts(layout.reasoning)[0])
+            how = self._config.reasoning_instruction
+        else:
+            asked = self._raw.compared(case, self._raw.parts(layout.comparison)[0])
+            how = self._config.instruction
         return f"{asked.strip()}\n\n{fill(how, first=self.options[0], second=self.options[1])}"
 
-    def _answer(self, shot: ComparisonShot, case: Case) -> str:
-        option = self.options["AB".index(shot.answer)]
-        reasoning = getattr(shot, "reasoning", None)
-        if reasoning is None:
-            return option
-        thought = fill(str(reasoning), principle=shot.question or case.question).strip()
-        return f"{thought}\n\nThe answer is {option}."
-
-
-def _shot_case(shot: ComparisonShot, case: Case) -> Case:
-    turns = tuple((user, assistant)[i % 2](text) for i, text in enumerate(shot.conversation))
-    return Case(Conversation(messages=turns), shot.a, shot.b, shot.question or case.question)
+    def _option(self, shot: ComparisonShot) -> str:
+        return self.options["AB".index(shot.answer)]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from publius.constitution.judges.config import JudgeConfig
 from publius.constitution.judges.engine import EngineJudge
+from publius.constitution.judges.judgement import Judge
 from publius.constitution.judges.panel import Panel
 from publius.constitution.judges.remote import RemoteJudge
-from publius.constitution.judges.verdict import Judge
 from publius.core.device import pick_device
 from publius.core.errors import UserError
 from publius.inference.engine import Engine

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 
 from publius.constitution.judges.asking import cases_of
 from publius.constitution.judges.config import JudgeConfig
-from publius.constitution.judges.verdict import (
+from publius.constitution.judges.judgement import (
     Pair,
     ParseFailure,
     Reading,
-    Verdict,
+    Ruling,
+    judgement_of,
     logit,
     sigmoid,
-    verdict_of,
 )
 from publius.constitution.principles import Constitution, Principle
-from publius.constitution.styles import Case, StyleName, make_style
+from publius.constitution.raw_text import Case
+from publius.constitution.styles import StyleName, make_style
 from publius.core.errors import UserError
 from publius.inference.engine import Engine
 from publius.inference.sampling import Sampling
@@ -79,7 +80,7 @@ class EngineJudge:
             seed=config.seed,
         )
 
-    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Ruling]:
         """One verdict per pair, in order; `principles[i]` is asked of `pairs[i]`."""
         cases = cases_of(pairs, principles)
         if self._thinks:
@@ -94,10 +95,10 @@ class EngineJudge:
             for i, p in enumerate(principles)
         ]
 
-    def _verdict(self, ab: Reading | None, ba: Reading | None, principle: Principle, reason: str) -> Verdict:
+    def _verdict(self, ab: Reading | None, ba: Reading | None, principle: Principle, reason: str) -> Ruling:
         if ab is None or ba is None:
             return ParseFailure("the prompt does not fit the judge's context", principle.id)
-        return verdict_of(ab, ba, principle.id, min_mass=self._min_mass, reason=reason)
+        return judgement_of(ab, ba, principle.id, min_mass=self._min_mass, reason=reason)
 
     def _read_with_thoughts(self, cases: Sequence[Case]) -> tuple[list[Reading | None], list[str]]:
         repeated = [case for case in cases for _ in range(self._samples)]

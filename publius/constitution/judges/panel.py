@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from publius.constitution.judges.verdict import (
+from publius.constitution.judges.judgement import (
     Abstention,
     Judge,
     Judgement,
     Pair,
-    Verdict,
+    Ruling,
     combine,
     logit,
     sigmoid,
@@ -35,7 +35,7 @@ class Panel:
             raise ValueError("a panel needs a member")
         self._members, self._how = tuple(members), how
 
-    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Ruling]:
         """One verdict per pair. `votes` holds the members' probabilities.
 
         Where fewer than half of the members give a judgement, there is none: it is what most of the others
@@ -44,7 +44,7 @@ class Panel:
         heard = [member.judge(pairs, principles) for member in self._members]
         return [self._join(verdicts) for verdicts in zip(*heard, strict=True)]
 
-    def _join(self, verdicts: Sequence[Verdict]) -> Verdict:
+    def _join(self, verdicts: Sequence[Ruling]) -> Ruling:
         if len(verdicts) == 1:
             return verdicts[0]
         given = [v for v in verdicts if isinstance(v, Judgement)]
@@ -72,7 +72,7 @@ def _vote(probability: float) -> float:
     return 0.5 if probability == 0.5 else float(probability > 0.5)
 
 
-def _common(others: Sequence[Verdict]) -> Verdict:
+def _common(others: Sequence[Ruling]) -> Ruling:
     """The first of the commonest kind; among kinds as common, an abstention first."""
     kinds = Counter(type(v) for v in others)
     kind = max(kinds, key=lambda kind: (kinds[kind], kind is Abstention))

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from publius.constitution.judges.asking import ChatQuestions, cases_of
 from publius.constitution.judges.choice import Choice, NoChoice, read_choice
 from publius.constitution.judges.config import JudgeConfig, RemoteJudgeConfig
-from publius.constitution.judges.verdict import (
+from publius.constitution.judges.judgement import (
     Abstention,
     Pair,
     ParseFailure,
     Reading,
+    Ruling,
     Skipped,
-    Verdict,
+    judgement_of,
     logit,
-    verdict_of,
 )
 from publius.constitution.principles import Principle
 from publius.inference.remote import Question, RemoteModel
@@ -41,7 +41,7 @@ class RemoteJudge:
             config.constitution, own, shots=config.shots, chain_of_thought=config.chain_of_thought
         )
 
-    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Ruling]:
         """One verdict per pair, in order; `principles[i]` is asked of `pairs[i]`.
 
         Raises:
@@ -69,7 +69,7 @@ class RemoteJudge:
         ]
         return [self._verdict(choices[2 * i], choices[2 * i + 1], p) for i, p in enumerate(principles)]
 
-    def _verdict(self, ab: Choice | NoChoice, ba: Choice | NoChoice, principle: Principle) -> Verdict:
+    def _verdict(self, ab: Choice | NoChoice, ba: Choice | NoChoice, principle: Principle) -> Ruling:
         for kind in ("unreached", "declined", "unread"):
             for one in (ab, ba):
                 if isinstance(one, NoChoice) and one.kind == kind:
@@ -77,10 +77,10 @@ class RemoteJudge:
         assert isinstance(ab, Choice) and isinstance(ba, Choice)
         reason = ab.text.strip() if self._config.chain_of_thought else ""
         first, second = (Reading(logit(choice.probabilities[0]), choice.mass) for choice in (ab, ba))
-        return verdict_of(first, second, principle.id, min_mass=self._config.min_mass, reason=reason)
+        return judgement_of(first, second, principle.id, min_mass=self._config.min_mass, reason=reason)
 
 
-def _without(one: NoChoice, principle_id: str) -> Verdict:
+def _without(one: NoChoice, principle_id: str) -> Ruling:
     if one.kind == "unreached":
         return Skipped(one.text, principle_id)
     if one.kind == "declined":

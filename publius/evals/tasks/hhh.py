@@ -46,7 +46,7 @@ def read_items(path: str, drop: Callable[[UserError], None] | None = None) -> li
     for file in expand([path]):
         for row, where in _examples(file):
             try:
-                items.append(_item(row, where))
+                items += _items(row, where)
             except UserError as error:
                 if drop is None:
                     raise
@@ -65,19 +65,18 @@ def _examples(path: str) -> Iterator[tuple[Row, str]]:
             yield row, where
 
 
-def _item(row: Row, where: str) -> ChoiceItem:
+def _items(row: Row, where: str) -> list[ChoiceItem]:
     name = str(row.get("id", where))
     if "corrects" in row and "incorrects" in row:
-        return _published(row, name, where)
+        return [_published(row, name, where)]
     if "input" in row and ("target_scores" in row or "targets" in row):
-        return _pair(*_scored(row, where), name)
-    pairs = preferences_of(row, where)
-    if len(pairs) != 1:
-        raise _unfit(f"a row of one pair is a question; this one holds {len(pairs)}", where)
-    (pair,) = pairs
-    check_pair(pair, where, ties=False)
-    a, b = (pair.chosen, pair.rejected) if pair.probability > 0.5 else (pair.rejected, pair.chosen)
-    return _pair(pair.prompt, text_of(a), text_of(b), name)
+        return [_pair(*_scored(row, where), name)]
+    items: list[ChoiceItem] = []
+    for pair in preferences_of(row, where):
+        check_pair(pair, where, ties=False)
+        a, b = (pair.chosen, pair.rejected) if pair.probability > 0.5 else (pair.rejected, pair.chosen)
+        items.append(_pair(pair.prompt, text_of(a), text_of(b), name))
+    return items
 
 
 def _published(row: Row, name: str, where: str) -> ChoiceItem:

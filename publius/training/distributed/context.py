@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from publius.core.errors import UserError
+from publius.model.packed import Packing
 from publius.model.transformer import Transformer
 from publius.training.batches import Batch
 from publius.training.distributed.ranks import Ranks
@@ -87,9 +88,9 @@ class ContextParallel(nn.Module):
         """The model's."""
         return self.model.compiled_loss
 
-    def hidden(self, tokens_BT: Tensor, *, positions_BT: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states of this rank's places; `mask` is [B, 1, places here, whole row]."""
-        return self.model.hidden(tokens_BT, positions_BT=positions_BT, mask=mask, cache=self._others)
+    def hidden(self, tokens_BT: Tensor, *, positions_BT: Tensor, packing: Packing) -> Tensor:
+        """Hidden states of this rank's places; the documents are those of whole rows."""
+        return self.model.hidden(tokens_BT, positions_BT=positions_BT, packing=packing, cache=self._others)
 
     def share(self, batch: Batch) -> Batch:
         """This rank's stretch of every row; documents stay whole.

@@ -61,9 +61,18 @@ class Session:
         muon = ShardedMuon(matrices, config, ranks.replica_group) if matrices else None
         self.optimizers = Optimizers(rest, muon, config)
 
+    def share(self, batch: Any) -> Any:
+        """This rank's stretch of the rows of a batch; made before it goes to the device, which would have to
+        be waited for.
+
+        Raises:
+            UserError: when the rows cannot be shared so.
+        """
+        return batch if self._context is None else self._context.share(batch)
+
     def loss(self, loss: Callable[[Any, Any], _L], twin: Twin, batch: Any) -> _L:
-        """The loss of this rank's stretch of the rows."""
-        return loss(self._module, batch if self._context is None else self._context.share(batch))
+        """The loss of what `share` left, by the module that computes."""
+        return loss(self._module, batch)
 
     def gradients(self, twin: Twin) -> list[Tensor]:
         """This rank's parts of the gradients, for the optimizers; call once, after backward."""

@@ -17,7 +17,7 @@ from publius.constitution.consistency import (
     consistency_judge,
 )
 from publius.constitution.judges import Abstention, ParseFailure, Skipped
-from publius.constitution.judges.verdict import logit
+from publius.constitution.judges.judgement import logit
 from publius.constitution.principles import Constitution
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, user

@@ -8,9 +8,9 @@ import pytest
 
 from publius.constitution.judges import EngineJudge, Judgement, ParseFailure
 from publius.constitution.judges.engine import _answer_tokens
-from publius.constitution.judges.verdict import sigmoid
+from publius.constitution.judges.judgement import sigmoid
 from publius.constitution.principles import Constitution
-from publius.constitution.styles import Case
+from publius.constitution.raw_text import Case
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
 from publius.inference.request import Completion

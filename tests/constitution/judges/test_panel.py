@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from publius.constitution.judges import Abstention, Judgement, Panel, ParseFailure, Skipped, Verdict
-from publius.constitution.judges.verdict import logit, sigmoid
+from publius.constitution.judges import Abstention, Judgement, Panel, ParseFailure, Ruling, Skipped
+from publius.constitution.judges.judgement import logit, sigmoid
 from publius.constitution.principles import Constitution
 from publius.core.messages import Conversation, assistant, user
 
@@ -14,10 +14,10 @@ PAIR = (Conversation(messages=(user("q"),)), assistant("a"), assistant("b"))
 class Fixed:
     """Says what it is told, of every pair."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Ruling) -> None:
         self.verdict = verdict
 
-    def judge(self, pairs, principles) -> list[Verdict]:
+    def judge(self, pairs, principles) -> list[Ruling]:
         return [self.verdict for _ in pairs]
 
 
@@ -27,14 +27,14 @@ def said(forward: float, backward: float | None = None) -> Judgement:
     return Judgement(p, (forward > 0.5) == (backward > 0.5), forward, backward, P.id)
 
 
-def panel(*verdicts: Verdict, how="mean") -> Verdict:
+def panel(*verdicts: Ruling, how="mean") -> Ruling:
     [joined] = Panel([Fixed(v) for v in verdicts], how).judge([PAIR], [P])
     return joined
 
 
 @pytest.mark.parametrize("how", ["mean", "majority"])
 @pytest.mark.parametrize("verdict", [said(0.9, 0.3), ParseFailure("x", "p"), Abstention("x", "p")])
-def test_a_panel_of_one_is_its_member(verdict: Verdict, how) -> None:
+def test_a_panel_of_one_is_its_member(verdict: Ruling, how) -> None:
     assert panel(verdict, how=how) == verdict
 
 

@@ -18,7 +18,7 @@ from publius.constitution.judges import (
     Skipped,
     seated,
 )
-from publius.constitution.judges.verdict import logit, sigmoid
+from publius.constitution.judges.judgement import logit, sigmoid
 from publius.constitution.principles import Constitution
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user

@@ -20,13 +20,13 @@ __all__ = [
     "Pair",
     "ParseFailure",
     "Reading",
+    "Ruling",
     "Skipped",
-    "Verdict",
     "clamped",
     "combine",
+    "judgement_of",
     "logit",
     "sigmoid",
-    "verdict_of",
 ]
 
 Pair = tuple[Conversation, Message, Message]
@@ -79,7 +79,7 @@ class Skipped(NamedTuple):
     principle_id: str
 
 
-Verdict = Judgement | ParseFailure | Abstention | Skipped
+Ruling = Judgement | ParseFailure | Abstention | Skipped
 
 
 class Reading(NamedTuple):
@@ -92,7 +92,7 @@ class Reading(NamedTuple):
 class Judge(Protocol):
     """Compares pairs of answers."""
 
-    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Ruling]:
         """One verdict per pair, in order; `principles[i]` is asked of `pairs[i]`."""
         ...
 
@@ -113,7 +113,7 @@ def combine(forward: float, backward: float) -> tuple[float, bool]:
     return sigmoid((forward + backward) / 2), (forward > 0) == (backward > 0)
 
 
-def verdict_of(
+def judgement_of(
     first: Reading, second: Reading, principle_id: str, *, min_mass: float, reason: str = ""
 ) -> Judgement | ParseFailure:
     """The verdict of two readings: a shown first, and b shown first."""
@@ -125,7 +125,7 @@ def verdict_of(
     return Judgement(probability, consistent, sigmoid(forward), sigmoid(backward), principle_id, reason)
 
 
-def clamped(verdict: Verdict, interval: tuple[float, float] | None) -> Verdict:
+def clamped(verdict: Ruling, interval: tuple[float, float] | None) -> Ruling:
     """The verdict with its probability kept inside `interval`."""
     if interval is None or not isinstance(verdict, Judgement):
         return verdict

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from publius.constitution.judges import Abstention, Judgement, ParseFailure, clamped, combine
-from publius.constitution.judges.verdict import Reading, logit, sigmoid, verdict_of
+from publius.constitution.judges.judgement import Reading, judgement_of, logit, sigmoid
 
 FINITE = st.floats(-50, 50)
 
@@ -20,15 +20,15 @@ def test_combine() -> None:
 @given(FINITE, FINITE)
 def test_swapping_the_answers_mirrors_the_verdict(first: float, second: float) -> None:
     """What was "a first" is "b first": the readings change places, and p becomes 1 - p."""
-    one = verdict_of(Reading(first, 0.5), Reading(second, 0.6), "p", min_mass=0)
-    two = verdict_of(Reading(second, 0.6), Reading(first, 0.5), "p", min_mass=0)
+    one = judgement_of(Reading(first, 0.5), Reading(second, 0.6), "p", min_mass=0)
+    two = judgement_of(Reading(second, 0.6), Reading(first, 0.5), "p", min_mass=0)
     assert isinstance(one, Judgement) and isinstance(two, Judgement)
     assert one.probability == pytest.approx(1 - two.probability, abs=1e-12)
     assert one.forward == pytest.approx(1 - two.backward, abs=1e-12)
 
 
 def test_mass() -> None:
-    failure = verdict_of(Reading(1, 0.5), Reading(1, 0.001), "p", min_mass=0.01)
+    failure = judgement_of(Reading(1, 0.5), Reading(1, 0.001), "p", min_mass=0.01)
     assert failure == ParseFailure("too little probability on either answer", "p", 0.001)
 
 
