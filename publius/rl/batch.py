@@ -88,8 +88,8 @@ def action_logprobs(model: Transformer, batch: RolloutBatch) -> Tensor:
 
 def place_values(critic: ValueModel, batch: RolloutBatch, dtype: torch.dtype = torch.float32) -> Tensor:
     """The critic's value before each action, [B, T] fp32, 0 elsewhere."""
-    device = batch.inputs.device.type
-    with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+    device, own = batch.inputs.device.type, critic.score.weight.dtype
+    with torch.autocast(device, dtype=dtype, enabled=dtype not in (torch.float32, own)):
         values = critic(batch.inputs)
     return torch.where(batch.mask, values.float(), 0.0)
 
