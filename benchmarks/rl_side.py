@@ -110,7 +110,7 @@ def speaker(shape: ModelConfig, seed: int) -> Transformer:
     tokenizer, root = byte_tokenizer(), math.sqrt(shape.hidden_size)
     assert model.lm_head is not None
     with torch.no_grad():
-        model.model.embed_tokens.weight[:, 0] = 4.0
+        model.model.embed_tokens.weight[:, 0] = 64.0  # against what 4 to 6 blocks add to the rest
         model.lm_head.weight[:, 0] = -30.0 / root
         for letter in LETTERS:
             model.lm_head.weight[tokenizer.encode(letter)[0], 0] = -math.log(len(LETTERS)) / root
