@@ -124,7 +124,8 @@ class Learner:
         found: list[Losses] = []
         for _ in range(self.passes.epochs):
             for minibatch in batch.minibatches(self.passes.minibatches, generator):
-                found.append(self._backward(minibatch, policy=policy or not found))
+                measured = policy or not found
+                found.append(self._backward(minibatch, measured, policy and not stopped, not stopped))
                 if len(found) == 1:
                     first(found[0].ratio, found[0].deviation)
                 if not stopped:
@@ -133,13 +134,17 @@ class Learner:
         means = [sum(getattr(part, name) for part in found) / len(found) for name in ("clip", "value")]
         return Losses(found[0].ratio, found[0].deviation, *means)
 
-    def _backward(self, minibatch: RolloutBatch, *, policy: bool) -> Losses:
-        """Gradients of one minibatch, a chunk at a time."""
+    def _backward(self, minibatch: RolloutBatch, measured: bool, policy: bool, critic: bool) -> Losses:
+        """Gradients of one minibatch, a chunk at a time, of those that are to learn from it.
+
+        Args:
+            measured: whether the policy's ratio and clipping are wanted, learned from or not.
+        """
         p = self.passes
         ratio = deviation = clip = value = 0.0
         self.refresh()
         for piece, share in minibatch.chunks(p.chunk_tokens):
-            if policy:
+            if measured:
                 part = policy_loss(
                     action_logprobs(self.policy, piece),
                     piece.logprobs,
@@ -147,8 +152,9 @@ class Learner:
                     piece.mask,
                     clip=p.clip,
                 )
-                (part.loss * share).backward()
-                self._policy.collect()
+                if policy:
+                    (part.loss * share).backward()
+                    self._policy.collect()
                 ratio += float(part.ratio) * share
                 deviation = max(deviation, float(part.deviation))
                 clip += float(part.clip_fraction) * share
@@ -160,8 +166,9 @@ class Learner:
                     piece.mask,
                     clip=p.value_clip,
                 )
-                (found.loss * (share * p.value_coef)).backward()
-                self._critic.collect()
+                if critic:
+                    (found.loss * (share * p.value_coef)).backward()
+                    self._critic.collect()
                 value += float(found.loss.detach()) * share
         return Losses(ratio, deviation, clip, value)
 
