@@ -70,7 +70,7 @@ class RLCase(Config):
     side: Literal["ours", "trl"]
     method: Literal["ppo", "grpo", "lora"]
     mode: str
-    """ours: float32, auto or bfloat16, and `small`. trl: float32 or bfloat16, and `recompute`."""
+    """ours: float32, auto or bfloat16, and `small`, `shared`. trl: float32 or bfloat16, and `recompute`."""
     size: str
     batch: int = 64
     """Samples a step."""
@@ -151,6 +151,7 @@ def our_config(case: RLCase) -> PPOConfig:
         trunk="shared" if case.method == "lora" else "separate", rank=case.rank,
         critic="zero" if case.method == "lora" else "reward", max_batch=case.batch, seed=case.seed,
         chunk_tokens=SMALL_CHUNK if "small" in case.words else CHUNK_TOKENS,
+        share_prompts="shared" in case.words,
     )  # fmt: skip
 
 

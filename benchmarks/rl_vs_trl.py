@@ -15,11 +15,12 @@ TRL's a model of its own. Batch, passes over a batch, optimizer steps, learning 
 the same. A sample is one prompt with its reply, from before it is drawn until it has been learned from; a
 window is one batch. Modes: ours in fp32; with critic and reward model in bf16 (`auto`, the default, where the
 CPU multiplies in it); with all in bf16 (`bfloat16`: weights, moments and sums stay fp32); each with chunks of
-the default size or small ones. TRL's in fp32, in bf16 autocast (weights fp32 there, too), and in fp32 with
-gradient checkpointing, its default. The fastest mode of each side counts for speed; memory is compared for
-those two, and for the least of each. It is the peak of resident memory above what the process had after
-its imports. Means of the reward are shown: both must learn. Samples by second of a core's work (in the first
-round) stand beside the rates: they tell more on a machine that does other things, too.
+the default size or small ones; in grpo with prompts computed once for their samples (`shared`). TRL's: fp32,
+bf16 autocast (weights fp32 there, too), and fp32 with gradient checkpointing, its default. The fastest
+mode of each side counts for speed; memory is compared for those two, and for the least of each. It is the
+peak of resident memory above what the process had after its imports. Means of the reward are shown: both must
+learn. Samples by second of a core's work (in the first round) stand beside the rates: they tell more on a
+machine that does other things, too.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ SIDE = Path(__file__).with_name("trl_side.py")
 METHODS = ("ppo", "grpo", "lora")
 OURS = {
     "ppo": ("float32", "auto", "bfloat16", "float32 small", "bfloat16 small"),
-    "grpo": ("float32", "bfloat16", "float32 small", "bfloat16 small"),
+    "grpo": ("float32", "bfloat16", "float32 shared", "bfloat16 shared", "bfloat16 shared small"),
     "lora": ("float32", "auto", "float32 small", "auto small"),
 }
 TRL = ("float32", "bfloat16", "float32 recompute")

@@ -35,6 +35,7 @@ class Passes(NamedTuple):
     grad_clip: float
     ptx_coef: float
     chunk_tokens: int
+    share_prompts: bool
 
 
 class Losses(NamedTuple):
@@ -146,7 +147,7 @@ class Learner:
         for piece, share in minibatch.chunks(p.chunk_tokens):
             if measured:
                 part = policy_loss(
-                    action_logprobs(self.policy, piece),
+                    action_logprobs(self.policy, piece, share=p.share_prompts),
                     piece.logprobs,
                     piece.advantages,
                     piece.mask,
@@ -160,7 +161,7 @@ class Learner:
                 clip += float(part.clip_fraction) * share
             if self._critic is not None and self.critic is not None:
                 found = value_loss(
-                    place_values(self.critic, piece, self._dtype),
+                    place_values(self.critic, piece, self._dtype, share=p.share_prompts),
                     piece.values,
                     piece.returns,
                     piece.mask,

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from publius.core.config import Config, execution
+from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.inference.engine import Engine
 from publius.model.heads import ValueModel
@@ -47,6 +48,8 @@ class PPOConfig(Config):
         epochs, minibatches: passes over a step's rollouts, and optimizer steps in each pass.
         chunk_tokens: padded tokens per forward and backward; less keeps less in memory. Sums are rounded in
             another order then, which makes another run of it.
+        share_prompts: compute a prompt once for the `group` replies to it (`shared_prompts`): the same to
+            rounding, and less work. For short replies: a row holds all of a group, and attention its square.
         beta: weight of the k1 KL inside the reward, per nat.
         missing_end_penalty: taken off the score of a reply that did not end by itself.
         scale_rewards: divide scores by their running standard deviation (never shift them).
@@ -77,6 +80,7 @@ class PPOConfig(Config):
     epochs: int = Field(default=2, ge=1)
     minibatches: int = Field(default=1, ge=1)
     chunk_tokens: int = Field(default=CHUNK_TOKENS, ge=1)
+    share_prompts: bool = False
     max_tokens: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=3e-5, gt=0)
     critic_learning_rate: float = Field(default=1e-4, gt=0)
@@ -161,6 +165,12 @@ class Trainer:
     ) -> None:
         self.config, self.policy, self.critic, self.renderer = config, policy, critic, renderer
         self.ptx = ptx
+        if config.share_prompts and policy.config.sliding_window is not None:
+            raise UserError(
+                "prompts cannot be shared by a model whose attention has a window: it counts places of a row",
+                where="ppo.share_prompts",
+                fix="leave share_prompts out",
+            )
         self.reference = reference.requires_grad_(False)
         narrow = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.policy_dtype]
         if narrow != torch.float32:
@@ -210,6 +220,7 @@ class Trainer:
             estimator=self._estimator,
             dtype=self._dtype,
             chunk_tokens=c.chunk_tokens,
+            share=c.share_prompts,
         )
         kl = float(batch.kl_B.mean())
         check = self._watch(trajectories)

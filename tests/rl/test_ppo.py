@@ -92,6 +92,7 @@ class Killed(Exception):
         {"ptx_coef": 0.5, "ptx_tokens": 64},
         {"trunk": "shared", "critic": "zero", "rank": 2},
         {"policy_dtype": "bfloat16", "ptx_coef": 0.5, "ptx_tokens": 64},
+        {"share_prompts": True, "group": 3, "batch": 2},
     ],
 )
 def test_resume_ends_like_an_unbroken_run(
