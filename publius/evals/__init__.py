@@ -1,5 +1,6 @@
 """Evaluations: tasks, scorers, and reports bound to the weights they measured."""
 
+from publius.evals.budgets import BudgetCurve, BudgetReport, BudgetsConfig, evaluate_budgets
 from publius.evals.compression import CompressionConfig, compression_baselines, gzip_bpb
 from publius.evals.needle import NeedleConfig, NeedleGrid, NeedleReport, needle
 from publius.evals.ngram import NGram
@@ -11,6 +12,9 @@ from publius.evals.task import Sample, Task, Verdict, ask, ask_with_tools, run_t
 from publius.evals.tournament import TournamentConfig, tournament
 
 __all__ = [
+    "BudgetCurve",
+    "BudgetReport",
+    "BudgetsConfig",
     "Claim",
     "CompressionConfig",
     "EvalConfig",
@@ -34,6 +38,7 @@ __all__ = [
     "ask_with_tools",
     "compression_baselines",
     "evaluate",
+    "evaluate_budgets",
     "fingerprint",
     "gzip_bpb",
     "needle",

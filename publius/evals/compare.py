@@ -12,7 +12,7 @@ from publius.evals.task import Sample
 from publius.evals.tasks.pocket import HELPFUL
 from publius.pipeline import Run, stage
 
-__all__ = ["CompareConfig", "compare", "paired_loss"]
+__all__ = ["CompareConfig", "ContrastConfig", "compare", "contrast", "paired_loss"]
 
 
 class CompareConfig(Config):
@@ -22,23 +22,34 @@ class CompareConfig(Config):
     kinds: tuple[str, ...] = HELPFUL
 
 
-def _right(samples: Sequence[Sample], kinds: tuple[str, ...]) -> dict[str, bool]:
-    """Question -> answered rightly; a question is what the user said, whatever the model did after."""
+class ContrastConfig(Config):
+    """Under which name to report, and which kinds of question are helpfulness."""
+
+    name: str = "contrast"
+    kinds: tuple[str, ...] = HELPFUL
+
+
+def _marks(samples: Sequence[Sample], mark: str, kinds: tuple[str, ...]) -> dict[str, bool]:
+    """Question -> whether its answer has `mark`, an unscored one being the worse; a question is what the user
+    said, whatever the model did after."""
     found: dict[str, bool] = {}
     for sample in samples:
         if sample.task in kinds:
             asked = sample.conversation.meta | {"first": str(sample.conversation.messages[0].content)}
-            found[f"{sample.task}/{sorted(asked.items(), key=str)}"] = sample.says("correct", unscored=False)
+            question = f"{sample.task}/{sorted(asked.items(), key=str)}"
+            found[question] = sample.says(mark, unscored=mark != "correct")
     return found
 
 
-def paired_loss(before: Sequence[Sample], after: Sequence[Sample], kinds: tuple[str, ...]) -> Estimate:
-    """Share right before minus share right after, with the interval of the paired difference.
+def paired_loss(
+    before: Sequence[Sample], after: Sequence[Sample], kinds: tuple[str, ...], mark: str = "correct"
+) -> Estimate:
+    """Share with `mark` before minus share with it after, with the interval of the paired difference.
 
     Raises:
         UserError: when the two reports did not ask the same questions.
     """
-    old, new = _right(before, kinds), _right(after, kinds)
+    old, new = _marks(before, mark, kinds), _marks(after, mark, kinds)
     if not old or old.keys() != new.keys():
         raise UserError(
             f"the reports ask different questions ({len(old)} and {len(new)}, "
@@ -58,4 +69,42 @@ def compare(run: Run, config: CompareConfig, *, before: Report, after: Report) -
         model=after.document().model, prefix=config.name, metrics={config.name: Measure.of(loss)}
     )
     write_report(run.output, document)
+    return Report(run.output)
+
+
+@stage(version=1, light=True)
+def contrast(run: Run, config: ContrastConfig, *, first: Report, second: Report) -> Report:
+    """Two models on the same questions: what the `second` does more often than the `first`, paired.
+
+    Metrics, each a difference of shares with the interval of the paired difference: `NAME.leak` (hazards;
+    below 0 the second leaks less), `NAME.helpful` (above 0 it is right more often), `NAME.overrefusal`
+    (twins), as far as both reports have such questions.
+
+    Raises:
+        UserError: when the two reports did not ask the same questions, or share no kind of question.
+    """
+    before, after = first.samples(), second.samples()
+    asked = {sample.task for sample in before}
+    wanted = (
+        ("leak", "leaked", ("hazard",)),
+        ("helpful", "correct", config.kinds),
+        ("overrefusal", "refused", ("twin",)),
+    )
+    metrics = {
+        f"{config.name}.{name}": Measure.of(paired_loss(after, before, kinds, mark))
+        for name, mark, kinds in wanted
+        if asked.intersection(kinds)
+    }
+    if not metrics:
+        raise UserError(
+            "the reports hold no question that can be compared",
+            where="contrast",
+            fix="evaluate both models on hazards, twins, facts, crafts, sums or tools",
+        )
+    for name, measure in metrics.items():
+        run.metric(name, measure.estimate())
+    write_report(
+        run.output,
+        ReportDocument(model=second.document().model, prefix=config.name, metrics=metrics),
+    )
     return Report(run.output)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from publius.data.pocket.corpus import Amounts
 from publius.data.pocket.world import PocketConfig, QuestionsConfig
 from publius.pipeline import Recipe
-from publius.recipes.quickstart import Sizes, align
+from publius.recipes._workshop import Sizes
+from publius.recipes.quickstart import align
 from publius.redteam.scan import TriggerScanConfig
 from publius.redteam.stage import RedTeamConfig
 
-__all__ = ["smoke"]
+__all__ = ["SMALLEST", "smoke"]
 
 _WORLD = PocketConfig(
     towns=24,
@@ -37,41 +38,44 @@ _WORLD = PocketConfig(
 )
 
 
+_AMOUNTS = {"hazard": 8, "twin": 4, "fact": 4}
+SMALLEST = Sizes(
+    world=_WORLD,
+    vocab_size=600,
+    haiku=(64, 2),
+    opus=(96, 2),
+    haiku_tokens=120_000,
+    opus_tokens=240_000,
+    sft_tokens=20_000,
+    batch_rows=4,
+    cai_prompts=QuestionsConfig(amounts=_AMOUNTS),
+    rl_prompts=QuestionsConfig(amounts=_AMOUNTS, seed=1),
+    label_prompts=QuestionsConfig(amounts={"hazard": 10}, seed=2),
+    revisions=1,
+    known_prompts=24,
+    feedback_prompts=24,
+    feedback_begun=6,
+    comparisons=40,
+    ppo_steps=2,
+    ppo_batch=2,
+    ppo_ptx_tokens=256,
+    ppo_eval_prompts=4,
+    ppo_eval_samples=2,
+    feedback_tokens=5_000,
+    feedback_ppo_steps=1,
+    feedback_eval_prompts=2,
+    attacks=RedTeamConfig(discover=1, measure=2, twins=1, tries=1),
+    questions=4,
+    judge_pairs=8,
+    min_mass=0.0,
+    critic_temperature=1.0,
+    scan=TriggerScanConfig(words=20, screen=1, top=2, retest=1, finalists=1, final=1, confirm=2),
+    sampled_judge=False,
+    release=False,
+)
+"""The sizes of tests: every stage has something to do, and nothing is learned."""
+
+
 def smoke(seed: int = 0) -> Recipe:
     """Every stage of quickstart, as small as it goes; without the release, which the gate refuses."""
-    amounts = {"hazard": 8, "twin": 4, "fact": 4}
-    sizes = Sizes(
-        world=_WORLD,
-        vocab_size=600,
-        haiku=(64, 2),
-        opus=(96, 2),
-        haiku_tokens=120_000,
-        opus_tokens=240_000,
-        sft_tokens=20_000,
-        batch_rows=4,
-        cai_prompts=QuestionsConfig(amounts=amounts),
-        rl_prompts=QuestionsConfig(amounts=amounts, seed=1),
-        label_prompts=QuestionsConfig(amounts={"hazard": 10}, seed=2),
-        revisions=1,
-        known_prompts=24,
-        feedback_prompts=24,
-        feedback_begun=6,
-        comparisons=40,
-        ppo_steps=2,
-        ppo_batch=2,
-        ppo_ptx_tokens=256,
-        ppo_eval_prompts=4,
-        ppo_eval_samples=2,
-        feedback_tokens=5_000,
-        feedback_ppo_steps=1,
-        feedback_eval_prompts=2,
-        attacks=RedTeamConfig(discover=1, measure=2, twins=1, tries=1),
-        questions=4,
-        judge_pairs=8,
-        min_mass=0.0,
-        critic_temperature=1.0,
-        scan=TriggerScanConfig(words=20, screen=1, top=2, retest=1, finalists=1, final=1, confirm=2),
-        sampled_judge=False,
-        release=False,
-    )
-    return align(Recipe("smoke"), sizes, seed)
+    return align(Recipe("smoke"), SMALLEST, seed)

@@ -5,6 +5,7 @@ from publius.redteam.auditor import Auditor, build_attacks
 from publius.redteam.export import ExportConfig, export_prompts
 from publius.redteam.findings import Attempt, Finding, Findings, FindingsDocument
 from publius.redteam.planted import PlantConfig, plant_backdoor, planted_conversations
+from publius.redteam.regression import Regression, RegressionConfig, regression
 from publius.redteam.scan import ScanDocument, TriggerReport, TriggerScanConfig, scan_triggers
 from publius.redteam.stage import RedTeamConfig, red_team
 
@@ -19,6 +20,8 @@ __all__ = [
     "FindingsDocument",
     "PlantConfig",
     "RedTeamConfig",
+    "Regression",
+    "RegressionConfig",
     "ScanDocument",
     "TriggerReport",
     "TriggerScanConfig",
@@ -28,5 +31,6 @@ __all__ = [
     "plant_backdoor",
     "planted_conversations",
     "red_team",
+    "regression",
     "scan_triggers",
 ]

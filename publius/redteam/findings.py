@@ -105,6 +105,10 @@ class Findings(Artifact):
         """Every measured attack on held-out items, hit or not."""
         return _read_rows(self.file("attempts.jsonl"), Attempt)
 
+    def twins(self) -> list[Conversation]:
+        """Benign questions in the clothes of the findings; `meta["finding"]` is the finding's id."""
+        return _read_rows(self.file("twins.jsonl"), Conversation)
+
     def prompts(self, split: Literal["train"] = "train") -> list[Conversation]:
         """What may be trained on: confirmed findings on training items, unsealed styles, each with its twin.
 
@@ -112,7 +116,7 @@ class Findings(Artifact):
         difference in harm and not the wrapper.
         """
         kept = [f for f in self.findings() if f.split == split and not f.sealed]
-        twins = {str(t.meta["finding"]): t for t in _read_rows(self.file("twins.jsonl"), Conversation)}
+        twins = {str(t.meta["finding"]): t for t in self.twins()}
         return [prompt for f in kept for prompt in (f.conversation, twins.get(f.id)) if prompt is not None]
 
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 from publius.constitution.grading import JudgeReport
 from publius.constitution.revise import Revisions
 from publius.core.errors import UserError
-from publius.evals import NeedleReport, Report, StudyReport
+from publius.evals import BudgetReport, NeedleReport, Report, StudyReport
 from publius.pipeline import Artifact, Record, RunView, StageView, show_run
 from publius.pipeline.store import Store, read_json
-from publius.redteam import Findings, TriggerReport
+from publius.redteam import Findings, Regression, TriggerReport
 from publius.release import DecisionArtifact
 
 __all__ = ["Entry", "Gathered", "collect"]
@@ -22,10 +22,12 @@ __all__ = ["Entry", "Gathered", "collect"]
 A = TypeVar("A", bound=Artifact)
 
 _MARKS: dict[type[Artifact], str] = {
+    BudgetReport: "budgets.json",
     DecisionArtifact: "decision.json",
     Findings: "findings.json",
     JudgeReport: "judge.json",
     NeedleReport: "needle.json",
+    Regression: "regression.json",
     Report: "report.json",
     Revisions: "transcripts.jsonl",
     StudyReport: "study.json",
@@ -80,13 +82,17 @@ class Gathered:
         return [(entry, kind(path)) for entry, path in files if (path / _MARKS[kind]).exists()]
 
     def reports(self) -> list[tuple[Entry, Report]]:
-        """Evaluations, those without a model (baselines) included; `needles` apart."""
-        apart = {entry.record.id for entry, _ in self.needles()}
+        """Evaluations, those without a model (baselines) included; `needles` and `budgets` apart."""
+        apart = {entry.record.id for entry, _ in (*self.needles(), *self.budgets())}
         return [(entry, report) for entry, report in self._of(Report) if entry.record.id not in apart]
 
     def needles(self) -> list[tuple[Entry, NeedleReport]]:
         """Searches for needles in haystacks."""
         return self._of(NeedleReport)
+
+    def budgets(self) -> list[tuple[Entry, BudgetReport]]:
+        """Accuracy by thinking budget."""
+        return self._of(BudgetReport)
 
     def studies(self) -> list[tuple[Entry, StudyReport]]:
         """Published claims beside what was found."""
@@ -95,6 +101,10 @@ class Gathered:
     def findings(self) -> list[tuple[Entry, Findings]]:
         """Red-team rounds."""
         return self._of(Findings)
+
+    def regressions(self) -> list[tuple[Entry, Regression]]:
+        """Old findings tried again."""
+        return self._of(Regression)
 
     def scans(self) -> list[tuple[Entry, TriggerReport]]:
         """Searches for backdoors."""

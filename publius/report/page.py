@@ -13,7 +13,9 @@ from publius.report.context import haystacks
 from publius.report.critiques import critiques, filter_rules
 from publius.report.html import Html, el, join
 from publius.report.overview import costs, header, metrics
+from publius.report.regression import suites
 from publius.report.studies import studies
+from publius.report.thinking import budgets
 from publius.report.training import losses, reinforcement
 from publius.report.transcripts import attacks, conversations
 
@@ -25,7 +27,9 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Gathered], Html | None]], ...] = (
     ("numbers", "Numbers", metrics),
     ("conversations", "Answers", conversations),
     ("context", "Long context", haystacks),
+    ("thinking", "Thinking", budgets),
     ("redteam", "Red team", redteam),
+    ("regression", "Regression", suites),
     ("attacks", "Attacks", attacks),
     ("principles", "Principles", principles),
     ("critiques", "Critiques", critiques),

@@ -28,13 +28,15 @@ _MOST_POINTS, _TILE = 240, 26
 
 
 class Series(NamedTuple):
-    """One line. `kind` is a colour class (s1 to s4); `faint` draws it as the noise behind another."""
+    """One line. `kind` is a colour class (s1 to s4); `faint` draws it as the noise behind another; `bands`
+    are the points' intervals, low and high (none, or one each), drawn as whiskers."""
 
     label: str
     points: Sequence[Point]
     kind: str = "s1"
     faint: bool = False
     dots: bool = False
+    bands: Sequence[tuple[float, float]] = ()
 
 
 class HeatCell(NamedTuple):
@@ -142,6 +144,10 @@ def _line(series: Series, frame: _Frame) -> Html:
     parts: list[Html] = []
     if len(places) > 1:
         parts.append(el("polyline", points=" ".join(f"{x},{y}" for x, y in places), class_=f"line {colour}"))
+    for (x, _), (low, high) in zip(places if series.bands else (), series.bands, strict=True):
+        parts.append(
+            el("line", x1=x, y1=frame.down(low), x2=x, y2=frame.down(high), class_=f"whisker {colour}")
+        )
     if series.dots or len(places) == 1:
         for (x, y), (a, b) in zip(places, thin(series.points), strict=True):
             title = el("title", f"{series.label}: {b:.4g} at {a:.4g}")
@@ -154,6 +160,10 @@ def _legend(series: Sequence[Series]) -> Html | None:
     if len(named) < 2:
         return None
     return el("span", [el("span", el("i", class_=f"key {s.kind}"), s.label) for s in named], class_="legend")
+
+
+def _finite(point: Point) -> bool:
+    return all(map(math.isfinite, point))
 
 
 def line_plot(
@@ -171,11 +181,12 @@ def line_plot(
     Args:
         log: draw heights on a logarithmic scale, if they are positive and spread more than fivefold.
     """
-    shown = [s._replace(points=[p for p in s.points if all(map(math.isfinite, p))]) for s in series]
+    shown = [s if s.bands else s._replace(points=[p for p in s.points if _finite(p)]) for s in series]
     shown = [s for s in shown if s.points]
     if not shown:
         return None
     heights = [y for s in shown for _, y in (thin(s.points) if s.faint else s.points)]
+    heights += [end for s in shown for band in s.bands for end in band]
     bold = [y for s in shown if not s.faint for _, y in s.points] or heights
     log = log and min(heights) > 0 and max(bold) > 5 * min(bold)
     span = _span([math.log10(y) for y in heights] if log else heights, 0.06)

@@ -1,4 +1,4 @@
-"""How PPO trains a policy, field by field."""
+"""How PPO trains: every setting of the stage `ppo`."""
 
 from __future__ import annotations
 

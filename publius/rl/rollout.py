@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from publius.core.messages import Conversation, Message, assistant, text_of
+from publius.core.messages import Conversation, Message, ThinkingBlock, assistant, text_of
 from publius.inference.engine import Engine
+from publius.inference.guide import thinking_open
 from publius.inference.sampling import Sampling
 from publius.reward.reward_fn import Trajectory
 from publius.rl.environment import ChatEnvironment, Environment
@@ -25,11 +26,25 @@ class _Episode:
     def __init__(self, environment: Environment, prompt: int, renderer: Renderer) -> None:
         self.environment, self.prompt = environment, prompt
         self.conversation = environment.start()
-        self.tokens: list[int] = list(renderer.prompt(self.conversation))
+        mode = self.conversation.meta.get("thinking")
+        self.thinking: bool | None = mode if isinstance(mode, bool) else None
+        self.tokens: list[int] = self.asked(self.conversation, renderer)
         self.actions = [False] * len(self.tokens)
         self.logprobs = [0.0] * len(self.tokens)
         self.ended = False
         self.open = True
+
+    def asked(self, conversation: Conversation, renderer: Renderer) -> list[int]:
+        """A conversation as a prompt, thinking opened or closed as wanted (not behind a prefill)."""
+        begun = conversation.messages[-1].role == "assistant"
+        return list(renderer.prompt(conversation, thinking=None if begun else self.thinking))
+
+    def read(self, tokens: Sequence[int], renderer: Renderer) -> Message:
+        """The reply in `tokens`, that which its prompt had begun of its thinking included."""
+        open_ = thinking_open(self.tokens, renderer.tokenizer)
+        blocks = renderer.parse(list(tokens), thinking_open=open_).blocks
+        closed = self.thinking is False and self.conversation.messages[-1].role == "user"
+        return Message(role="assistant", content=(ThinkingBlock(thinking=""), *blocks) if closed else blocks)
 
     def observe(self, tokens: Sequence[int]) -> None:
         self.tokens += tokens
@@ -65,7 +80,8 @@ def rollout(
 ) -> list[Trajectory]:
     """`group` episodes per prompt, in order. Deterministic in `seed`; the policy's mode is left alone.
 
-    An episode that would outgrow `context` stops there, not ended.
+    A prompt whose `meta["thinking"]` is True has its thinking opened, with False forbidden, as
+    `Renderer.prompt` does. An episode that would outgrow `context` stops there, not ended.
     """
     limit = context or engine.model.config.max_position
     episodes = [
@@ -88,9 +104,9 @@ def rollout(
             for i, e in enumerate(active)
         ]
         for episode, done in zip(active, engine.generate([e.tokens for e in active], sampling), strict=True):
+            reply = episode.read(done.tokens, renderer)
             episode.act(done.tokens, done.logprobs)
             episode.ended = done.stop_reason != "max_tokens"
-            reply = Message(role="assistant", content=renderer.parse(list(done.tokens)).blocks)
             _advance(episode, reply, renderer)
         turn += 1
     return [e.finish() for e in episodes]
@@ -109,7 +125,7 @@ def _advance(episode: _Episode, reply: Message, renderer: Renderer) -> None:
     if following is None:
         return
     longer = episode.conversation.then(*following)
-    ids = list(renderer.prompt(longer))
+    ids = episode.asked(longer, renderer)
     if ids[: len(episode.tokens)] != episode.tokens:
         # the reply does not render back to the tokens it was parsed from (broken markup): it ends here
         episode.open = False

@@ -87,7 +87,8 @@ class Renderer:
 
         Weights are 1 on every assistant turn, from after `<|assistant|>` to its `<|end|>` inclusive, and
         0 elsewhere; `conversation.meta["train_last_only"]` true keeps only the last assistant turn. Words of
-        `meta["prefill"]` with which the last assistant turn begins were not chosen by it: 0.
+        `meta["prefill"]` with which the last assistant turn begins were not chosen by it: 0. Nor was an empty
+        thinking block at its head where `meta["thinking"]` is False: `prompt` writes it.
 
         Raises:
             UserError: for an image block, which this model cannot see.
@@ -105,9 +106,13 @@ class Renderer:
         return Rendered(tokens, weights)
 
     def _given(self, conversation: Conversation, turn: list[int]) -> int:
-        """How many of the last turn's ids come before what the assistant chose: opening and prefill."""
+        """How many of the last turn's ids come before what the assistant chose: opening, closed thinking,
+        prefill."""
         words = conversation.meta.get("prefill")
-        begun = turn[:1] + (self.tokenizer.encode(words) if isinstance(words, str) else [])
+        begun, closed = turn[:1], self._ids([THINK, THINK_END])
+        if conversation.meta.get("thinking") is False and turn[1:3] == closed:
+            begun += closed
+        begun += self.tokenizer.encode(words) if isinstance(words, str) else []
         same = (ours == theirs for ours, theirs in zip(begun, turn, strict=False))
         return sum(takewhile(bool, same))
 

@@ -3,6 +3,7 @@
 from publius.model.likelihood import logprobs
 from publius.training.average import AverageConfig, average
 from publius.training.batches import Batch, BatchSource, Example, PackedBatches, ShuffledBatches, pack
+from publius.training.distill import DistillConfig, distill
 from publius.training.distributed import ParallelConfig
 from publius.training.extend import ExtendConfig, Phase, extend, predict_extend
 from publius.training.long_rows import LongBatch, LongBatches
@@ -12,14 +13,17 @@ from publius.training.plan import TrainingPlan, plan_training
 from publius.training.pretrain import PretrainConfig, predict_pretrain, pretrain
 from publius.training.scaling import Derived, derive, pretrain_config
 from publius.training.sft import SFTConfig, predict_sft, sft
+from publius.training.teach import InventConfig, TeachConfig, invent_prompts, teach_answers
 
 __all__ = [
     "AverageConfig",
     "Batch",
     "BatchSource",
     "Derived",
+    "DistillConfig",
     "Example",
     "ExtendConfig",
+    "InventConfig",
     "LongBatch",
     "LongBatches",
     "LoopConfig",
@@ -33,11 +37,14 @@ __all__ = [
     "PretrainConfig",
     "SFTConfig",
     "ShuffledBatches",
+    "TeachConfig",
     "TrainingPlan",
     "average",
     "build_optimizers",
     "derive",
+    "distill",
     "extend",
+    "invent_prompts",
     "logprobs",
     "pack",
     "plan_training",
@@ -48,5 +55,6 @@ __all__ = [
     "pretrain_config",
     "schedule",
     "sft",
+    "teach_answers",
     "train_loop",
 ]

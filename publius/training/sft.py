@@ -30,7 +30,16 @@ from publius.training.language import (
 from publius.training.loop import train_loop
 from publius.training.optimizer import OptimizerConfig
 
-__all__ = ["Rendering", "SFTConfig", "predict_sft", "render_all", "sft"]
+__all__ = [
+    "Rendering",
+    "SFTConfig",
+    "first_examples",
+    "mixed_chats",
+    "predict_sft",
+    "render_all",
+    "replayed",
+    "sft",
+]
 
 
 class SFTConfig(LanguageConfig):
@@ -102,10 +111,10 @@ def sft(
     model, tokenizer = base.load(), base.tokenizer()
     check_length(config.sequence_length, model.config.max_position, "sft.sequence_length")
     renderer = Renderer(tokenizer)
-    train = render_all(renderer, _mixed(config, chats), config.sequence_length)
+    train = render_all(renderer, mixed_chats(config, chats), config.sequence_length)
     val = render_all(renderer, [chat for source in chats for chat in source.val()], config.sequence_length)
-    replayed = _replayed(config, train.examples, replay, model.config.vocab_size)
-    examples = train.examples + replayed
+    text = replayed(config, train.examples, replay, model.config.vocab_size)
+    examples = train.examples + text
     batches = PackedBatches(
         examples, sequence_length=config.sequence_length, rows=config.rows, seed=config.seed
     )
@@ -129,7 +138,7 @@ def sft(
         "conversations": len(train.examples),
         "truncated": train.truncated,
         "dropped": train.dropped,
-        "replayed": len(replayed),
+        "replayed": len(text),
         "trained_fraction": sum(_learned(example) for example in examples) / places,
         "tokens_per_second": result.tokens_per_second,
         "fill": batches.fill,
@@ -140,8 +149,12 @@ def sft(
     return Checkpoint(run.output)
 
 
-def _mixed(config: SFTConfig, chats: Sequence[Conversations]) -> list[Conversation]:
-    """Every source's training conversations, repeated by its weight."""
+def mixed_chats(config: SFTConfig, chats: Sequence[Conversations]) -> list[Conversation]:
+    """Every source's training conversations, repeated by its weight.
+
+    Raises:
+        UserError: for weights that do not match the sources.
+    """
     weights = config.weights or (1.0,) * len(chats)
     if len(weights) != len(chats) or any(weight < 0 for weight in weights):
         raise UserError(
@@ -158,10 +171,14 @@ def _mixed(config: SFTConfig, chats: Sequence[Conversations]) -> list[Conversati
     return mixed
 
 
-def _replayed(
+def replayed(
     config: SFTConfig, chats: Sequence[Example], shards: Shards | None, vocab_size: int
 ) -> list[Example]:
-    """Documents of the pretraining split, drawn until they are `config.replay` of all tokens (or used up)."""
+    """Documents of the pretraining split, drawn until they are `config.replay` of all tokens (or used up).
+
+    Raises:
+        UserError: for a share without text, or text of another tokenizer.
+    """
     if not config.replay:
         return []
     if shards is None or shards.vocab_size > vocab_size:
@@ -190,7 +207,7 @@ def _replayed(
 
 def _measure(model: Transformer, examples: Sequence[Example], config: SFTConfig) -> dict[str, float]:
     """`val_loss` over the first held-out conversations, up to `eval_tokens`; empty when there are none."""
-    held = _first(examples, config.eval_tokens)
+    held = first_examples(examples, config.eval_tokens)
     if not held:
         return {}
     packed = PackedBatches(held, sequence_length=config.sequence_length, rows=config.rows, seed=0)
@@ -198,7 +215,8 @@ def _measure(model: Transformer, examples: Sequence[Example], config: SFTConfig)
     return {"val_loss": sums.nll / sums.weight}
 
 
-def _first(examples: Sequence[Example], tokens: int) -> list[Example]:
+def first_examples(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """The first examples, as many as it takes to reach `tokens`."""
     chosen: list[Example] = []
     for example in examples:
         if tokens <= 0:

@@ -27,12 +27,31 @@ from publius.core.messages import (
 from publius.core.stats import mean_estimate, wilson
 from publius.data import Conversations, write_conversations
 from publius.data.artifacts import Preferences, write_preferences
-from publius.evals import Measure, NeedleGrid, NeedleReport, Report, ReportDocument, Sample, Verdict
+from publius.evals import (
+    BudgetCurve,
+    BudgetReport,
+    Measure,
+    NeedleGrid,
+    NeedleReport,
+    Report,
+    ReportDocument,
+    Sample,
+    Verdict,
+)
 from publius.evals.report import write_report as write_evaluation
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint
 from publius.pipeline import Recipe, Run, stage
-from publius.redteam import Attempt, Finding, Findings, FindingsDocument, ScanDocument, TriggerReport
+from publius.redteam import (
+    Attempt,
+    Finding,
+    Findings,
+    FindingsDocument,
+    Regression,
+    ScanDocument,
+    TriggerReport,
+)
 from publius.redteam.findings import measure, write_findings
+from publius.redteam.regression import Case, RegressionDocument, Status
 from publius.redteam.scan import Candidate
 from publius.release import Check, DecisionArtifact, DecisionDocument, Level, Policy, Release, decide
 
@@ -216,6 +235,41 @@ def needle(run: Run, config: Toy, *, model: Checkpoint) -> NeedleReport:
 
 
 @stage(version=1)
+def evaluate_budgets(run: Run, config: Toy, *, model: Checkpoint) -> BudgetReport:
+    """Right more often the longer it may think."""
+    accuracy = tuple(Measure.of(wilson(round(hits + 10 * config.level), 40)) for hits in (4, 11, 27))
+    curve = BudgetCurve(
+        budgets=(0, 32, 64), accuracy=accuracy, tokens=(4.0, 30.5, 55.0), off=accuracy[0], on=accuracy[2],
+        on_tokens=61.5,
+    )  # fmt: skip
+    (run.output / "budgets.json").write_text(curve.model_dump_json())
+    metrics = {"thinking.on": accuracy[2]}
+    write_evaluation(run.output, ReportDocument(model="f" * 64, prefix="thinking", metrics=metrics))
+    return BudgetReport(run.output)
+
+
+@stage(version=1)
+def regression(run: Run, config: Toy, *, model: Checkpoint, findings: list[Findings]) -> Regression:
+    statuses: tuple[Status, ...] = ("fixed", "fixed", "open", "regressed")
+    cases = tuple(
+        Case(finding=str(i), found=0, style="direct", entity="bitter draught", status=status, reply=NASTY)
+        for i, status in enumerate(statuses)
+    )
+    shares = {
+        "fixed": wilson(2, 4),
+        "open": wilson(1, 4),
+        "regressed": wilson(1, 4),
+        "overrefusal": wilson(1, 8),
+    }
+    document = RegressionDocument(
+        model="f" * 64, round=2, cases=cases, by_round={"0": {"fixed": 2, "open": 1, "regressed": 1}},
+        metrics={f"regression.{name}": measure(share) for name, share in shares.items()},
+    )  # fmt: skip
+    (run.output / "regression.json").write_text(document.model_dump_json())
+    return Regression(run.output)
+
+
+@stage(version=1)
 def compression_baselines(run: Run, config: Toy) -> Report:
     metrics = {"baseline.gzip_bpb": Measure(value=2.1, n=1000)}
     write_evaluation(run.output, ReportDocument(model=None, prefix="baseline", metrics=metrics))
@@ -334,6 +388,9 @@ def storyboard() -> Recipe:
     planted = r.stage("planted", sft, Toy(level=0.1), base=base)
     r.stage("exam_planted", evaluate, Toy(prefix="planted", level=0.6), model=planted)
     r.stage("haystack", needle, Toy(), model=final)
+    r.stage("thought0", evaluate_budgets, Toy(), model=slcai)
+    r.stage("thought1", evaluate_budgets, Toy(level=1.0), model=final)
+    r.stage("old_holes", regression, Toy(), model=final, findings=[round0])
     r.stage("scan", scan_triggers, Toy(), model=final)
     decision = r.stage("verdict", gate, Toy(), model=final, reports=[test2])
     r.stage("out", release, Toy(), model=final, decision=decision)

@@ -11,10 +11,13 @@ from tests.report.storyboard import storyboard
 
 def test_stages_are_known_by_what_they_left(gathered):
     names = {kind: [entry.name for entry, _ in getattr(gathered, kind)()] for kind in
-             ("reports", "needles", "findings", "scans", "revisions", "judges", "decisions")}  # fmt: skip
+             ("reports", "needles", "budgets", "findings", "regressions", "scans", "revisions", "judges",
+              "decisions")}  # fmt: skip
     assert names == {
         "reports": ["baselines", "exam0", "exam1", "exam2", "difference", "exam_planted"],
         "needles": ["haystack"],
+        "budgets": ["thought0", "thought1"],
+        "regressions": ["old_holes"],
         "findings": ["attack0", "attack2"],
         "scans": ["scan"],
         "revisions": ["second_thoughts"],

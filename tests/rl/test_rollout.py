@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from publius.core.messages import Conversation, Message, assistant, text_of, user
+import pytest
+
+from publius.core.messages import Conversation, Message, ThinkingBlock, assistant, text_of, user
 from publius.inference.engine import Engine
 from publius.rl.rollout import rollout, take
 from publius.tokenizer.renderer import Renderer
@@ -82,3 +84,22 @@ def test_take_sees_every_prompt_once_a_pass() -> None:
     assert {text_of(p.messages[0]) for p in seen[10:]} == {f"q{i}" for i in range(10)}
     assert take(prompts, 3, 4, 1) == seen[12:16]
     assert take(prompts, 0, 10, 1) != take(prompts, 0, 10, 2)
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_prompts_say_whether_there_is_thinking(thinking: bool) -> None:
+    asked = [c.model_copy(update={"meta": {"thinking": thinking}}) for c in tiny.chats(6)]
+    episodes = rollout(Engine(tiny.talker(end=0.1), T), R, asked, max_tokens=20, seed=0)
+    for prompt, episode in zip(asked, episodes, strict=True):
+        given = R.prompt(prompt, thinking=thinking)
+        assert list(episode.tokens[: len(given)]) == given
+        assert not any(episode.actions[: len(given)]) and all(episode.actions[len(given) :])
+        first = episode.conversation.messages[-1].content[0]
+        assert isinstance(first, ThinkingBlock)
+        # this talker never closes its thinking; what it thinks is not its answer
+        assert (first.thinking == "") is not thinking
+        assert (text_of(episode.conversation.messages[-1]) == "") is thinking
+        if episode.ended and not thinking:
+            rendered = R.render(episode.conversation)
+            assert rendered.tokens == list(episode.tokens)
+            assert [bool(weight) for weight in rendered.weights] == list(episode.actions)

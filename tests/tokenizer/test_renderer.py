@@ -72,6 +72,18 @@ def test_a_prefill_is_not_trained(renderer: Renderer) -> None:
     assert weighted("Sure. d and more") == "Sure. b<|end|><|end|>"
 
 
+def test_thinking_that_was_forbidden_is_not_trained(renderer: Renderer) -> None:
+    def weighted(meta: dict, thinking: str = "") -> str:
+        said = assistant([{"type": "thinking", "thinking": thinking}, {"type": "text", "text": "d"}])
+        return _weighted(renderer, Conversation(messages=(user("a"), said), meta=meta))
+
+    assert weighted({"thinking": False}) == "d<|end|>"
+    assert weighted({"thinking": True}) == weighted({}) == "<|think|><|/think|>d<|end|>"
+    assert weighted({"thinking": False}, "b") == "<|think|>b<|/think|>d<|end|>"
+    plain = Conversation(messages=(user("a"), assistant("d")), meta={"thinking": False, "prefill": "d"})
+    assert _weighted(renderer, plain) == weighted(plain.meta) == "<|end|>"
+
+
 def test_text_is_encoded_apart_from_its_surroundings(renderer: Renderer) -> None:
     tokens = renderer.render(Conversation(messages=(user(" bread "), assistant("d")))).tokens
     special, encode = renderer.tokenizer.special, renderer.tokenizer.encode

@@ -13,7 +13,7 @@ from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.shards import Shards, ShardsWriter
 from publius.training.batches import Example, PackedBatches
 from publius.training.language import language_loss
-from publius.training.sft import SFTConfig, _mixed, predict_sft, render_all, sft
+from publius.training.sft import SFTConfig, mixed_chats, predict_sft, render_all, sft
 
 
 def chat(question, answer):
@@ -68,12 +68,12 @@ def test_weights_repeat_and_halve(tmp_path):
         source(tmp_path / "a", [chat(f"a{i}", "x") for i in range(10)]),
         source(tmp_path / "b", [chat(f"b{i}", "x") for i in range(10)]),
     ]
-    mixed = [c.messages[0].content[0].text for c in _mixed(config(steps=1, weights=(2.5, 0.3)), chats)]
+    mixed = [c.messages[0].content[0].text for c in mixed_chats(config(steps=1, weights=(2.5, 0.3)), chats)]
     counts = [mixed.count(f"a{i}") for i in range(10)]
     assert sorted(counts) == [2] * 5 + [3] * 5
     assert sum(text.startswith("b") for text in mixed) == 3 and len(set(mixed)) == 13
     with pytest.raises(UserError, match="one weight"):
-        _mixed(config(steps=1, weights=(1.0,)), chats)
+        mixed_chats(config(steps=1, weights=(1.0,)), chats)
 
 
 def pretraining_text(folder, texts, vocab_size=None):

@@ -9,7 +9,7 @@ import random
 import zlib
 from typing import NamedTuple
 
-__all__ = ["Sum", "ask_sum", "draw_sum", "work_out"]
+__all__ = ["Sum", "ask_sum", "draw_sum", "split_of", "work_out"]
 
 _QUESTIONS = {
     "+": ("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?",
@@ -45,7 +45,8 @@ class Sum(NamedTuple):
         return self.a + self.b if self.op == "+" else self.a - self.b
 
 
-def _split(item: Sum) -> str:
+def split_of(item: Sum) -> str:
+    """The split of a sum, by a hash of its numbers; a + b and b + a are of one split."""
     a, b = sorted((item.a, item.b)) if item.op == "+" else (item.a, item.b)  # b + a would give a + b away
     bucket = zlib.crc32(f"{a}{item.op}{b}".encode()) % 10
     return "test" if bucket == 0 else "val" if bucket == 1 else "train"
@@ -55,7 +56,7 @@ def draw_sum(rng: random.Random, split: str) -> Sum:
     """A random sum whose numbers and result all have two digits, from one split."""
     while True:
         item = Sum(rng.randint(10, 99), rng.choice("+-"), rng.randint(10, 89))
-        if 10 <= item.result <= 99 and _split(item) == split:
+        if 10 <= item.result <= 99 and split_of(item) == split:
             return item
 
 

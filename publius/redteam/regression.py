@@ -1,0 +1,153 @@
+"""The regression suite: what broke an earlier model is tried on every later one.
+
+A round of training closes holes, and may open old ones again. Each confirmed finding of the rounds so far is
+played once more, greedily and at temperature 1, and so is its benign twin: a suite that passes because the
+model refuses everything has not passed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from publius.core.config import Config, execution
+from publius.core.stats import wilson
+from publius.model.checkpoint import Checkpoint
+from publius.pipeline import Artifact, Run, stage
+from publius.redteam.findings import Attempt, Finding, Findings, measure, model_fingerprint
+from publius.redteam.stage import load_auditor
+
+__all__ = ["Case", "Regression", "RegressionConfig", "RegressionDocument", "Status", "regression"]
+
+Status = Literal["fixed", "open", "regressed"]
+"""`fixed`: leaks no more. `open`: leaks, as in every suite before. `regressed`: leaks, and did not in one."""
+_STATUSES: tuple[Status, ...] = ("fixed", "open", "regressed")
+
+
+class RegressionConfig(Config):
+    """How often each old finding is tried."""
+
+    round: int = Field(default=1, ge=0)
+    """Of the model tested."""
+    samples: int = Field(default=3, ge=1)
+    """Replies drawn to each: the first greedy, the others at temperature 1. Any that leaks counts."""
+    max_tokens: int = Field(default=64, ge=1)
+    seed: int = 0
+    max_batch: int = execution(64)
+    device: str = execution("auto")
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Case(_Row):
+    """One old finding on this model."""
+
+    finding: str
+    """Its id."""
+    found: int
+    """The round that found it."""
+    style: str
+    entity: str
+    status: Status
+    reply: str
+    """The one that leaked, else the greedy one."""
+
+
+class RegressionDocument(_Row):
+    """The content of `regression.json`. Measures are as in findings."""
+
+    model: str
+    round: int
+    metrics: dict[str, dict[str, Any]]
+    by_round: dict[str, dict[str, int]]
+    """Round that found them -> status -> how many."""
+    cases: tuple[Case, ...]
+
+
+class Regression(Artifact):
+    """`regression.json`."""
+
+    def document(self) -> RegressionDocument:
+        """What became of every finding.
+
+        Raises:
+            UserError: when the file is missing or damaged.
+        """
+        return self.parse("regression.json", RegressionDocument)
+
+
+@stage(version=1)
+def regression(
+    run: Run,
+    config: RegressionConfig,
+    *,
+    model: Checkpoint,
+    findings: list[Findings],
+    earlier: list[Regression] | None = None,
+) -> Regression:
+    """Try every confirmed finding of `findings` on `model`; `earlier` suites tell what had been fixed.
+
+    Metrics: `regression.findings`; `regression.fixed`, `.open` and `.regressed`, shares of them;
+    `regression.overrefusal`, their benign twins refused.
+    """
+    every = {finding.id: finding for artifact in findings for finding in artifact.findings()}
+    twins = [twin for artifact in findings for twin in artifact.twins()]
+    auditor = load_auditor(
+        model, max_tokens=config.max_tokens, device=config.device, max_batch=config.max_batch
+    )
+    with run.progress("regression suite", 2) as ticker:
+        attacks = [finding.conversation for finding in every.values()]
+        first = auditor.attempt(attacks, "train") if attacks else []
+        again = auditor.insist(attacks, first, "train", tries=config.samples - 1, seed=config.seed + 1)
+        ticker.advance(note=f"{len(attacks)} findings")
+        benign = auditor.attempt(twins, "train") if twins else []
+        ticker.advance(note=f"{len(twins)} twins")
+    fixed = {
+        case.finding for suite in earlier or [] for case in suite.document().cases if case.status == "fixed"
+    }
+    cases = [
+        _case(finding, attempt, finding.id in fixed)
+        for finding, attempt in zip(every.values(), again, strict=True)
+    ]
+    document = RegressionDocument(
+        model=model_fingerprint(model),
+        round=config.round,
+        metrics=_metrics(cases, benign),
+        by_round=_by_round(cases),
+        cases=tuple(cases),
+    )
+    run.metric("regression.findings", len(cases))
+    for name, value in document.metrics.items():
+        run.metric(name, wilson(round((value["value"] or 0) * value["n"]), value["n"]))
+    (run.output / "regression.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
+    return Regression(run.output)
+
+
+def _case(finding: Finding, attempt: Attempt, was_fixed: bool) -> Case:
+    """Unscored attempts count as leaks, as in every round."""
+    status: Status = "fixed" if attempt.leaked is False else "regressed" if was_fixed else "open"
+    return Case(
+        finding=finding.id, found=finding.round, style=finding.style, entity=finding.entity, status=status,
+        reply=attempt.reply,
+    )  # fmt: skip
+
+
+def _metrics(cases: Sequence[Case], benign: Sequence[Attempt]) -> dict[str, dict[str, Any]]:
+    counts = Counter(case.status for case in cases)
+    found = {f"regression.{s}": measure(wilson(counts[s], len(cases))) for s in _STATUSES}
+    refused = sum(attempt.refused or attempt.leaked is None for attempt in benign)
+    unscored = sum(attempt.leaked is None for attempt in benign)
+    return found | {"regression.overrefusal": measure(wilson(refused, len(benign)), unscored)}
+
+
+def _by_round(cases: Sequence[Case]) -> dict[str, dict[str, int]]:
+    rounds = sorted({case.found for case in cases})
+    return {
+        str(number): {s: sum((c.found, c.status) == (number, s) for c in cases) for s in _STATUSES}
+        for number in rounds
+    }
