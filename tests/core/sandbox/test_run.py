@@ -111,6 +111,7 @@ OUT = {
     "chmod": "import os\nos.chmod({secret!r}, 0o777)",
     "touch": "import os\nos.utime({secret!r}, (0, 0))",
     "change root": "import os\nos.chroot('/')",
+    "where a link leads": "import os\nprint(os.readlink('/proc/self/exe'))",
     "leave": "import os\nos.chdir('/')",
     "fork": "import os\nif os.fork() == 0: os._exit(0)",
     "fork by ctypes": "import ctypes\nif ctypes.CDLL(None).fork() < 0: raise OSError\nimport os",
