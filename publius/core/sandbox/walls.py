@@ -108,8 +108,8 @@ def _one_of(values: tuple[int, ...]) -> list[bytes]:
 def seccomp_filter(machine: Machine) -> bytes:
     """The BPF program for one machine: allow what is listed, answer EPERM to everything else.
 
-    Threads are allowed, processes and namespaces are not: `clone` must ask for a thread and no more. A file
-    may not be truncated through a read-only open, which old Landlocks do not see. Limits may be read, not set.
+    Threads are allowed, processes and namespaces are not: `clone` must ask for a thread and no more. No file
+    is truncated through a read-only open, which old Landlocks do not see. Limits may be read, not set.
     """
     allow, refuse = _do(_RETURN, _ALLOW), _do(_RETURN, _REFUSE)
     parts = [
