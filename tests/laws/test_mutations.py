@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from publius.rl import advantage, batch, loss
+from publius.rl.learner import Learner
 from publius.rl.rollout import _Episode
 from publius.rl.trainer import Trainer
 from tests.laws import test_rl as laws
@@ -114,14 +115,14 @@ MUTATIONS = [
     ),
     Mutation(
         "the ratio is taken to the reference",
-        Trainer._backward,
+        Learner._backward,
         "piece.logprobs,",
         "piece.reference,",
         laws.test_first_pass_ratio_is_one_with_the_real_engine_through_training,
     ),
     Mutation(
         "the ratio is taken to the policy itself",
-        Trainer._backward,
+        Learner._backward,
         "piece.logprobs,",
         "action_logprobs(self.policy, piece).detach(),",
         test_ppo.test_many_passes_over_one_batch_stay_clipped,
