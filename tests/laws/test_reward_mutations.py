@@ -11,7 +11,16 @@ import pytest
 from publius.constitution.consistency import engine as asking
 from publius.constitution.consistency import question
 from publius.core.sandbox import run as sandbox
-from publius.reward import answers, code_reward, format_reward, guard, reward_fn, reward_model
+from publius.reward import (
+    answers,
+    code_reward,
+    comparison_reward,
+    format_reward,
+    guard,
+    judging,
+    reward_fn,
+    reward_model,
+)
 from publius.reward.judge_reward import JudgeReward
 from publius.reward.math_reward import MathReward
 from publius.reward.reward_fn import ModelReward
@@ -27,6 +36,7 @@ from tests.laws.mutating import Mutation, check_caught
 from tests.reward import (
     test_answers,
     test_code_reward,
+    test_comparison_reward,
     test_format_reward,
     test_guard,
     test_judge_reward,
@@ -63,6 +73,13 @@ SHUFFLED = [
     ),
 ]
 INVERTED = [
+    Mutation(
+        "the worse of two replies wins",
+        comparison_reward.ComparisonReward._questions,
+        "(before, said[-1], other)",
+        "(before, other, said[-1])",
+        test_comparison_reward.test_better_than_the_start,
+    ),
     Mutation(
         "the preference model learns to like the worse",
         reward_model.preference_loss,
@@ -123,13 +140,20 @@ CONSTANT = [
     ),
     Mutation(
         "the judge's word does not count",
-        JudgeReward._average,
-        "value = sum(values) / len(values)",
+        judging.average,
+        "value = sum(counted) / len(counted)",
         "value = 0.5",
         better("judge"),
     ),
 ]
 ORDER = [
+    Mutation(
+        "verdicts are dealt to other replies",
+        comparison_reward.ComparisonReward.__call__,
+        "heard[question.episode]",
+        "heard[-1 - question.episode]",
+        test_comparison_reward.test_better_than_the_start,
+    ),
     Mutation(
         "scores come back in order of length",
         ModelReward.score,
@@ -214,29 +238,29 @@ NAN = [
 JUDGE = [
     Mutation(
         "a judge that cannot be read says 0",
-        JudgeReward._average,
-        "return Reward(math.nan, {part.name: math.nan, **details}, _why(failures[0]))",
-        "return Reward(0.0, {part.name: 0.0, **details})",
+        judging.average,
+        "return Reward(math.nan, {name: math.nan, **details}, _why(failures[0]))",
+        "return Reward(0.0, {name: 0.0, **details})",
         test_judge_reward.test_or_it_is_left_out,
     ),
     Mutation(
         "a failure is passed over where it should be an error",
-        JudgeReward._average,
-        'part.on_failure == "error"',
+        judging.average,
+        'rules.on_failure == "error"',
         "False",
         test_judge_reward.test_a_failure_is_an_error,
     ),
     Mutation(
         "a failure costs nothing",
-        JudgeReward._average,
-        "values += [part.penalty] * len(failures)",
-        "values += []",
+        judging.average,
+        "counted += [rules.penalty] * len(failures)",
+        "counted += []",
         test_judge_reward.test_or_it_costs_what_the_config_says,
     ),
     Mutation(
         "failures are not counted",
-        JudgeReward._average,
-        "len(failures) / len(readings)",
+        judging.average,
+        "len(failures) / (len(values) + len(failures))",
         "0.0",
         test_judge_reward.test_or_it_is_left_out,
     ),
