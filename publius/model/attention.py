@@ -110,7 +110,13 @@ _BLOCKED_LIMIT = 1024
 
 
 def make_biases(
-    mask: Tensor | None, x_BTD: Tensor, positions_BT: Tensor | None, config: ModelConfig, *, cached: bool
+    mask: Tensor | None,
+    x_BTD: Tensor,
+    positions_BT: Tensor | None,
+    config: ModelConfig,
+    *,
+    cached: bool,
+    learns: bool = False,
 ) -> Biases:
     """The additive form of a bool mask, and the choice of how attention is computed.
 
@@ -118,10 +124,11 @@ def make_biases(
     counts places in the row; over a cache, where only the end of the row is given, it counts positions.
 
     Training on CPU takes blocks of queries (`blocked`, measured there) for rows up to 1,024: beyond, what it
-    keeps for backward grows too large. Everything else takes SDPA.
+    keeps for backward grows too large. Everything else takes SDPA. `learns` says that blocks learn though
+    what they read (`x_BTD`) does not.
     """
     length, window = x_BTD.shape[1], config.sliding_window
-    training = torch.is_grad_enabled() and x_BTD.requires_grad and not cached
+    training = torch.is_grad_enabled() and (x_BTD.requires_grad or learns) and not cached
     blocked = training and x_BTD.device.type == "cpu" and length <= _BLOCKED_LIMIT
     full = _bias(mask, x_BTD, config, blocked, None)
     if window is None or (not cached and length <= window):

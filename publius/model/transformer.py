@@ -61,6 +61,7 @@ class Transformer(nn.Module):
     """A decoder-only language model.
 
     `compiled_loss`: training losses may compile what they do to the logits (`training.twin` sets it).
+    `adapted`: the blocks' matrices have changes that learn, on a frozen embedding (`adapters` sets it).
 
     Args:
         config: its shape.
@@ -71,7 +72,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, *, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
-        self.compiled_loss = False
+        self.compiled_loss = self.adapted = False
         self.rotary = RotaryTable(config)
         device = torch.get_default_device()
         with torch.device("meta"):  # nn.Linear would draw weights of its own, only to lose them
@@ -137,7 +138,8 @@ class Transformer(nn.Module):
             raise ValueError("a cached forward needs positions_BT: the cache does not say where it is")
         x_BTD = self.model.embed_tokens(tokens_BT)
         cos, sin = self.rotary.at(tokens_BT, positions_BT, x_BTD.dtype)
-        biases = make_biases(mask, x_BTD, positions_BT, self.config, cached=cache is not None)
+        cached = cache is not None
+        biases = make_biases(mask, x_BTD, positions_BT, self.config, cached=cached, learns=self.adapted)
         for block in self.model.layers:
             x_BTD = block(x_BTD, cos, sin, biases, cache)
         return self.model.norm(x_BTD)
