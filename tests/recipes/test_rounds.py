@@ -15,6 +15,7 @@ def names(nodes) -> list[str]:
     return [node.name for node in nodes]
 
 
+@pytest.mark.timeout(900)  # a minute, unless other work is on all cores
 def test_two_rounds(tmp_path: Path) -> None:
     run_recipe(load_recipe("rounds", {"size": "tiny", "rounds": "2"}), "rounds", tmp_path)
     view = show_run("rounds", tmp_path)
