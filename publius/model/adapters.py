@@ -39,7 +39,8 @@ class LowRank(nn.Module):
     def added(self, y: Tensor, x: Tensor) -> Tensor:
         """`y` [..., out], the linear map of `x` [..., in], and its change: in one pass, in place of `y`."""
         inner_NR = F.linear(x, self.down).flatten(0, -2)
-        return y.flatten(0, -2).addmm_(inner_NR, self.up.T, alpha=self.scale).view(y.shape)
+        up_RO = self.up.T.to(y.dtype)  # autocast does not see to what works in place
+        return y.flatten(0, -2).addmm_(inner_NR, up_RO, alpha=self.scale).view(y.shape)
 
     def matrix(self) -> Tensor:
         """[out, in]: what is added to the weight."""

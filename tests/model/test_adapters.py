@@ -45,6 +45,18 @@ def test_merged_says_the_same_and_is_a_model_of_its_own(shape, tmp_path):
     assert torch.equal(load_model(tmp_path)(TOKENS), plain(TOKENS))
 
 
+def test_under_autocast():
+    """As a critic computes beside a policy in fp32; the changes still learn in fp32."""
+    model = stirred(adapted(tiny_model().requires_grad_(False), 4))
+    wide = model(TOKENS).detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = model(TOKENS)
+        narrow.float().square().mean().backward()
+    assert (narrow.detach().float() - wide).norm() < 0.03 * wide.norm()
+    slopes = [p.grad for p in trainable(model).parameters()]
+    assert all(slope is not None and slope.dtype == torch.float32 and slope.any() for slope in slopes)
+
+
 def test_three_models_cost_one_trunk_and_their_adapters():
     trunk, rank = tiny_model(), 4
     policy, critic = adapted(trunk, rank, seed=1), ValueModel(adapted(trunk, rank, seed=2))

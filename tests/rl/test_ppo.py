@@ -92,6 +92,7 @@ class Killed(Exception):
         {"critic": "zero"},
         {"ptx_coef": 0.5, "ptx_tokens": 64},
         {"trunk": "shared", "critic": "zero", "rank": 2},
+        {"trunk": "shared", "critic": "zero", "rank": 2, "dtype": "bfloat16"},
         {"policy_dtype": "bfloat16", "ptx_coef": 0.5, "ptx_tokens": 64},
         {"share_prompts": True, "group": 3, "batch": 2},
     ],
