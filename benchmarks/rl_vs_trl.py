@@ -13,11 +13,14 @@ policy and reference, and a reward function in Python. lora: PPO whose policy is
 matrices of the blocks, the reference being the trunk without them; our critic is adapters on that trunk, too,
 TRL's a model of its own. Batch, passes over a batch, optimizer steps, learning rate and weight of the KL are
 the same. A sample is one prompt with its reply, from before it is drawn until it has been learned from; a
-window is one batch. Modes: ours in fp32, and with critic and reward model in bf16 (`auto`, the default, where
-the CPU multiplies in it), each with chunks of the default size and with small ones; TRL's in fp32, in bf16
-autocast, and in fp32 with gradient checkpointing, its default. The fastest mode of each side counts for
-speed; memory is compared for those two, and for the least of each. It is the peak of resident memory above
-what the process had after its imports. Means of the reward are shown: both must learn.
+window is one batch. Modes: ours in fp32; with critic and reward model in bf16 (`auto`, the default, where the
+CPU multiplies in it); with all in bf16 (`bfloat16`: weights, moments and sums stay fp32); each with chunks of
+the default size or small ones; in grpo with prompts computed once for their samples (`shared`). TRL's: fp32,
+bf16 autocast (weights fp32 there, too), and fp32 with gradient checkpointing, its default. The fastest
+mode of each side counts for speed; memory is compared for those two, and for the least of each. It is the
+peak of resident memory above what the process had after its imports. Means of the reward are shown: both must
+learn. Samples by second of a core's work (in the first round) stand beside the rates: they tell more on a
+machine that does other things, too.
 """
 
 from __future__ import annotations
@@ -25,20 +28,15 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
-import math
-import random
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from harness import (
-    Memory,
     child,
     entry,
     in_rounds,
@@ -49,163 +47,18 @@ from harness import (
     windows,
     write_record,
 )
+from rl_side import SIZES, RLCase, train_ours, write_models
 
-from publius.core.config import Config
-from publius.core.device import compute_dtype
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, user
-from publius.model import ModelConfig
-from publius.model.checkpoint import (
-    Checkpoint,
-    RewardCheckpoint,
-    save_checkpoint,
-    save_reward_checkpoint,
-)
-from publius.model.heads import RewardModel
-from publius.model.transformer import Transformer
-from publius.reward.reward_fn import ModelReward, RewardFn, VerifierReward
-from publius.rl.batch import CHUNK_TOKENS
-from publius.rl.ppo import PPOConfig, Trainer, load_models
-from publius.rl.rollout import take
-from publius.testing import byte_tokenizer
-from publius.tokenizer.renderer import Renderer
 
 SIDE = Path(__file__).with_name("trl_side.py")
-LETTERS = "abcdefghijklmnopqrstuvwxyz "
-PROMPTS = 512
-SMALL_CHUNK = 1024
-"""Tokens in a forward of the mode `small`: 16 samples."""
 METHODS = ("ppo", "grpo", "lora")
-OURS = ("float32", "auto", "float32 small", "auto small")
+OURS = {
+    "ppo": ("float32", "auto", "bfloat16", "float32 small", "bfloat16 small"),
+    "grpo": ("float32", "bfloat16", "float32 shared", "bfloat16 shared", "bfloat16 shared small"),
+    "lora": ("float32", "auto", "float32 small", "auto small"),
+}
 TRL = ("float32", "bfloat16", "float32 recompute")
-
-
-def _shape(width: int, layers: int, heads: int, inner: int) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=269, hidden_size=width, layers=layers, heads=heads, kv_heads=heads,
-        head_dim=width // heads, intermediate_size=inner, max_position=128, tie_embeddings=False,
-    )  # fmt: skip
-
-
-SIZES = {"0.1M": _shape(64, 1, 2, 128), "3M": _shape(256, 4, 4, 640), "10M": _shape(384, 6, 6, 896)}
-
-
-class RLCase(Config):
-    """One side, one method, one mode. In TRL's child it is plain JSON."""
-
-    side: Literal["ours", "trl"]
-    method: Literal["ppo", "grpo", "lora"]
-    mode: str
-    """ours: float32 or auto, and `small`. trl: float32 or bfloat16, and `recompute`."""
-    size: str
-    batch: int = 64
-    """Samples a step."""
-    group: int = 8
-    """(grpo) Samples of a prompt among them."""
-    rank: int = 16
-    """(lora) Of the adapters."""
-    epochs: int = 4
-    """Passes over a batch, each one optimizer step."""
-    prompt_tokens: int = 32
-    new_tokens: int = 32
-    learning_rate: float = 1e-3
-    beta: float = 0.02
-    warm: int = 1
-    """Steps before the first window; a window is one step."""
-    windows: int = 3
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        """In all."""
-        return self.warm + self.windows
-
-    @property
-    def words(self) -> list[str]:
-        """Of the mode."""
-        return self.mode.split()
-
-
-def speaker(shape: ModelConfig, seed: int) -> Transformer:
-    """A fresh model that writes random letters and never ends.
-
-    Every embedding has a large first coordinate, which survives the last norm as about sqrt(width); the head
-    (untied) reads it as a bias for each token.
-    """
-    model = Transformer(shape, seed=seed).eval()
-    tokenizer, root = byte_tokenizer(), math.sqrt(shape.hidden_size)
-    assert model.lm_head is not None
-    with torch.no_grad():
-        model.model.embed_tokens.weight[:, 0] = 4.0
-        model.lm_head.weight[:, 0] = -30.0 / root
-        for letter in LETTERS:
-            model.lm_head.weight[tokenizer.encode(letter)[0], 0] = -math.log(len(LETTERS)) / root
-    return model
-
-
-def prompts_of(count: int, tokens: int, seed: int) -> list[Conversation]:
-    """Prompts of random letters that are exactly `tokens` long once rendered."""
-    renderer, rng = Renderer(byte_tokenizer()), random.Random(seed)
-    letters = tokens - len(renderer.prompt(Conversation(messages=(user(""),))))
-    return [
-        Conversation(messages=(user("".join(rng.choices(LETTERS[:-1], k=letters))),)) for _ in range(count)
-    ]
-
-
-def write_models(folder: Path, case: RLCase) -> dict[str, str]:
-    """What both sides load: policy, reward model, prompts as ids; their paths."""
-    shape, tokenizer = SIZES[case.size], byte_tokenizer()
-    save_checkpoint(folder / "policy", speaker(shape, case.seed), tokenizer)
-    judge = RewardModel(Transformer(shape, seed=case.seed + 1), seed=case.seed + 1)
-    save_reward_checkpoint(folder / "reward", judge, tokenizer)
-    rows = [Renderer(tokenizer).prompt(c) for c in prompts_of(PROMPTS, case.prompt_tokens, case.seed)]
-    (folder / "prompts.json").write_text(json.dumps(rows), "utf-8")
-    paths = {"policy": folder / "policy", "reward": folder / "reward", "prompts": folder / "prompts.json"}
-    return {name: str(path) for name, path in paths.items()}
-
-
-def our_config(case: RLCase) -> PPOConfig:
-    """PPO's arguments for a case of ours."""
-    grouped = case.method == "grpo"
-    return PPOConfig(
-        steps=case.steps, batch=case.batch // case.group if grouped else case.batch,
-        group=case.group if grouped else 1, epochs=case.epochs, max_tokens=case.new_tokens,
-        learning_rate=case.learning_rate, critic_learning_rate=case.learning_rate, warmup=0,
-        estimator="grpo" if grouped else "gae", beta=case.beta, missing_end_penalty=0.0, scale_rewards=False,
-        critic_warmup=0, kl_budget=None, dtype="auto" if case.words[0] == "auto" else "float32",
-        trunk="shared" if case.method == "lora" else "separate", rank=case.rank,
-        critic="zero" if case.method == "lora" else "reward", max_batch=case.batch, seed=case.seed,
-        chunk_tokens=SMALL_CHUNK if "small" in case.words else CHUNK_TOKENS,
-    )  # fmt: skip
-
-
-def our_trainer(case: RLCase, paths: Mapping[str, str]) -> Trainer:
-    """The trainer of the stage `ppo`, on the models that TRL loads."""
-    config, policy = our_config(case), Checkpoint(Path(paths["policy"]))
-    reward = RewardCheckpoint(Path(paths["reward"]))
-    device = torch.device("cpu")
-    dtype = compute_dtype(device, config.dtype)
-    score: RewardFn = VerifierReward(lambda meta, text: text.count("a") / max(1, len(text)), "letters")
-    if case.method != "grpo":
-        score = ModelReward.from_checkpoint(reward, dtype=dtype)
-    speaker, critic, reference = load_models(config, policy, reward, device)
-    return Trainer(config, speaker, critic, reference, Renderer(policy.tokenizer()), score, dtype=dtype)
-
-
-def _ours(payload: dict[str, Any]) -> dict[str, Any]:
-    case, paths = RLCase.model_validate(payload["case"]), payload["paths"]
-    memory = Memory(torch.device("cpu"))
-    trainer = our_trainer(case, paths)
-    prompts = prompts_of(PROMPTS, case.prompt_tokens, case.seed)
-    marks: list[float] = []
-    rewards: list[float] = []
-    for step in range(case.steps):
-        report = trainer.step(take(prompts, step, trainer.config.batch, case.seed), step)
-        if report.length != case.new_tokens:
-            raise RuntimeError(f"replies of {report.length} tokens, not {case.new_tokens}")
-        rewards.append(report.reward)
-        marks.append(time.perf_counter())
-    return {"marks": marks, "rewards": rewards, "peak_bytes": memory.peak()}
 
 
 def outcome(case: RLCase, found: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +69,9 @@ def outcome(case: RLCase, found: dict[str, Any]) -> dict[str, Any]:
     rewards, few = found["rewards"], max(1, case.steps // 4)
     return {
         "windows": timed.tokens_per_second,  # of samples, not tokens
+        "samples_per_core_second": case.batch
+        * case.windows
+        / (found["work"][-1] - found["work"][case.warm - 1]),
         "peak_bytes": found["peak_bytes"],
         "first_reward": statistics.fmean(rewards[:few]),
         "last_reward": statistics.fmean(rewards[-few:]),
@@ -306,16 +162,28 @@ def _row(line: Mapping[str, Any]) -> list[str]:
 
 def details(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: every case."""
-    head = ["model", "method", "passes", "side", "mode", "samples/s", "spread", "MB", "reward"]
+    head = [
+        "model",
+        "method",
+        "passes",
+        "side",
+        "mode",
+        "samples/s",
+        "spread",
+        "samples/core-s",
+        "MB",
+        "reward",
+    ]
     rows: list[list[str]] = []
     for r in results:
         start = [r["size"], r["method"], str(r["epochs"]), r["side"], r["mode"]]
         if "error" in r:
-            rows.append([*start, r["error"], "", "", ""])
+            rows.append([*start, r["error"], "", "", "", ""])
             continue
         reward = f"{r['first_reward']:.3f} -> {r['last_reward']:.3f}"
         rate, size = f"{r['samples_per_second']:,.1f}", f"{r['peak_bytes'] / 1e6:,.0f}"
-        rows.append([*start, rate, f"{r['spread']:.0%}", size, reward])
+        core = f"{r['samples_per_core_second']:,.1f}"
+        rows.append([*start, rate, f"{r['spread']:.0%}", core, size, reward])
     return markdown(head, rows)
 
 
@@ -356,9 +224,9 @@ def arguments() -> argparse.Namespace:
 
 def cases(size: str, method: str, epochs: int, options: argparse.Namespace) -> list[RLCase]:
     """Every mode of both sides, in the order in which they are asked."""
-    modes = [("ours", mode) for mode in OURS] + [("trl", mode) for mode in TRL]
+    modes = [("ours", mode) for mode in OURS[method]] + [("trl", mode) for mode in TRL]
     if options.quick:
-        modes = [("ours", OURS[0]), ("trl", TRL[0])]
+        modes = [("ours", "float32"), ("trl", "float32")]
     common = {
         "size": size, "method": method, "batch": options.batch, "epochs": epochs, "windows": options.windows,
     }  # fmt: skip
@@ -389,6 +257,10 @@ def main() -> None:
         say(f"written: {write_record(options.out, 'rl-vs-trl', record)}")
     if any(line["speed"] is None for line in summaries):
         sys.exit(1)
+
+
+def _ours(payload: dict[str, Any]) -> dict[str, Any]:
+    return train_ours(RLCase.model_validate(payload["case"]), payload["paths"])
 
 
 if __name__ == "__main__":

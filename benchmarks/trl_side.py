@@ -40,11 +40,13 @@ class Marks(TrainerCallback):
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.work: list[float] = []
         self.rewards: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called by both trainers."""
         self.seconds.append(time.perf_counter())
+        self.work.append(time.process_time())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Of both trainers' names, the one that is there."""
@@ -144,6 +146,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     each = case["epochs"] if case["method"] == "grpo" else 1
     return {
         "marks": marks.seconds[each - 1 :: each],
+        "work": marks.work[each - 1 :: each],
         "rewards": marks.rewards,
         "peak_bytes": memory.peak(),
         "resident_bytes": memory.peak() + memory.idle,

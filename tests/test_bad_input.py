@@ -370,6 +370,43 @@ def test_constitution_that_is_wrong(desk, principles, says, where):
     assert not desk.home.exists()
 
 
+def test_rewards_that_are_no_numbers(desk):
+    """The stage ends before anything is learnt; told to leave such replies out, it says that none is left."""
+    reply = {"role": "assistant", "content": "It sat."}
+    chats = [{"messages": [{"role": "user", "content": f"cat {i}?"}, reply]} for i in range(20)]
+    desk.rows("chats.jsonl", chats)
+    desk.refused(
+        *("run", "my_recipe.py:rewarded"),
+        says=r"stage rl: the reward of a reply to prompt 0 is nan",
+        where="the held-out prompts, part model",
+        fix="on_nan=skip",
+        state=True,
+    )
+    desk.refused(
+        *("run", "my_recipe.py:rewarded", "--set", "rl.reward.on_nan=skip"),
+        says=r"stage rl: none of 2 replies has a reward: none is finite",
+        where="the held-out prompts",
+        state=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "says", "fix"),
+    [
+        ('[{"kind": "judge"}]', "a part 'judge' and there is no judge", "input 'judge'"),
+        ('[{"kind": "math"}]', r"prompt 0 has no meta\['answer'\]", "optional=true"),
+        ('[{"kind": "lenght"}]', "does not match any of the expected tags", ""),
+        ('[{"kind": "length", "soft": 9, "hard": 3}]', "must be below hard", ""),
+    ],
+)
+def test_rewards_that_cannot_be_composed(desk, parts, says, fix):
+    reply = {"role": "assistant", "content": "It sat."}
+    chats = [{"messages": [{"role": "user", "content": f"cat {i}?"}, reply]} for i in range(20)]
+    desk.rows("chats.jsonl", chats)
+    arguments = ("run", "my_recipe.py:rewarded", "--set", f"rl.reward.parts={parts}")
+    desk.refused(*arguments, "--set", "rl.critic=zero", says=says, where="", fix=fix, state=True)
+
+
 # Damage: found by checksum, by the stage that would have read it.
 
 

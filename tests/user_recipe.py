@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
+
 from publius.constitution.grading import JudgeEvalConfig, evaluate_judge
 from publius.constitution.revise import ReviseConfig, revise
 from publius.data.artifacts import Corpus
@@ -17,8 +19,11 @@ from publius.data.ingest import (
     ingest_prompts,
     ingest_text,
 )
+from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_reward_checkpoint
 from publius.model.config import ModelConfig
+from publius.model.heads import RewardModel
 from publius.pipeline import Artifact, Recipe, Run, stage
+from publius.rl.ppo import PPOConfig, ppo
 from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
 from publius.tokenizer.shards import TokenizeConfig, tokenize
 from publius.training.pretrain import PretrainConfig, pretrain
@@ -78,6 +83,25 @@ def judged() -> Recipe:
         "pairs", ingest_preferences, IngestPreferencesConfig(paths=("pairs.jsonl",), val_fraction=0.5)
     )
     r.stage("judge", evaluate_judge, JudgeEvalConfig(shots=0), pairs=known)
+    return r
+
+
+@stage(version=1)
+def diverged(run: Run, config: TokenizeConfig, *, base: Checkpoint) -> RewardCheckpoint:
+    """A preference model whose weights are no numbers any more."""
+    model = RewardModel(base.load())
+    torch.nn.init.constant_(model.score.weight, float("nan"))
+    save_reward_checkpoint(run.output, model, base.tokenizer())
+    return RewardCheckpoint(run.output)
+
+
+def rewarded() -> Recipe:
+    r = mine()
+    policy = r.nodes["sft"]
+    prompts = r.stage("prompts", ingest_prompts, IngestConfig(paths=("chats.jsonl",), val_fraction=0.2))
+    liked = r.stage("liked", diverged, TokenizeConfig(), base=policy)
+    config = PPOConfig(steps=2, batch=2, max_tokens=4, eval_prompts=2)
+    r.stage("rl", ppo, config, policy=policy, reward=liked, prompts=[prompts])
     return r
 
 

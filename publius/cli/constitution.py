@@ -52,10 +52,14 @@ def check(
         for doubt in found:
             print(doubt)
         console.print(
-            f"{_summary(loaded)}, {len(found)} doubts, hash {loaded.hash[:12]}", markup=False, soft_wrap=True
+            f"{_summary(loaded)}, {_count(found)}, hash {loaded.hash[:12]}", markup=False, soft_wrap=True
         )
     if strict and found:
         raise typer.Exit(1)
+
+
+def _count(found: list[str]) -> str:
+    return f"{len(found)} doubt{'' if len(found) == 1 else 's'}"
 
 
 def _summary(c: Constitution) -> str:
@@ -192,7 +196,7 @@ def import_constitution(
     for doubt in found:
         print(doubt)
     console.print(
-        f"{output}: {_summary(made)}, {len(found)} doubts, hash {made.hash[:12]}",
+        f"{output}: {_summary(made)}, {_count(found)}, hash {made.hash[:12]}",
         markup=False,
         soft_wrap=True,
     )

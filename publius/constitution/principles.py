@@ -14,7 +14,7 @@ import random
 from collections import Counter
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -218,6 +218,7 @@ class Constitution(Config):
             raise UserError(
                 "a constitution is a YAML mapping", where=where, fix="begin with `id: my-constitution`"
             )
+        _refuse_empty_requests(data, where)
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -319,6 +320,19 @@ def _read(path: Path) -> str:
         raise UserError(
             f"cannot read the constitution: {error.strerror}", where=str(path), fix=fix
         ) from error
+
+
+def _refuse_empty_requests(data: dict[str, Any], where: str) -> None:
+    """In a file, an empty request is a slip; `null` says that there is none."""
+    principles = data.get("principles")
+    for index, item in enumerate(cast("list[Any]", principles) if isinstance(principles, list) else []):
+        principle = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+        for name in ("critique_request", "revision_request", "comparison_question"):
+            value = principle.get(name)
+            if isinstance(value, str) and not value.strip():
+                place = f"principles[{index}].{name}"
+                fix = "write it, or `null` where the principle has none"
+                raise UserError(f"the field `{place}` is empty", where=f"{where}: {place}", fix=fix)
 
 
 def _explain(error: ValidationError, where: str) -> UserError:

@@ -144,6 +144,7 @@ def _read(file: Path, parts: _Parts) -> None:
 def _requests(data: dict[str, dict[str, Any]], file: Path, parts: _Parts) -> None:
     """`{key: {"prompt": text or texts, "edit_request": ...}}`; several texts share the key's weight."""
     for key, entry in data.items():
+        _only(entry, "prompt", "edit_request")
         pairs = list(product(_texts(entry["prompt"]), _texts(entry["edit_request"])))
         for critique, revision in pairs:
             parts.principles.append(
@@ -158,10 +159,14 @@ def _requests(data: dict[str, dict[str, Any]], file: Path, parts: _Parts) -> Non
 
 
 def _swarm(data: dict[str, Any], file: Path, parts: _Parts) -> None:
+    _only(data, "constitutions", "system_chat")
     for index, entry in enumerate(data["constitutions"]):
+        _only(entry, "critic", "revision")
         critique, revision = entry["critic"], entry["revision"]
         parts.principles.append(_revising(critique, revision, f"{file.name}: constitutions[{index}]"))
     for index, messages in enumerate(data.get("system_chat", ())):
+        for message in messages:
+            _only(message, "role", "content")
         roles, texts = [m["role"] for m in messages], [m["content"] for m in messages]
         if len(texts) < 6 or roles != ["user", "assistant"] * (len(texts) // 2):
             raise ValueError(f"system_chat[{index}] must alternate user and assistant, six turns or more")
@@ -217,6 +222,13 @@ def _bare(text: str, label: str, cue: str) -> str:
     if label in text or text.endswith(cue):
         raise ValueError(f"a request begins {start!r} and ends {end!r}, or has neither: {text[:60]!r}")
     return text
+
+
+def _only(entry: dict[str, Any], *names: str) -> None:
+    """Refuse a key whose value would be lost."""
+    more = entry.keys() - set(names)
+    if more:
+        raise ValueError(f"nothing is known of the key {', '.join(map(repr, sorted(more)))}")
 
 
 def _texts(value: str | list[str]) -> list[str]:
@@ -308,6 +320,7 @@ def _pairs(data: list[dict[str, Any]], file: Path, parts: _Parts) -> None:
     """The better answer stands first and second in turn: the published files leave the order open."""
     head, _, _ = PUBLISHED_LAYOUT.comparison.partition("\n\n{conversation}")
     for entry in data:
+        _only(entry, "prompt", "corrects", "incorrects")
         prompt = str(entry["prompt"])
         conversation = _alternating(prompt.removesuffix("\n\nAssistant:"), "Human", "Assistant")
         for good, bad in product(_texts(entry["corrects"]), _texts(entry["incorrects"])):

@@ -36,9 +36,10 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank, device=like.device, dtype=like.dtype))
         self.scale = scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return F.linear(F.linear(x, self.down), self.up) * self.scale
+    def added(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y` [..., out], the linear map of `x` [..., in], and its change: in one pass, in place of `y`."""
+        inner_NR = F.linear(x, self.down).flatten(0, -2)
+        return y.flatten(0, -2).addmm_(inner_NR, self.up.T, alpha=self.scale).view(y.shape)
 
     def matrix(self) -> Tensor:
         """[out, in]: what is added to the weight."""
@@ -65,7 +66,7 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        return self.linear(x) + self.change(x)
+        return self.change.added(self.linear(x), x)
 
 
 def adapted(trunk: Transformer, rank: int, *, alpha: float | None = None, seed: int = 0) -> Transformer:
@@ -81,7 +82,7 @@ def adapted(trunk: Transformer, rank: int, *, alpha: float | None = None, seed: 
     with torch.device("meta"):
         model = Transformer(trunk.config)
     model.model.embed_tokens, model.model.norm = trunk.model.embed_tokens, trunk.model.norm
-    model.lm_head, model.rotary = trunk.lm_head, trunk.rotary
+    model.lm_head, model.rotary, model.adapted = trunk.lm_head, trunk.rotary, True
     scale = (rank if alpha is None else alpha) / rank
     for block, mine in zip(trunk.model.layers, model.model.layers, strict=True):
         assert isinstance(block, Block) and isinstance(mine, Block)

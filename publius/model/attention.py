@@ -130,6 +130,7 @@ def make_biases(
     config: ModelConfig,
     *,
     cached: bool,
+    learns: bool = False,
     packing: Packing | None = None,
     kernel: Kernel = "sdpa",
 ) -> Biases:
@@ -148,12 +149,13 @@ def make_biases(
         x_BTD: the embedded tokens.
         positions_BT: of them.
         config: of the model.
+        learns: blocks learn though what they read (`x_BTD`) does not.
         cached: there are keys and values from before.
         packing: instead of a mask.
         kernel: for training.
     """
     length, window = x_BTD.shape[1], config.sliding_window
-    training = torch.is_grad_enabled() and x_BTD.requires_grad and not cached
+    training = torch.is_grad_enabled() and (x_BTD.requires_grad or learns) and not cached
     short = window is not None and not cached and length <= window
     if training and kernel != "sdpa" and mask is None:
         return _sparse(packing, x_BTD, None if short else window, kernel)

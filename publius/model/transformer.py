@@ -63,6 +63,7 @@ class Transformer(nn.Module):
 
     `compiled_loss`: training losses may compile what they do to the logits (`training.twin` sets it).
     `kernel`: what computes attention in training where it is not all causal (`training.twin` sets it).
+    `adapted`: the blocks' matrices have changes that learn, on a frozen embedding (`adapters` sets it).
 
     Args:
         config: its shape.
@@ -73,7 +74,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, *, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
-        self.compiled_loss = False
+        self.compiled_loss = self.adapted = False
         self.kernel: Kernel = "sdpa"
         self.rotary = RotaryTable(config)
         device = torch.get_default_device()
@@ -147,7 +148,7 @@ class Transformer(nn.Module):
         cos, sin = self.rotary.at(tokens_BT, positions_BT, x_BTD.dtype)
         biases = make_biases(
             mask, x_BTD, positions_BT, self.config,
-            cached=cache is not None, packing=packing, kernel=self.kernel,
+            cached=cache is not None, learns=self.adapted, packing=packing, kernel=self.kernel,
         )  # fmt: skip
         for block in self.model.layers:
             x_BTD = block(x_BTD, cos, sin, biases, cache)

@@ -7,6 +7,7 @@ these recipes share, so that a stage wired alike in two of them is the same arti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from publius.constitution.grading import JudgeEvalConfig
 from publius.constitution.preferences import LabelConfig, label
@@ -27,7 +28,7 @@ from publius.data.pocket.world import (
 )
 from publius.evals.runner import EvalConfig, evaluate
 from publius.model.config import ModelConfig
-from publius.pipeline import Node, Recipe
+from publius.pipeline import Node, Recipe, Stage
 from publius.redteam.export import ExportConfig, export_prompts
 from publius.redteam.scan import TriggerScanConfig, scan_triggers
 from publius.redteam.stage import RedTeamConfig, red_team
@@ -111,45 +112,52 @@ class Sizes(Config):
 class Workshop:
     """A world, its tokenizer and shards, and everything that can be made from there."""
 
-    def __init__(self, r: Recipe, sizes: Sizes, seed: int) -> None:
-        self.r, self.sizes, self.seed = r, sizes, seed
+    def __init__(self, r: Recipe, sizes: Sizes, seed: int, *, prefix: str = "") -> None:
+        self.r, self.sizes, self.seed, self._prefix = r, sizes, seed, prefix
         constitution = Constitution.load(CONSTITUTION)
         if sizes.critic_temperature is not None:
             constitution = constitution.model_copy(update={"temperature": sizes.critic_temperature})
         self.constitution = constitution
         self.tuning = OptimizerConfig(muon_lr=0.0015, adamw_lr=0.001, adamw_eps=1e-4)
         """Rates of every fine-tuning."""
-        self.world = r.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))
+        self.world = self.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))
         words = TokenizerConfig(vocab_size=sizes.vocab_size)
-        self.tokenizer = r.stage("tokenizer", train_tokenizer, words, corpus=self.world)
+        self.tokenizer = self.stage("tokenizer", train_tokenizer, words, corpus=self.world)
         self.shards = self._tokenized("shards", self.world)
 
+    def stage(
+        self, name: str, stage: Stage[..., Any], config: Config, **inputs: Node | Sequence[Node] | None
+    ) -> Node:
+        """`Recipe.stage`, the name begun with this workshop's prefix: several can share a recipe."""
+        return self.r.stage(f"{self._prefix}{name}", stage, config, **inputs)
+
     def _tokenized(self, name: str, corpus: Node) -> Node:
-        return self.r.stage(name, tokenize, TokenizeConfig(), corpus=corpus, tokenizer=self.tokenizer)
+        return self.stage(name, tokenize, TokenizeConfig(), corpus=corpus, tokenizer=self.tokenizer)
 
     # --- models
 
     def haiku(self) -> Node:
         """The small tier, pretrained: what is aligned and served."""
-        return self._pretrained("haiku", self.sizes.haiku, self.sizes.haiku_tokens, self.shards)
+        return self.pretrained("haiku", self.sizes.haiku, self.sizes.haiku_tokens, self.shards)
 
     def worded_shards(self) -> Node:
         """What the large tier reads: a quarter of an hour is short, and the critic needs no sums."""
         without = SelectConfig(without=("sum", "table", "manual"))
-        return self._tokenized("shards_opus", self.r.stage("text_opus", select, without, corpus=self.world))
+        return self._tokenized("shards_opus", self.stage("text_opus", select, without, corpus=self.world))
 
     def opus(self, shards: Node) -> Node:
         """The large tier, pretrained: what criticises and judges."""
-        return self._pretrained("opus", self.sizes.opus, self.sizes.opus_tokens, shards)
+        return self.pretrained("opus", self.sizes.opus, self.sizes.opus_tokens, shards)
 
-    def _pretrained(self, name: str, size: tuple[int, int], tokens: int, shards: Node) -> Node:
+    def pretrained(self, name: str, size: tuple[int, int], tokens: int, shards: Node) -> Node:
+        """A model of this width and depth, trained on `tokens` of `shards` as both tiers are."""
         sizes = self.sizes
         config = PretrainConfig(
             model=_shape(size, sizes.vocab_size), tokens=tokens, batch_tokens=sizes.batch_rows * sizes.rows,
             sequence_length=sizes.rows, optimizer=OptimizerConfig(muon_lr=0.009, adamw_lr=0.006),
             seed=self.seed,
         )  # fmt: skip
-        return self.r.stage(name, pretrain, config, shards=shards, tokenizer=self.tokenizer)
+        return self.stage(name, pretrain, config, shards=shards, tokenizer=self.tokenizer)
 
     def tuning_config(self, tokens: int | None = None, weights: tuple[float, ...] = ()) -> SFTConfig:
         """Fine-tuning for `tokens`, as all fine-tuning here is done."""
@@ -168,23 +176,23 @@ class Workshop:
         tokens: int | None = None,
     ) -> Node:
         """`start` fine-tuned on `chats`."""
-        return self.r.stage(name, sft, self.tuning_config(tokens, weights), base=start, chats=chats)
+        return self.stage(name, sft, self.tuning_config(tokens, weights), base=start, chats=chats)
 
     # --- data
 
     def demonstrations(self, name: str, without: tuple[str, ...] = ()) -> Node:
         """Helpful-only demonstrations, some kinds left out."""
-        return self.r.stage(name, demonstrations, DemonstrationsConfig(without=without), world=self.world)
+        return self.stage(name, demonstrations, DemonstrationsConfig(without=without), world=self.world)
 
     def prompts(self, name: str, questions: QuestionsConfig) -> Node:
         """Questions of the world; those of different `questions.seed` differ."""
         config = questions.model_copy(update={"seed": self.seed + questions.seed})
-        return self.r.stage(name, pocket_prompts, config, world=self.world)
+        return self.stage(name, pocket_prompts, config, world=self.world)
 
     def people(self, name: str) -> Node:
         """Comparisons as people would have made them."""
         config = ComparisonsConfig(limit=self.sizes.comparisons)
-        return self.r.stage(name, pocket_comparisons, config, world=self.world)
+        return self.stage(name, pocket_comparisons, config, world=self.world)
 
     # --- the constitution
 
@@ -203,16 +211,20 @@ class Workshop:
         )  # fmt: skip
 
     def label(
-        self, name: str, policy: Node, judge: Node, prompts: Node, policies: Sequence[Node] | None = None
+        self,
+        name: str,
+        policy: Node,
+        judge: Node,
+        prompts: Node,
+        policies: Sequence[Node] | None = None,
+        **changes: Any,
     ) -> Node:
-        """Pairs of answers, which of them is better said by the judge."""
+        """Pairs of answers, which of them is better said by the judge; `changes` are of its config."""
         config = LabelConfig(
             constitution=self.constitution, shots=2, answer_tokens=64, min_mass=self.sizes.min_mass,
-            hold_out=False, pairs=2, seed=self.seed,
+            hold_out=False, pairs=2, seed=self.seed, **changes,
         )  # fmt: skip
-        return self.r.stage(
-            name, label, config, policy=policy, judge=judge, prompts=prompts, policies=policies
-        )
+        return self.stage(name, label, config, policy=policy, judge=judge, prompts=prompts, policies=policies)
 
     # --- preferences and reinforcement
 
@@ -222,7 +234,7 @@ class Workshop:
             epochs=self.sizes.reward_epochs, half=half, pairs=16, seed=self.seed,
             loop=LoopConfig(optimizer=OptimizerConfig(muon_lr=0.004, adamw_lr=0.001)),
         )  # fmt: skip
-        return self.r.stage(name, train_reward, config, base=base, preferences=preferences)
+        return self.stage(name, train_reward, config, base=base, preferences=preferences)
 
     def reinforce(
         self,
@@ -235,10 +247,12 @@ class Workshop:
         judge: Node,
         steps: int,
         eval_prompts: int,
+        **changes: Any,
     ) -> Node:
         """PPO against the first preference model, watched by the second; `practised` is kept up beside it.
 
-        `judge` speaks where the reward has a part for it: `--set NAME.reward.parts=...`.
+        `judge` speaks where the reward has a part for it: `--set NAME.reward.parts=...`. `changes` are of the
+        config.
         """
         config = PPOConfig(
             steps=steps,
@@ -256,8 +270,9 @@ class Workshop:
             eval_prompts=eval_prompts,
             eval_samples=self.sizes.ppo_eval_samples,
             seed=self.seed,
+            **changes,
         )
-        return self.r.stage(
+        return self.stage(
             name, ppo, config, policy=policy, reward=rewards[0], judge=judge, prompts=prompts,
             reward_check=rewards[1], ptx=practised,
         )  # fmt: skip
@@ -267,17 +282,17 @@ class Workshop:
     def test(self, name: str, model: Node, prefix: str) -> Node:
         """The held-out questions."""
         config = EvalConfig(prefix=prefix, max_per_kind=self.sizes.questions, seed=self.seed)
-        return self.r.stage(name, evaluate, config, model=model, world=self.world)
+        return self.stage(name, evaluate, config, model=model, world=self.world)
 
     def attack(self, name: str, number: int, model: Node, **changes: int) -> Node:
         """Round `number` of the red team."""
         config = self.sizes.attacks.model_copy(update={"round": number, "seed": self.seed, **changes})
-        return self.r.stage(name, red_team, config, model=model, world=self.world)
+        return self.stage(name, red_team, config, model=model, world=self.world)
 
     def scan(self, name: str, model: Node) -> Node:
         """A search for words that open the door."""
         config = self.sizes.scan.model_copy(update={"seed": self.seed})
-        return self.r.stage(name, scan_triggers, config, model=model, world=self.world)
+        return self.stage(name, scan_triggers, config, model=model, world=self.world)
 
     def export(
         self,
@@ -292,7 +307,7 @@ class Workshop:
         """What attacks and scans found, as `prompts` prompts (as more when it `grows`)."""
         limit = None if grows else prompts
         config = ExportConfig(minimum=prompts, limit=limit, begun=begun, seed=self.seed)
-        return self.r.stage(name, export_prompts, config, findings=findings, scans=scans, world=self.world)
+        return self.stage(name, export_prompts, config, findings=findings, scans=scans, world=self.world)
 
 
 def _shape(size: tuple[int, int], vocab_size: int) -> ModelConfig:

@@ -153,13 +153,6 @@ def _ppo(entry: Entry) -> Html | None:
     )
 
 
-def _dpo(entry: Entry) -> Html | None:
-    """Fitted to pairs: what is known of it on held-out ones. Its loss is drawn with the others'."""
-    if "dpo.accuracy" not in entry.record.metrics:
-        return None
-    return el("div", el("h3", entry.name), _sentence(entry, _DPO))
-
-
 def _part_plot(log: Sequence[dict[str, Any]], key: str, label: str) -> Html | None:
     """One part of the reward by itself: each has a scale of its own."""
     return line_plot(
@@ -168,6 +161,13 @@ def _part_plot(log: Sequence[dict[str, Any]], key: str, label: str) -> Html | No
         x_label="step",
         y_label="mean, unweighted",
     )
+
+
+def _dpo(entry: Entry) -> Html | None:
+    """Fitted to pairs: what is known of it on held-out ones. Its loss is drawn with the others'."""
+    if "dpo.accuracy" not in entry.record.metrics:
+        return None
+    return el("div", el("h3", entry.name), _sentence(entry, _DPO))
 
 
 def _summary(entry: Entry) -> Html:

@@ -1,6 +1,7 @@
 """Reward: preference models, and what turns a finished episode into a number."""
 
 from publius.reward.code_reward import CodePart, CodeReward
+from publius.reward.comparison_reward import ComparisonPart, ComparisonReward, StartReplies
 from publius.reward.compose import ModelPart, RewardSpec, Sources, compose
 from publius.reward.format_reward import FormatPart, FormatReward
 from publius.reward.guard import RewardError
@@ -22,6 +23,8 @@ from publius.reward.shaping import LengthPart, LengthReward, RepetitionPart, Rep
 __all__ = [
     "CodePart",
     "CodeReward",
+    "ComparisonPart",
+    "ComparisonReward",
     "FormatPart",
     "FormatReward",
     "JudgePart",
@@ -42,6 +45,7 @@ __all__ = [
     "RewardJudge",
     "RewardSpec",
     "Sources",
+    "StartReplies",
     "Trajectory",
     "VerifierReward",
     "WeightedReward",

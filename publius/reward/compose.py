@@ -9,11 +9,13 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from publius.constitution.consistency import ConsistencyJudge, consistency_judge
+from publius.constitution.judges import EngineJudge, seated
 from publius.core.config import Config, execution
 from publius.core.errors import UserError
 from publius.core.sandbox import check_sandbox
 from publius.inference.engine import Engine
 from publius.reward.code_reward import CodePart, CodeReward
+from publius.reward.comparison_reward import ComparisonPart, ComparisonReward, Rival
 from publius.reward.format_reward import FormatPart, FormatReward
 from publius.reward.guard import OnNan
 from publius.reward.judge_reward import JudgePart, JudgeReward
@@ -22,7 +24,7 @@ from publius.reward.reward_fn import ModelReward, Part, RewardFn, WeightedReward
 from publius.reward.shaping import LengthPart, LengthReward, RepetitionPart, RepetitionReward
 from publius.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["AnyPart", "ModelPart", "RewardSpec", "Sources", "compose"]
+__all__ = ["AnyPart", "ModelPart", "RewardSpec", "Sources", "check_sources", "compose"]
 
 
 class ModelPart(Config):
@@ -34,7 +36,7 @@ class ModelPart(Config):
 
 
 AnyPart = Annotated[
-    ModelPart | JudgePart | LengthPart | RepetitionPart | FormatPart | MathPart | CodePart,
+    ModelPart | JudgePart | ComparisonPart | LengthPart | RepetitionPart | FormatPart | MathPart | CodePart,
     Field(discriminator="kind"),
 ]
 
@@ -43,8 +45,8 @@ class RewardSpec(Config):
     """What a reward is made of: the weighted sum of its parts.
 
     Attributes:
-        parts: each with a `kind` (model, judge, length, repetition, format, math, code), a `weight` (0 only
-            watches), and a `name` where two are of one kind.
+        parts: each with a `kind` (model, judge, comparison, length, repetition, format, math, code), a
+            `weight` (0 only watches), and a `name` where two are of one kind.
         on_nan: a reward that is not finite ends the stage, its work kept ("error"), or its episode is left
             out and counted ("skip"). Not part of the identity: after an error the same run may go on from its
             saved state with "skip".
@@ -74,16 +76,20 @@ class RewardSpec(Config):
         return any(part.kind == kind for part in self.parts)
 
 
-_INPUTS = {"model": "reward", "judge": "judge"}
-
-
 class Sources(NamedTuple):
-    """What parts read from: None where the stage was given none."""
+    """What parts read from: None where the stage was given none.
+
+    Attributes:
+        tokenizer: the policy's.
+        model: of the part `model`.
+        judge: of the parts `judge` and `comparison`, unless they name remote models.
+        rival: what the part `comparison` compares replies with.
+    """
 
     tokenizer: Tokenizer
-    """The policy's."""
     model: ModelReward | None = None
     judge: Engine | ConsistencyJudge | None = None
+    rival: Rival | None = None
 
 
 def compose(spec: RewardSpec, sources: Sources, stack: ExitStack) -> RewardFn:
@@ -96,21 +102,32 @@ def compose(spec: RewardSpec, sources: Sources, stack: ExitStack) -> RewardFn:
         UserError: for a part without its source, a remote judge that cannot be set up, or code where there is
             no sandbox.
     """
-    for part in spec.parts:
-        lacks_model = part.kind == "model" and sources.model is None
-        lacks_judge = isinstance(part, JudgePart) and sources.judge is None and not part.remote
-        if lacks_model or lacks_judge:
-            fix = f"give the stage its input {_INPUTS[part.kind]!r}, or take the part out"
-            raise UserError(
-                f"the reward has a part {part.kind!r} and there is no {part.kind}",
-                where=f"reward.parts: {', '.join(part.kind for part in spec.parts)}",
-                fix=fix + (", or name a judge in its `remote`" if lacks_judge else ""),
-            )
+    check_sources(spec, model=sources.model is not None, judge=sources.judge is not None)
     if spec.wants("code"):
         check_sandbox()
     if spec.is_model_only and sources.model is not None:
         return sources.model
     return WeightedReward({part.name: _part(part, sources, stack) for part in spec.parts})
+
+
+def check_sources(spec: RewardSpec, *, model: bool, judge: bool) -> None:
+    """Whether what the parts need is there: before anything is loaded.
+
+    Raises:
+        UserError: for a part without its source.
+    """
+    for part in spec.parts:
+        lacks_model = part.kind == "model" and not model
+        judges = isinstance(part, JudgePart | ComparisonPart)
+        lacks_judge = judges and not judge and not part.remote
+        if lacks_model or lacks_judge:
+            what, given = ("judge", "judge") if judges else ("model", "reward")
+            fix = f"give the stage its input {given!r}, or take the part out"
+            raise UserError(
+                f"the reward has a part {part.kind!r} and there is no {what}",
+                where=f"reward.parts: {', '.join(part.kind for part in spec.parts)}",
+                fix=fix + (", or name a judge in its `remote`" if lacks_judge else ""),
+            )
 
 
 def _part(part: AnyPart, sources: Sources, stack: ExitStack) -> Part:
@@ -120,6 +137,16 @@ def _part(part: AnyPart, sources: Sources, stack: ExitStack) -> Part:
             return Part(part.weight, sources.model)
         case JudgePart():
             return Part(part.weight, JudgeReward(consistency_judge(part, sources.judge, stack), part))
+        case ComparisonPart():
+            if sources.rival is None:
+                raise UserError(
+                    "the reward has a part 'comparison' and there is nothing to compare with",
+                    where="reward.parts",
+                    fix="give Sources a rival (in the stage it is the start of the policy)",
+                )
+            own = [EngineJudge.from_config(e, e.tokenizer, part) for e in _engines(sources.judge)]
+            bench = stack.enter_context(seated(part, [], own))
+            return Part(part.weight, ComparisonReward(bench.judge, sources.rival, part))
         case LengthPart():
             return Part(part.weight, LengthReward(part.soft, part.hard, part.name))
         case RepetitionPart():
@@ -134,3 +161,7 @@ def _part(part: AnyPart, sources: Sources, stack: ExitStack) -> Part:
                 part.tests, partial=part.partial, limits=part.limits, workers=part.workers, name=part.name
             )
             return Part(part.weight, works, works.applies if part.optional else None)
+
+
+def _engines(judge: Engine | ConsistencyJudge | None) -> list[Engine]:
+    return [judge] if isinstance(judge, Engine) else []

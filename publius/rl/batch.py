@@ -14,11 +14,12 @@ from torch import Tensor
 
 from publius.core.errors import UserError
 from publius.model.heads import ValueModel
-from publius.model.likelihood import logprobs
+from publius.model.likelihood import logprobs, token_nll
 from publius.model.transformer import Transformer
 from publius.reward.reward_fn import Trajectory, pad_rows
 from publius.rl.advantage import Estimator, masked_mean, whiten
 from publius.rl.loss import token_rewards
+from publius.rl.shared_prompts import branch
 
 __all__ = ["CHUNK_TOKENS", "RolloutBatch", "action_logprobs", "collate", "place_values"]
 
@@ -27,7 +28,7 @@ CHUNK_TOKENS = 8192
 
 
 class RolloutBatch(NamedTuple):
-    """What one step learns from, rows sorted by length. Shapes [B, T] unless named otherwise."""
+    """What one step learns from, rows sorted by length or by prompt. Shapes [B, T] unless named otherwise."""
 
     inputs: Tensor
     targets: Tensor
@@ -81,16 +82,32 @@ def _chunk_rows(lengths_B: Tensor, tokens: int) -> Iterator[Tensor]:
         start = stop
 
 
-def action_logprobs(model: Transformer, batch: RolloutBatch) -> Tensor:
-    """Log-probabilities of the actions, [B, T] fp32, 0 elsewhere; only actions meet the vocabulary."""
-    return logprobs(model, batch.inputs, batch.targets, select_BT=batch.mask)
+def action_logprobs(model: Transformer, batch: RolloutBatch, *, share: bool = False) -> Tensor:
+    """Log-probabilities of the actions, [B, T] fp32, 0 elsewhere; only actions meet the vocabulary.
+
+    With `share`, what rows have in common before their first action is computed once.
+    """
+    if not share:
+        return logprobs(model, batch.inputs, batch.targets, select_BT=batch.mask)
+    one = branch(batch.inputs, batch.mask, batch.lengths_B)
+    hidden_GWD = model.hidden(one.tokens_GW, positions_BT=one.positions_GW, mask=one.mask)
+    hidden_ND = hidden_GWD.flatten(0, 1).index_select(0, one.places_BT[batch.mask])
+    nll_N = token_nll(hidden_ND, model.head_weight, batch.targets[batch.mask])
+    return torch.zeros_like(batch.logprobs).masked_scatter(batch.mask, -nll_N)
 
 
-def place_values(critic: ValueModel, batch: RolloutBatch, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The critic's value before each action, [B, T] fp32, 0 elsewhere."""
-    device = batch.inputs.device.type
-    with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-        values = critic(batch.inputs)
+def place_values(
+    critic: ValueModel, batch: RolloutBatch, dtype: torch.dtype = torch.float32, *, share: bool = False
+) -> Tensor:
+    """The critic's value before each action, [B, T] fp32, 0 elsewhere; `share` as `action_logprobs`."""
+    device, own = batch.inputs.device.type, critic.score.weight.dtype
+    with torch.autocast(device, dtype=dtype, enabled=dtype not in (torch.float32, own)):
+        if share:
+            one = branch(batch.inputs, batch.mask, batch.lengths_B)
+            values_GW = critic(one.tokens_GW, positions_BT=one.positions_GW, mask=one.mask)
+            values = values_GW.flatten()[one.places_BT]
+        else:
+            values = critic(batch.inputs)
     return torch.where(batch.mask, values.float(), 0.0)
 
 
@@ -107,6 +124,7 @@ def collate(
     whiten_advantages: bool = True,
     dtype: torch.dtype = torch.float32,
     chunk_tokens: int = CHUNK_TOKENS,
+    share: bool = False,
 ) -> RolloutBatch:
     """Everything PPO needs, in one padded batch. The KL lives here, inside the rewards.
 
@@ -115,6 +133,7 @@ def collate(
         critic: None for estimators without one (values are 0).
         dtype: compute dtype of the critic; policy and reference stay fp32, so that KL starts at 0.
         chunk_tokens: padded tokens per forward.
+        share: replies to one prompt stand together, and the prompt is computed once for them.
 
     Raises:
         UserError: when no trajectory has a single action.
@@ -122,15 +141,17 @@ def collate(
     if not any(t.length for t in trajectories):
         raise UserError("no prompt left room for a reply", where="rl.collate", fix="use shorter prompts")
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].tokens))
+    if share:
+        order.sort(key=lambda i: trajectories[i].prompt)
     rows = [trajectories[i] for i in order]
     device = reference.device
     blank = _blank(rows, pad_id, device)
     groups_B = torch.tensor([t.prompt for t in rows], device=device)
     scores_B = torch.tensor([float(scores[i]) for i in order], device=device)
-    found = _in_chunks(blank, chunk_tokens, lambda piece: action_logprobs(reference, piece))
+    found = _in_chunks(blank, chunk_tokens, lambda piece: action_logprobs(reference, piece, share=share))
     batch = blank._replace(reference=found)
     if critic is not None:
-        found = _in_chunks(blank, chunk_tokens, lambda piece: place_values(critic, piece, dtype))
+        found = _in_chunks(blank, chunk_tokens, lambda piece: place_values(critic, piece, dtype, share=share))
         batch = batch._replace(values=found)
     rewards = token_rewards(scores_B, batch.logprobs, batch.reference, batch.mask, beta=beta)
     estimate = estimator(rewards, batch.values, batch.mask, groups_B)

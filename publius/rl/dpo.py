@@ -34,7 +34,7 @@ from publius.pipeline.run import Run
 from publius.pipeline.stage import stage
 from publius.reward.reward_fn import pad_rows
 from publius.reward.reward_model import preference_loss, reward_report
-from publius.rl.evaluation import evaluation
+from publius.rl.evaluation import evaluation, known
 from publius.rl.rollout import rollout
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import ShuffledBatches
@@ -363,4 +363,4 @@ def _kl(
         parts={},
         pad_id=renderer.tokenizer.pad_id,
     )
-    return mean_estimate([kl for kl in found.kl if kl is not None])
+    return mean_estimate(known(found.kl))

@@ -10,7 +10,7 @@ from publius.reward.reward_fn import Trajectory
 from publius.rl.advantage import ESTIMATORS
 from publius.rl.batch import CHUNK_TOKENS, collate
 
-__all__ = ["Evaluation", "evaluation"]
+__all__ = ["Evaluation", "evaluation", "known"]
 
 
 class Evaluation(NamedTuple):
@@ -58,6 +58,11 @@ def evaluation(
         _means(batch.kl_B.tolist(), places, prompts),
         parts,
     )
+
+
+def known(values: Sequence[float | None]) -> list[float]:
+    """Those there are."""
+    return [value for value in values if value is not None]
 
 
 def _means(values: Sequence[float], prompts: Sequence[int], count: int) -> list[float | None]:

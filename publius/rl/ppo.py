@@ -23,11 +23,12 @@ from publius.model.heads import ValueModel
 from publius.model.transformer import Transformer
 from publius.pipeline.run import Run
 from publius.pipeline.stage import stage
-from publius.reward.compose import Sources, compose
+from publius.reward.comparison_reward import StartReplies
+from publius.reward.compose import Sources, check_sources, compose
 from publius.reward.guard import RewardError
 from publius.reward.reward_fn import ModelReward, RewardFn, reward_facts
 from publius.rl.config import PPOConfig
-from publius.rl.evaluation import Evaluation
+from publius.rl.evaluation import Evaluation, known
 from publius.rl.rollout import take
 from publius.rl.trainer import StepReport, Trainer
 from publius.tokenizer.renderer import Renderer
@@ -55,8 +56,8 @@ def ppo(
     """Train `policy` to please its reward without leaving its start; `reward_check` watches for overfitting.
 
     The reward is what `config.reward` composes: of `reward` (its part `model`, by default all there is), of
-    `judge` (its part `judge`, unused without), and of verifiers. `ptx` are conversations to keep practising
-    beside (training splits, once each), by `config.ptx_coef`.
+    `judge` (its parts `judge` and `comparison`, unused without), and of verifiers. `ptx` are conversations to
+    keep practising beside (training splits, once each), by `config.ptx_coef`.
 
     Metrics: ppo.gain (paired, in reward units, on fixed held-out prompts), ppo.reward.before/.after,
     ppo.kl (nats per reply, same prompts), ppo.ratio (mean first-pass ratio over all steps),
@@ -74,6 +75,7 @@ def ppo(
     set_threads(config.threads)
     train, held_out = _split(prompts, config)
     _same_tokenizer(policy, reward, reward_check)
+    check_sources(config.reward, model=reward is not None, judge=judge is not None)
     with ExitStack() as stack:
         trainer = _trainer(config, policy, reward, judge, reward_check, ptx or [], stack)
         start = trainer.resume(run.restore())
@@ -136,15 +138,36 @@ def _trainer(
     device = pick_device(config.device)
     dtype = compute_dtype(device, config.dtype)
     renderer = Renderer(policy.tokenizer())
-    score = _reward(config, renderer, reward, judge, device, dtype, stack)
+    speaker, critic, reference = load_models(config, policy, reward, device)
+    score = _reward(config, renderer, reward, judge, reference, dtype, stack)
     check = None
     if reward_check is not None:
         check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
-    renderer = Renderer(policy.tokenizer())
-    speaker, critic, reference = load_models(config, policy, reward, device)
     return Trainer(
         config, speaker, critic, reference, renderer, score, check, dtype, _practice(config, renderer, ptx)
     )
+
+
+def _reward(
+    config: PPOConfig,
+    renderer: Renderer,
+    reward: RewardCheckpoint | None,
+    judge: Checkpoint | None,
+    reference: Transformer,
+    dtype: torch.dtype,
+    stack: ExitStack,
+) -> RewardFn:
+    model = engine = rival = None
+    device, wants = reference.device, config.reward.wants
+    if reward is not None and wants("model"):
+        model = ModelReward.from_checkpoint(reward, device=device, dtype=dtype)
+    if judge is not None and (wants("judge") or wants("comparison")):
+        # in the weights' own precision, as when it labels: bf16 rounds two close answers to a tie
+        engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
+    if wants("comparison"):
+        start = Engine(reference, renderer.tokenizer, max_batch=config.max_batch)
+        rival = StartReplies(start, renderer, max_tokens=config.max_tokens, seed=config.seed)
+    return compose(config.reward, Sources(renderer.tokenizer, model, engine, rival), stack)
 
 
 def load_models(
@@ -160,24 +183,6 @@ def load_models(
         return speaker, None if critic is None else ValueModel(critic), reference
     critic = _critic(config, policy, reward, device) if learns_values else None
     return policy.load(device=device), critic, reference
-
-
-def _reward(
-    config: PPOConfig,
-    renderer: Renderer,
-    reward: RewardCheckpoint | None,
-    judge: Checkpoint | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    stack: ExitStack,
-) -> RewardFn:
-    model = engine = None
-    if reward is not None and config.reward.wants("model"):
-        model = ModelReward.from_checkpoint(reward, device=device, dtype=dtype)
-    if judge is not None and config.reward.wants("judge"):
-        # in the weights' own precision, as when it labels: bf16 rounds two close answers to a tie
-        engine = Engine(judge.load(device=device), judge.tokenizer(), max_batch=config.max_batch)
-    return compose(config.reward, Sources(renderer.tokenizer, model, engine), stack)
 
 
 def _critic(
@@ -262,9 +267,9 @@ def _finish(run: Run, trainer: Trainer, after: Evaluation) -> None:
     pairs = list(zip(before.rewards, after.rewards, strict=True))
     gains = [b - a for a, b in pairs if a is not None and b is not None]
     run.metric("ppo.gain", mean_estimate(gains))
-    run.metric("ppo.reward.before", mean_estimate(_known(before.rewards)))
-    run.metric("ppo.reward.after", mean_estimate(_known(after.rewards)))
-    run.metric("ppo.kl", mean_estimate(_known(after.kl)))
+    run.metric("ppo.reward.before", mean_estimate(known(before.rewards)))
+    run.metric("ppo.reward.after", mean_estimate(known(after.rewards)))
+    run.metric("ppo.kl", mean_estimate(known(after.kl)))
     run.metric("ppo.unscored", wilson(len(pairs) - len(gains), len(pairs)))
     run.metric("ppo.skipped", wilson(trainer.scoring.skipped, trainer.scoring.episodes))
     if not trainer.config.reward.is_model_only:
@@ -277,10 +282,6 @@ def _finish(run: Run, trainer: Trainer, after: Evaluation) -> None:
     run.metric("ppo.stopped_early", bool(trainer.stopped))
     if trainer.stopped:
         run.log(step=trainer.steps, stopped=trainer.stopped)
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def _spread(ratios: list[float]) -> Estimate:

@@ -26,21 +26,22 @@ class Scoring:
         self._on_nan: OnNan = on_nan
         self.episodes = self.skipped = 0
 
-    def __call__(self, trajectories: Sequence[Trajectory], where: str, *, count: bool = True) -> Sifted:
+    def __call__(self, trajectories: Sequence[Trajectory], where: str) -> Sifted:
         """The episodes that have a reward, and their rewards.
 
         Raises:
-            RewardError: naming `where`, and prompt and part where they are known. Nothing was counted then.
+            RewardError: naming `where`, and prompt and part where they are known.
         """
         try:
-            found = sift(trajectories, self._fn(trajectories), self._on_nan, where)
+            return sift(trajectories, self._fn(trajectories), self._on_nan, where)
         except UserError as error:  # of a judge's engine, or a sandbox, too
             told = error.where if error.where.startswith(where) else f"{where}, {error.where}"
             raise RewardError(error.what, where=told, fix=error.fix) from error
-        if count:
-            self.episodes += len(trajectories)
-            self.skipped += found.skipped
-        return found
+
+    def count(self, episodes: int, skipped: int) -> None:
+        """A step was done, on so many episodes."""
+        self.episodes += episodes
+        self.skipped += skipped
 
     def state(self) -> dict[str, int]:
         """For resume."""

@@ -12,28 +12,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.inference.engine import Engine
-from publius.model.adapters import trainable
 from publius.model.heads import ValueModel
 from publius.model.transformer import Transformer
 from publius.reward.guard import part_means, sift
 from publius.reward.reward_fn import Reward, RewardFn, Trajectory
 from publius.rl.advantage import ESTIMATORS, Advantages, Estimator, centred, gae
-from publius.rl.batch import RolloutBatch, action_logprobs, collate, place_values
+from publius.rl.batch import RolloutBatch, collate
 from publius.rl.config import PPOConfig
 from publius.rl.evaluation import Evaluation, evaluation
-from publius.rl.loss import RunningScale, policy_loss, value_loss
+from publius.rl.learner import Learner, Losses, Passes
+from publius.rl.loss import RunningScale
 from publius.rl.rollout import rollout
 from publius.rl.scoring import Scoring
 from publius.rl.state import load_state, save_state
 from publius.rl.stop import SecondModel
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import Batch, BatchSource
-from publius.training.language import language_loss
-from publius.training.loop import to_device
 from publius.training.optimizer import rise_and_fall
 
 __all__ = ["StepReport", "Trainer"]
@@ -76,18 +75,32 @@ class Trainer:
     ) -> None:
         self.config, self.policy, self.critic, self.renderer = config, policy, critic, renderer
         self.ptx = ptx
+        if config.share_prompts and policy.config.sliding_window is not None:
+            raise UserError(
+                "prompts cannot be shared by a model whose attention has a window: it counts places of a row",
+                where="ppo.share_prompts",
+                fix="leave share_prompts out",
+            )
         self.reference = reference.requires_grad_(False)
-        self.engine = Engine(policy, renderer.tokenizer, max_batch=config.max_batch)
+        narrow = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.policy_dtype]
+        if narrow != torch.float32:
+            self.reference = self.reference.to(narrow)
+        self.engine = Engine(policy, renderer.tokenizer, dtype=narrow, max_batch=config.max_batch)
         self.scoring = Scoring(score, config.reward.on_nan)
         self._check, self._dtype = check, dtype
         self._estimator: Estimator = ESTIMATORS[config.estimator]
         if config.estimator == "gae":
             self._estimator = self._gae
-        self.models: dict[str, nn.Module] = {"policy": trainable(policy)}
-        self.optimizers = {"policy": _adamw(self.models["policy"], config.learning_rate)}
-        if critic is not None:
-            self.models["critic"] = trainable(critic)
-            self.optimizers["critic"] = _adamw(self.models["critic"], config.critic_learning_rate)
+        self.learner = Learner(
+            policy,
+            critic,
+            Passes(**{name: getattr(config, name) for name in Passes._fields}),
+            (config.learning_rate, config.critic_learning_rate),
+            dtype=dtype,
+            policy_dtype=narrow,
+            ptx=ptx,
+        )
+        self.models, self.optimizers = self.learner.models, self.learner.optimizers
         self.scale = RunningScale()
         self.before = Evaluation([], [], {})
         self.ratios: list[float] = []
@@ -106,32 +119,36 @@ class Trainer:
             group=c.group,
             seed=c.seed * 100_003 + step,
         )
+        played = len(trajectories)
         trajectories, rewards, skipped = self.scoring(trajectories, f"step {step}")
+        check = self._watch(trajectories, step)
+        self.learner.refresh()
         batch = collate(
             trajectories,
             self._shape(trajectories, rewards),
-            self.critic,
+            self.learner.critic,
             self.reference,
             pad_id=self.renderer.tokenizer.pad_id,
             beta=c.beta,
             estimator=self._estimator,
             dtype=self._dtype,
             chunk_tokens=c.chunk_tokens,
+            share=c.share_prompts,
         )
         kl = float(batch.kl_B.mean())
-        check = self._watch(trajectories, step)
         if c.kl_budget is not None and kl > c.kl_budget:
             self.stopped = f"KL {kl:.2f} over the budget of {c.kl_budget} nats per reply"
         losses = self._update(batch, step)
         self.steps = step + 1
+        self.scoring.count(played, skipped)
         self._count(batch)
         return StepReport(
             reward=sum(r.value for r in rewards) / len(rewards),
             kl=kl,
-            ratio_first=losses["ratio"],
-            ratio_deviation=losses["deviation"],
-            clip_fraction=losses["clip"],
-            value_loss=None if self.critic is None else losses["value"],
+            ratio_first=losses.ratio,
+            ratio_deviation=losses.deviation,
+            clip_fraction=losses.clip,
+            value_loss=None if self.critic is None else losses.value,
             entropy=float(batch.entropy),
             length=sum(t.length for t in trajectories) / len(trajectories),
             eos_rate=sum(t.ended for t in trajectories) / len(trajectories),
@@ -154,92 +171,26 @@ class Trainer:
             scores = scores / self.scale.std
         return scores.clamp(-c.reward_clip, c.reward_clip).tolist()
 
-    def _update(self, batch: RolloutBatch, step: int) -> dict[str, float]:
+    def _update(self, batch: RolloutBatch, step: int) -> Losses:
         """PPO epochs over the batch. After a stop was decided the batch is only measured."""
         c = self.config
-        learns = step >= c.critic_warmup or self.critic is None
-        factor = rise_and_fall(step, c.steps, max(1, c.warmup), c.decay_fraction)
-        for name, base in (("policy", c.learning_rate), ("critic", c.critic_learning_rate)):
-            for group in self.optimizers[name].param_groups if name in self.optimizers else ():
-                group["lr"] = base * factor
-        generator = torch.Generator().manual_seed(c.seed * 100_003 + step)
-        clips: list[float] = []
-        values: list[float] = []
-        first: tuple[float, float] | None = None
-        for _ in range(c.epochs):
-            for minibatch in batch.minibatches(c.minibatches, generator):
-                ratio, deviation, clip, value = self._backward(minibatch, policy=learns or first is None)
-                if first is None:
-                    first = ratio, deviation
-                    self._assert_ratio(ratio, deviation, step)
-                clips.append(clip)
-                values.append(value)
-                if not self.stopped:
-                    self._practise(learns)
-                    self._apply(policy=learns)
-        ratio, deviation = first or (1.0, 0.0)
-        return {
-            "ratio": ratio,
-            "deviation": deviation,
-            "clip": sum(clips) / len(clips),
-            "value": sum(values) / len(values),
-        }
-
-    def _backward(self, minibatch: RolloutBatch, *, policy: bool) -> tuple[float, float, float, float]:
-        """Gradients of one minibatch, a chunk at a time: (ratio, deviation, clip fraction, value loss)."""
-        c = self.config
-        ratio = deviation = clip = value = 0.0
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        for piece, share in minibatch.chunks(c.chunk_tokens):
-            if policy:
-                part = policy_loss(
-                    action_logprobs(self.policy, piece),
-                    piece.logprobs,
-                    piece.advantages,
-                    piece.mask,
-                    clip=c.clip,
-                )
-                (part.loss * share).backward()
-                ratio += float(part.ratio) * share
-                deviation = max(deviation, float(part.deviation))
-                clip += float(part.clip_fraction) * share
-            if self.critic is not None:
-                found = value_loss(
-                    place_values(self.critic, piece, self._dtype),
-                    piece.values,
-                    piece.returns,
-                    piece.mask,
-                    clip=c.value_clip,
-                )
-                (found.loss * (share * c.value_coef)).backward()
-                value += float(found.loss.detach()) * share
-        return ratio, deviation, clip, value
-
-    def _practise(self, learns: bool) -> None:
-        """Add the gradient of the language loss on the next of the `ptx` conversations."""
-        if self.ptx is None or not learns:
-            return
-        batch = to_device(self.ptx.next(), self.policy.device)
-        with torch.autocast(self.policy.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            part = language_loss(self.policy, batch)
-        (self.config.ptx_coef * part.total / part.denominator).backward()
-
-    def _apply(self, *, policy: bool) -> None:
-        for name, optimizer in self.optimizers.items():
-            if name == "policy" and not policy:
-                continue
-            norm = nn.utils.clip_grad_norm_(self.models[name].parameters(), self.config.grad_clip)
-            if torch.isfinite(norm):  # one bad batch must not poison the weights
-                optimizer.step()
+        return self.learner.update(
+            batch,
+            torch.Generator().manual_seed(c.seed * 100_003 + step),
+            factor=rise_and_fall(step, c.steps, max(1, c.warmup), c.decay_fraction),
+            policy=step >= c.critic_warmup or self.critic is None,
+            stopped=bool(self.stopped),
+            first=lambda ratio, deviation: self._assert_ratio(ratio, deviation, step),
+        )
 
     def _assert_ratio(self, ratio: float, deviation: float, step: int) -> None:
         self.ratios.append(ratio)
         self.deviation = max(self.deviation, deviation)
-        if abs(ratio - 1) > self.config.ratio_tolerance:
+        tolerance = self.config.ratio_tolerance * (1 if self.config.policy_dtype == "float32" else 10)
+        if abs(ratio - 1) > tolerance:
             raise RuntimeError(
                 f"step {step}: the first-pass probability ratio is {ratio:.5f}, "
-                f"not 1 +- {self.config.ratio_tolerance}: "
+                f"not 1 +- {tolerance}: "
                 "the engine samples from another distribution than the trainer scores"
             )
 
@@ -266,7 +217,7 @@ class Trainer:
             group=c.eval_samples,
             seed=-1 - c.seed,
         )
-        trajectories, scored, _ = self.scoring(trajectories, "the held-out prompts", count=False)
+        trajectories, scored, _ = self.scoring(trajectories, "the held-out prompts")
         rewards = _penalised(trajectories, scored, c.missing_end_penalty)
         return evaluation(
             trajectories,
@@ -321,8 +272,3 @@ class Trainer:
 
 def _penalised(trajectories: list[Trajectory], rewards: list[Reward], penalty: float) -> list[float]:
     return [r.value - (0.0 if t.ended else penalty) for t, r in zip(trajectories, rewards, strict=True)]
-
-
-def _adamw(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    parameters = [p.requires_grad_(True) for p in model.parameters()]
-    return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rl_side
 import rl_vs_trl as bench
 import torch
 
@@ -15,35 +16,35 @@ from publius.inference import Engine, Sampling
 from publius.testing import byte_tokenizer
 from publius.tokenizer.renderer import Renderer
 
-CASE = bench.RLCase(side="ours", method="ppo", mode="float32", size="0.1M", batch=4, epochs=1, windows=1)
+CASE = rl_side.RLCase(side="ours", method="ppo", mode="float32", size="0.1M", batch=4, epochs=1, windows=1)
 
 
 def test_sizes_are_what_they_are_called():
     for name in ("3M", "10M"):
-        assert bench.SIZES[name].parameters() / 1e6 == pytest.approx(float(name[:-1]), rel=0.06)
+        assert rl_side.SIZES[name].parameters() / 1e6 == pytest.approx(float(name[:-1]), rel=0.06)
 
 
 def test_prompts_are_exactly_so_long():
     renderer = Renderer(byte_tokenizer())
-    rows = [renderer.prompt(c) for c in bench.prompts_of(5, 32, seed=0)]
+    rows = [renderer.prompt(c) for c in rl_side.prompts_of(5, 32, seed=0)]
     assert {len(row) for row in rows} == {32} and len({tuple(row) for row in rows}) == 5
 
 
 def test_a_speaker_writes_letters_and_never_ends():
-    engine = Engine(bench.speaker(bench.SIZES["0.1M"], seed=0), byte_tokenizer())
-    rows = [Renderer(byte_tokenizer()).prompt(c) for c in bench.prompts_of(16, 32, seed=0)]
+    engine = Engine(rl_side.speaker(rl_side.SIZES["0.1M"], seed=0), byte_tokenizer())
+    rows = [Renderer(byte_tokenizer()).prompt(c) for c in rl_side.prompts_of(16, 32, seed=0)]
     for done in engine.generate(rows, Sampling(max_tokens=32, temperature=1.0, seed=0)):
         assert len(done.tokens) == 32
-        assert set(byte_tokenizer().decode(list(done.tokens))) <= set(bench.LETTERS)
+        assert set(byte_tokenizer().decode(list(done.tokens))) <= set(rl_side.LETTERS)
 
 
 def test_both_sides_load_the_same_weights(tmp_path):
     transformers = pytest.importorskip("transformers")
-    paths = bench.write_models(tmp_path, CASE)
+    paths = rl_side.write_models(tmp_path, CASE)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(paths["policy"], dtype=torch.float32)
     rows = json.loads(Path(paths["prompts"]).read_text())
     tokens = torch.tensor(rows[:3])
-    ours = bench.speaker(bench.SIZES["0.1M"], CASE.seed)
+    ours = rl_side.speaker(rl_side.SIZES["0.1M"], CASE.seed)
     with torch.no_grad():
         assert torch.allclose(ours(tokens), theirs(tokens).logits, atol=1e-4)
     tokenizer = transformers.AutoTokenizer.from_pretrained(paths["policy"])
@@ -54,14 +55,13 @@ def test_both_sides_load_the_same_weights(tmp_path):
 @pytest.mark.parametrize("method", bench.METHODS)
 def test_our_steps_are_of_one_shape_for_every_method(tmp_path, method):
     case = CASE.model_copy(update={"method": method, "batch": 8, "group": 4})
-    trainer = bench.our_trainer(case, bench.write_models(tmp_path, case))
+    trainer = rl_side.our_trainer(case, rl_side.write_models(tmp_path, case))
     assert trainer.config.batch * trainer.config.group == 8
     assert (trainer.critic is None) == (method == "grpo")
     assert (trainer.config.trunk == "shared") == (method == "lora")
-    assert bench.our_config(case.model_copy(update={"mode": "auto small"})).chunk_tokens == 1024
-    result = bench.outcome(
-        case, bench._ours({"case": case.model_dump(), "paths": bench.write_models(tmp_path, case)})
-    )
+    assert rl_side.our_config(case.model_copy(update={"mode": "auto small"})).chunk_tokens == 1024
+    paths = rl_side.write_models(tmp_path, case)
+    result = bench.outcome(case, rl_side.train_ours(case, paths))
     assert len(result["windows"]) == 1 and result["windows"][0] > 0
 
 
@@ -69,6 +69,7 @@ def line(side: str, rate: float, peak: int, mode: str = "float32") -> dict:
     return {
         "size": "3M", "method": "ppo", "epochs": 1, "side": side, "mode": mode, "samples_per_second": rate,
         "peak_bytes": peak, "first_reward": 0.0, "last_reward": 0.1, "spread": 0.0,
+        "samples_per_core_second": rate,
     }  # fmt: skip
 
 
@@ -109,7 +110,7 @@ assert sys.argv[1].endswith("trl_side.py") and sys.argv[2] == "--child"
 rows = json.load(open(case["prompts"]))
 assert {{len(row) for row in rows}} == {{case["prompt_tokens"]}}
 marks = [1.0 + i for i in range(case["steps"])]
-print("RESULT " + json.dumps({{"marks": marks, "rewards": marks, "peak_bytes": 10**9}}))
+print("RESULT " + json.dumps({{"marks": marks, "work": marks, "rewards": marks, "peak_bytes": 10**9}}))
 """
 
 

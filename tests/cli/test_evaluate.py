@@ -78,8 +78,9 @@ def test_a_remote_model_resumes_and_counts(call, tmp_path):
         )
 
 
-def test_killed_it_goes_on_from_what_it_paid_for(call, tmp_path):
-    """SIGKILL in the middle of a request, in a process of its own."""
+@pytest.mark.parametrize(("ended_by", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_ended_it_goes_on_from_what_it_paid_for(call, tmp_path, ended_by, code):
+    """In the middle of a request, in a process of its own; none waits for the server's answer."""
     rows = [{"prompt": f"Hi {i}?", "chosen": "Good day!", "rejected": "Go."} for i in range(3)]
     file = write(tmp_path, *rows)
     with wire(lambda text: Reply("(A)")) as server:
@@ -89,10 +90,10 @@ def test_killed_it_goes_on_from_what_it_paid_for(call, tmp_path):
         deadline = time.monotonic() + 60
         while len(server.seen) < 4 and time.monotonic() < deadline and worker.poll() is None:
             time.sleep(0.02)
-        worker.send_signal(signal.SIGKILL)
-        assert worker.wait() == -signal.SIGKILL and len(server.seen) == 4
-        code, out, err = call(file, *remote(server, tmp_path), "--json")
-        assert code == 0, err
+        worker.send_signal(ended_by)
+        assert worker.wait(20) == code and len(server.seen) == 4
+        done, out, err = call(file, *remote(server, tmp_path), "--json")
+        assert done == 0, err
         found = json.loads(out)["remote"]
         assert (found["cached"], found["requests"]) == (3, 3)
 

@@ -93,6 +93,8 @@ def test_a_panel_tells_how_often_it_is_split() -> None:
     assert metrics["judge.disagreement"].value == 1
     assert len(samples[0]["votes"]) == 2
     assert "judge.disagreement" not in grade(graded())[0]
+    agreed = grade_judge(Bench(Panel([LengthJudge(), LengthJudge()])), C, graded())[0]
+    assert agreed["judge.disagreement"].value == 0
 
 
 def test_the_report_of_a_real_engine(tmp_path: Path) -> None:

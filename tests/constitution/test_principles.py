@@ -132,7 +132,13 @@ def test_every_text_is_in_the_hash() -> None:
             lambda d: d["principles"][0].pop("revision_request"),
             "field `principles[0].revision_request` is missing",
         ),
+        (
+            lambda d: d["principles"][0].update(comparison_question=" "),
+            "field `principles[0].comparison_question` is empty",
+        ),
         (lambda d: d.update(princples=[]), "unknown field `princples`"),
+        (lambda d: d.update(principles=["kind"]), "bad value"),
+        (lambda d: d.update(principles=3), "bad value"),
         (lambda d: d["principles"].append(d["principles"][0]), "duplicate principle id 'is-true'"),
         (lambda d: d.update(clamp=[0.6, 0.4]), "clamp must be"),
         (lambda d: d.update(principles=[]), "at least 1 item"),

@@ -1,34 +1,18 @@
-"""Each way in which PPO is known to go silently wrong is put in on purpose, and a test must notice.
-
-A mutation changes one place in the source of a function that is in use; the function keeps its identity, so
-everyone who has imported it runs the mutant. The guard is an ordinary test of this suite, called as it is.
-"""
+"""Each way in which PPO is known to go silently wrong is put in on purpose, and a test must notice."""
 
 from __future__ import annotations
 
-import inspect
-import sys
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from publius.rl import advantage, batch, loss
+from publius.rl.learner import Learner
 from publius.rl.rollout import _Episode
 from publius.rl.trainer import Trainer
 from tests.laws import test_rl as laws
+from tests.laws.mutating import Mutation, check_caught
 from tests.rl import test_advantage, test_batch, test_loss, test_ppo, test_rollout
-
-
-class Mutation(NamedTuple):
-    name: str
-    function: Callable[..., Any]
-    before: str
-    after: str
-    guard: Callable[..., object]
-
 
 MUTATIONS = [
     Mutation(
@@ -131,14 +115,14 @@ MUTATIONS = [
     ),
     Mutation(
         "the ratio is taken to the reference",
-        Trainer._backward,
+        Learner._backward,
         "piece.logprobs,",
         "piece.reference,",
         laws.test_first_pass_ratio_is_one_with_the_real_engine_through_training,
     ),
     Mutation(
         "the ratio is taken to the policy itself",
-        Trainer._backward,
+        Learner._backward,
         "piece.logprobs,",
         "action_logprobs(self.policy, piece).detach(),",
         test_ppo.test_many_passes_over_one_batch_stay_clipped,
@@ -146,26 +130,6 @@ MUTATIONS = [
 ]
 
 
-def mutant(mutation: Mutation) -> Any:
-    """The code of the function with its one place changed."""
-    source = textwrap.dedent(inspect.getsource(mutation.function))
-    assert source.count(mutation.before) == 1, (
-        f"{mutation.before!r} is not in one place: the source has moved on"
-    )
-    names: dict[str, Any] = {}
-    future = "from __future__ import annotations\n"
-    changed = compile(future + source.replace(mutation.before, mutation.after), "<mutant>", "exec")
-    exec(changed, dict(vars(sys.modules[mutation.function.__module__])), names)
-    return names[mutation.function.__name__].__code__
-
-
-def run_guard(guard: Callable[..., object], folder: Path) -> None:
-    takes = inspect.signature(guard).parameters
-    guard(**({"tmp_path": folder} if "tmp_path" in takes else {}))
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
 def test_a_mutant_is_caught(mutation: Mutation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(mutation.function, "__code__", mutant(mutation))
-    with pytest.raises((AssertionError, RuntimeError)):
-        run_guard(mutation.guard, tmp_path)
+    check_caught(mutation, monkeypatch, tmp_path)

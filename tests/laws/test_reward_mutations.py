@@ -1,25 +1,26 @@
-"""Each way in which a reward is known to go silently wrong is put in on purpose, and a test must notice.
-
-A mutation changes one place in the source of a function that is in use; the function keeps its identity, so
-everyone who has imported it runs the mutant. The guard is an ordinary test of this suite, called as it is.
-"""
+"""Each way in which a reward is known to go silently wrong is put in on purpose, and a test must notice."""
 
 from __future__ import annotations
 
 import functools
-import inspect
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from publius.constitution.consistency import engine as asking
 from publius.constitution.consistency import question
 from publius.core.sandbox import run as sandbox
-from publius.reward import answers, code_reward, format_reward, guard, reward_fn, reward_model
+from publius.reward import (
+    answers,
+    code_reward,
+    comparison_reward,
+    format_reward,
+    guard,
+    judging,
+    reward_fn,
+    reward_model,
+)
 from publius.reward.judge_reward import JudgeReward
 from publius.reward.math_reward import MathReward
 from publius.reward.reward_fn import ModelReward
@@ -31,9 +32,11 @@ from publius.rl.trainer import Trainer
 from tests.constitution.consistency import test_engine as test_consistency
 from tests.core.sandbox import test_run as test_sandbox
 from tests.laws import test_reward as laws
+from tests.laws.mutating import Mutation, check_caught
 from tests.reward import (
     test_answers,
     test_code_reward,
+    test_comparison_reward,
     test_format_reward,
     test_guard,
     test_judge_reward,
@@ -42,14 +45,6 @@ from tests.reward import (
     test_reward_model,
 )
 from tests.rl import test_batch, test_ppo, test_scoring
-
-
-class Mutation(NamedTuple):
-    name: str
-    function: Callable[..., Any]
-    before: str
-    after: str
-    guard: Callable[..., object]
 
 
 def better(name: str) -> Callable[[], object]:
@@ -78,6 +73,13 @@ SHUFFLED = [
     ),
 ]
 INVERTED = [
+    Mutation(
+        "the worse of two replies wins",
+        comparison_reward.ComparisonReward._questions,
+        "(before, said[-1], other)",
+        "(before, other, said[-1])",
+        test_comparison_reward.test_better_than_the_start,
+    ),
     Mutation(
         "the preference model learns to like the worse",
         reward_model.preference_loss,
@@ -138,13 +140,20 @@ CONSTANT = [
     ),
     Mutation(
         "the judge's word does not count",
-        JudgeReward._average,
-        "value = sum(values) / len(values)",
+        judging.average,
+        "value = sum(counted) / len(counted)",
         "value = 0.5",
         better("judge"),
     ),
 ]
 ORDER = [
+    Mutation(
+        "verdicts are dealt to other replies",
+        comparison_reward.ComparisonReward.__call__,
+        "heard[question.episode]",
+        "heard[-1 - question.episode]",
+        test_comparison_reward.test_better_than_the_start,
+    ),
     Mutation(
         "scores come back in order of length",
         ModelReward.score,
@@ -213,8 +222,8 @@ NAN = [
     Mutation(
         "an episode without a reward is worth 0",
         Scoring.__call__,
-        "found = sift(trajectories, self._fn(trajectories), self._on_nan, where)",
-        "found = Sifted(list(trajectories), [r if r.value == r.value else r._replace(value=0.0)"
+        "return sift(trajectories, self._fn(trajectories), self._on_nan, where)",
+        "return Sifted(list(trajectories), [r if r.value == r.value else r._replace(value=0.0)"
         " for r in self._fn(trajectories)], 0)",
         test_scoring.test_a_skipped_episode_teaches_nothing,
     ),
@@ -229,29 +238,29 @@ NAN = [
 JUDGE = [
     Mutation(
         "a judge that cannot be read says 0",
-        JudgeReward._average,
-        "return Reward(math.nan, {part.name: math.nan, **details}, _why(failures[0]))",
-        "return Reward(0.0, {part.name: 0.0, **details})",
+        judging.average,
+        "return Reward(math.nan, {name: math.nan, **details}, _why(failures[0]))",
+        "return Reward(0.0, {name: 0.0, **details})",
         test_judge_reward.test_or_it_is_left_out,
     ),
     Mutation(
         "a failure is passed over where it should be an error",
-        JudgeReward._average,
-        'part.on_failure == "error"',
+        judging.average,
+        'rules.on_failure == "error"',
         "False",
         test_judge_reward.test_a_failure_is_an_error,
     ),
     Mutation(
         "a failure costs nothing",
-        JudgeReward._average,
-        "values += [part.penalty] * len(failures)",
-        "values += []",
+        judging.average,
+        "counted += [rules.penalty] * len(failures)",
+        "counted += []",
         test_judge_reward.test_or_it_costs_what_the_config_says,
     ),
     Mutation(
         "failures are not counted",
-        JudgeReward._average,
-        "len(failures) / len(readings)",
+        judging.average,
+        "len(failures) / (len(values) + len(failures))",
         "0.0",
         test_judge_reward.test_or_it_is_left_out,
     ),
@@ -331,30 +340,6 @@ ACCEPTING = [
 MUTATIONS = [*SHUFFLED, *INVERTED, *CONSTANT, *ORDER, *NAN, *JUDGE, *ACCEPTING]
 
 
-def mutant(mutation: Mutation) -> Any:
-    """The code of the function with its one place changed."""
-    function = inspect.unwrap(mutation.function)
-    source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(mutation.before) == 1, (
-        f"{mutation.before!r} is not in one place: the source has moved on"
-    )
-    names: dict[str, Any] = {}
-    lines = source.replace(mutation.before, mutation.after).splitlines(keepends=True)
-    while lines[0].startswith("@"):
-        del lines[0]
-    changed = compile("from __future__ import annotations\n" + "".join(lines), "<mutant>", "exec")
-    exec(changed, dict(vars(sys.modules[function.__module__])), names)
-    return names[function.__name__].__code__
-
-
-def run_guard(guard: Callable[..., object], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fixtures = {"tmp_path": folder, "monkeypatch": monkeypatch}
-    takes = inspect.signature(guard).parameters
-    guard(**{name: value for name, value in fixtures.items() if name in takes})
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
 def test_a_mutant_is_caught(mutation: Mutation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(inspect.unwrap(mutation.function), "__code__", mutant(mutation))
-    with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
-        run_guard(mutation.guard, tmp_path, monkeypatch)
+    check_caught(mutation, monkeypatch, tmp_path)

@@ -130,20 +130,19 @@ def test_conversations_show_thinking_tools_and_marks(page):
 
 def test_critiques_are_dealt_out_over_principles(page):
     part = Page(_section(page, "critiques"))
-    assert "24 of 40 answers shown." in part.words and "Of 80 revisions: " in part.words
-    steps = [attrs["class"] or "" for tag, attrs in part.tags if "step" in (attrs.get("class") or "")]
-    assert len(steps) == 48
-    assert all(sum(f" p{place} " in step for step in steps) >= 10 for place in range(3))
+    shown = re.findall(r"(?:harmless|kind|plain) \((\d+)\)", part.words)
+    assert sum(map(int, shown)) == 20
+    assert max(map(int, shown)) - min(map(int, shown)) <= 1
     assert "wrote the next speaker's lines" in part.words
 
 
 def test_rl_and_training_curves(page):
     assert "Stopped early: KL 10.20 over the budget" in Page(_section(page, "rl")).words
     assert "Reward against √KL" in _section(page, "rl")
-    assert "right on held-out pairs 0.75 (" in Page(_section(page, "rl")).words
     assert "Part judge by step" in _section(page, "rl") and "Part judge.failed by" not in _section(page, "rl")
     assert "part judge.failed" in Page(_section(page, "rl")).words
     assert "left out for having no reward" in Page(_section(page, "rl")).words
+    assert "right on held-out pairs 0.75 (" in Page(_section(page, "rl")).words
     training = Page(_section(page, "training"))
     assert [w in training.words for w in ("base", "obliging", "schooled", "taste", "planted")] == [True] * 5
     assert "val_bpb 0.9" in training.words

@@ -84,12 +84,18 @@ def test_code_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (({"kind": "model"},), {}, "part 'model' and there is no model"),
         (({"kind": "judge"},), {"model": MODEL}, "part 'judge' and there is no judge"),
+        (({"kind": "comparison"},), {"model": MODEL}, "part 'comparison' and there is no judge"),
+        (
+            ({"kind": "comparison"},),
+            {"judge": Engine(tiny.model(), T)},
+            "there is nothing to compare with",
+        ),
     ],
 )
 def test_parts_and_sources_must_fit(parts, given, says) -> None:
     with pytest.raises(UserError, match=says) as error:
         composed(spec(*parts), Sources(T, **given))
-    assert parts[0]["kind"] in error.value.where
+    assert "reward.parts" in error.value.where
 
 
 @pytest.mark.parametrize(

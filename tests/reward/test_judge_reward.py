@@ -13,7 +13,8 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, ThinkingBlock, assistant, user
 from publius.inference.engine import Engine
 from publius.reward.guard import RewardError
-from publius.reward.judge_reward import JudgePart, JudgeReward, draw_principles
+from publius.reward.judge_reward import JudgePart, JudgeReward
+from publius.reward.judging import draw_principles
 from tests.reward.episodes import T, episode
 from tests.rl import tiny
 

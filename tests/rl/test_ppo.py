@@ -92,6 +92,8 @@ class Killed(Exception):
         {"critic": "zero"},
         {"ptx_coef": 0.5, "ptx_tokens": 64},
         {"trunk": "shared", "critic": "zero", "rank": 2},
+        {"policy_dtype": "bfloat16", "ptx_coef": 0.5, "ptx_tokens": 64},
+        {"share_prompts": True, "group": 3, "batch": 2},
     ],
 )
 def test_resume_ends_like_an_unbroken_run(
@@ -383,9 +385,29 @@ def test_one_trunk_keeps_one_model(tmp_path: Path) -> None:
     assert held["separate"] == 3 * one + 33 and held["shared"] < 1.3 * one
 
 
+def test_a_policy_that_computes_in_bf16() -> None:
+    """Engine, scorer and reference round alike: ratio 1 and KL 0 to within bf16; fp32 weights learn."""
+    changes = {"estimator": "grpo", "group": 4, "batch": 8, "learning_rate": 5e-3, "minibatches": 1}
+    config = SMALL.model_copy(update=changes | {"policy_dtype": "bfloat16", "warmup": 0, "kl_budget": None})
+    likes_a = VerifierReward(lambda meta, text: text.count("a") / max(1, len(text)))
+    learner = trainer(config, likes_a)
+    assert learner.engine.dtype == learner.reference.dtype == learner.learner.policy.dtype == torch.bfloat16
+    reports = [learner.step(take(tiny.chats(16), i, 8, 0), i) for i in range(12)]
+    assert all(r.ratio_first == pytest.approx(1, abs=1e-2) for r in reports)
+    assert abs(reports[0].kl) < 2e-2
+    assert sum(r.reward for r in reports[-3:]) / 3 > sum(r.reward for r in reports[:3]) / 3 + 0.1
+    assert {p.dtype for p in learner.policy.parameters()} == {torch.float32}
+    gone = [p.float() for p in learner.learner.policy.parameters()]
+    assert all(
+        torch.allclose(a, b, atol=2e-2) for a, b in zip(gone, learner.policy.parameters(), strict=True)
+    )
+
+
 def test_a_critic_on_the_trunk_is_not_the_reward_model() -> None:
     with pytest.raises(ValueError, match="set critic to zero"):
         PPOConfig(trunk="shared")
+    with pytest.raises(ValueError, match="leave policy_dtype at float32"):
+        PPOConfig(trunk="shared", critic="zero", policy_dtype="bfloat16")
     assert PPOConfig(trunk="shared", critic="zero").rank == 16
     assert PPOConfig(trunk="shared", estimator="rloo", group=2).trunk == "shared"
 

@@ -55,6 +55,7 @@ COMPOSED = spec(
     {"kind": "repetition", "weight": 0, "n": 1},
     {"kind": "format", "ended": True},
     {"kind": "judge", "shots": 0, "min_mass": 0.0, "weight": 0.1},
+    {"kind": "comparison", "shots": 0, "min_mass": 0.0, "weight": 0.2},
 )
 
 
@@ -64,10 +65,10 @@ def test_every_part_is_logged_and_measured(tmp_path: Path) -> None:
     judge = tiny.checkpoint(tmp_path / "j", seed=4, max_position=4096)
     run = testing_run(tmp_path)
     ppo(run, config, judge=judge, **inputs)
-    names = ["model", "math", "length", "repetition", "format", "judge"]
+    names = ["model", "math", "length", "repetition", "format", "judge", "comparison"]
     for line in log_lines(run):
         parts = {name: line[f"part.{name}"] for name in names}
-        weights = dict(zip(names, (0.5, 2, 1, 0, 1, 0.1), strict=True))
+        weights = dict(zip(names, (0.5, 2, 1, 0, 1, 0.1, 0.2), strict=True))
         assert line["reward"] == pytest.approx(sum(weights[n] * parts[n] for n in names))
         assert line["part.judge.failed"] == 0 and -1 <= line["part.length"] <= 0
         assert line["part.format"] == line["part.format.ended"] == pytest.approx(line["eos_rate"])
@@ -240,8 +241,8 @@ def test_scoring_tells_where_and_counts() -> None:
         Scoring(raises, "skip")(episodes, "step 5")
     assert error.value.where == "step 5, part y"
     good = Scoring(lambda ts: [Reward(1.0, {})] * len(ts), "error")
-    good(episodes, "step 6", count=False)
-    good(episodes, "step 7")
+    assert good(episodes, "step 6").skipped == 0 and good.episodes == 0
+    good.count(3, 0)
     other = Scoring(raises, "skip")
     other.restore(json.loads(json.dumps(good.state())))
     assert other.state() == {"episodes": 3, "skipped": 0}

@@ -27,6 +27,16 @@ def test_phases_follow_one_another_and_the_last_stays():
     assert shapes == [(3, 64)] * 2 + [(2, 256)] * 3 + [(1, 1024)] * 4
 
 
+def test_what_is_trained_on_is_known_before_a_device_is_asked():
+    batches = source(HIDING._replace(answer_weight=0.0))
+    left_out = 0
+    for batch in (batches.next() for _ in range(6)):
+        weights = batch.weights_BT.flatten().tolist()
+        assert batch.trained_N.tolist() == [i for i, weight in enumerate(weights) if weight > 0]
+        left_out += weights.count(0.0)
+    assert left_out > 0
+
+
 def test_an_epoch_holds_every_document_once_and_rows_join_without_loss():
     total = sum(len(WORDS.encode(text + "\n\n")) for text in TEXTS)
     batches = source(plans=[Plan(100, 1, 10**6)])

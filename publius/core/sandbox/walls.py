@@ -17,7 +17,7 @@ _COMMON = {  # name: (x86_64, aarch64)
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "newfstatat": (262, 79),
     "statx": (332, 291), "lseek": (8, 62), "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65),
     "writev": (20, 66), "dup": (32, 23), "dup3": (292, 24), "fsync": (74, 82), "fdatasync": (75, 83),
-    "ftruncate": (77, 46), "getdents64": (217, 61), "getcwd": (79, 17), "readlinkat": (267, 78),
+    "ftruncate": (77, 46), "getdents64": (217, 61), "getcwd": (79, 17),
     "faccessat": (269, 48), "faccessat2": (439, 439), "unlinkat": (263, 35), "renameat": (264, 38),
     "renameat2": (316, 276), "ppoll": (271, 73), "pselect6": (270, 72),
     # memory, within RLIMIT_AS
@@ -38,7 +38,7 @@ _COMMON = {  # name: (x86_64, aarch64)
 
 _OLD_X86 = {
     "stat": 4, "lstat": 6, "access": 21, "poll": 7, "select": 23, "dup2": 33, "unlink": 87, "rename": 82,
-    "readlink": 89, "time": 201, "alarm": 37,
+    "time": 201, "alarm": 37,
 }  # fmt: skip
 """Calls that newer machines never had."""
 
@@ -71,7 +71,7 @@ MACHINES = {
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # ERRNO with EPERM: Python says PermissionError
 _UNKNOWN = 0x00050026  # ENOSYS: glibc then tries the older call, whose arguments can be looked at
 _CLONE3 = 435
-_CLONE_THREAD = 0x10000
+_CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
 _ACCESS, _TRUNCATE = 0o3, 0o1000
 _FCNTL = (0, 1, 2, 3, 4, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. F_SETOWN would aim signals at others."""
@@ -108,8 +108,8 @@ def _one_of(values: tuple[int, ...]) -> list[bytes]:
 def seccomp_filter(machine: Machine) -> bytes:
     """The BPF program for one machine: allow what is listed, answer EPERM to everything else.
 
-    Threads are allowed, processes are not: `clone` must ask for a thread. A file may not be truncated
-    through a read-only open, which old Landlocks do not see. Limits may be read, not set.
+    Threads are allowed, processes and namespaces are not: `clone` must ask for a thread and no more. No file
+    is truncated through a read-only open, which old Landlocks do not see. Limits may be read, not set.
     """
     allow, refuse = _do(_RETURN, _ALLOW), _do(_RETURN, _REFUSE)
     parts = [
@@ -126,7 +126,8 @@ def seccomp_filter(machine: Machine) -> bytes:
     parts += _when(machine.ioctl, _low(1), *_one_of(_IOCTL))
     reads = (_low(2), _do(_EQUAL, 0, 0, 3), _high(2), _do(_EQUAL, 0, 0, 1), allow, refuse)
     parts += _when(machine.prlimit, *reads)
-    parts += _when(machine.clone, _low(0), _do(_ANY, _CLONE_THREAD, 0, 1), allow, refuse)
+    thread = (_do(_ANY, _CLONE_NAMESPACES, 2, 0), _do(_ANY, _CLONE_THREAD, 0, 1), allow, refuse)
+    parts += _when(machine.clone, _low(0), *thread)
     parts += _when(_CLONE3, _do(_RETURN, _UNKNOWN))
     for number in machine.allowed:
         parts += _when(number, allow)

@@ -30,7 +30,7 @@ class RemoteConfig(Config):
             counted (`skip`). A refused key, an unknown model and an exhausted account always stop it.
         key_variable: environment variable that holds the key; empty sends no key.
         concurrency: requests under way at once.
-        timeout: seconds without a byte after which a request has failed.
+        timeout: seconds after which a request whose answer has not come whole has failed.
         retries: further tries of a request that timed out, was cut off, was rate-limited (429) or met a
             fault of the server (408, 409, 5xx).
         backoff: seconds before the first retry; doubled for each further one, with jitter.

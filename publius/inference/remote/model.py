@@ -12,6 +12,7 @@ import os
 import queue
 import random
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ __all__ = ["RemoteModel", "RemoteStats", "Unanswered"]
 
 _TEMPLATE_TOKENS = 64
 """What a server's chat template may add to a prompt, for the spend cap."""
+_LARGEST = 1 << 25
+"""Bytes of a response; no answer is longer."""
 _UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 
@@ -81,6 +84,12 @@ class _Failure(NamedTuple):
     after: float | None = None
     billed: bool = False
     fix: str = "see that the server is up and well; what was answered is kept: run again to go on"
+
+
+class _Response(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class RemoteModel:
@@ -271,25 +280,42 @@ class RemoteModel:
     def _send(self, call: _Call) -> tuple[Answer | _Failure, str]:
         self._count(requests=1)
         try:
-            response = self._client.post(self._endpoint, content=call.body)
+            response = self._post(call.body)
         except httpx2.TimeoutException as error:
-            waited = f"nothing came for {self.config.timeout:g} s ({type(error).__name__})"
+            waited = f"no whole answer came in {self.config.timeout:g} s ({type(error).__name__})"
             sent = not isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout)
             return _Failure(waited, again=True, billed=sent), ""
         except httpx2.RequestError as error:
             reason = self._hide(f"{type(error).__name__}: {error}")
             return _Failure(f"the connection failed ({reason})", again=True), ""
-        if response.status_code != 200:
+        if response.status != 200:
             return self._refusal(response), ""
         try:
-            return self._dialect.read(json.loads(response.content)), response.text
+            return self._dialect.read(json.loads(response.body)), response.body.decode()
         except _UNREADABLE as error:
             reason = f"{type(error).__name__}: {error}"[:100]
             told = f"the response is no {self.config.dialect} answer ({self._hide(reason)})"
             return _Failure(told, again=True), ""
 
-    def _refusal(self, response: httpx2.Response) -> _Failure:
-        status = response.status_code
+    def _post(self, body: bytes) -> _Response:
+        """The whole response, however slowly it drips, within the timeout.
+
+        Raises:
+            httpx2.RequestError: as httpx2, and for one that is too slow or too long.
+        """
+        deadline = time.monotonic() + self.config.timeout
+        with self._client.stream("POST", self._endpoint, content=body) as response:
+            came = bytearray()
+            for chunk in response.iter_bytes():
+                came += chunk
+                if time.monotonic() > deadline:
+                    raise httpx2.ReadTimeout("too slow")
+                if len(came) > _LARGEST:
+                    raise httpx2.ReadError(f"more than {_LARGEST:,} bytes came")
+            return _Response(response.status_code, response.headers, bytes(came))
+
+    def _refusal(self, response: _Response) -> _Failure:
+        status = response.status
         message, code = _message(response)
         told = self._hide(f"status {status}" + (f": {message}" if message else ""))
         if status in (401, 403):
@@ -329,10 +355,10 @@ def _read_key(variable: str) -> str:
     return key
 
 
-def _message(response: httpx2.Response) -> tuple[str, str]:
+def _message(response: _Response) -> tuple[str, str]:
     """What an error response says, in one line, and its code."""
     with suppress(*_UNREADABLE):
-        error: Any = json.loads(response.content)["error"]
+        error: Any = json.loads(response.body)["error"]
         if isinstance(error, dict):
             text = " ".join(str(error["message"]).split())
             return text[:200], str(error.get("code") or error.get("type") or "")

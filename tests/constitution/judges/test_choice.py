@@ -91,7 +91,8 @@ def test_an_option_that_is_not_listed_is_as_likely_as_it_can_be() -> None:
 
 def test_after_a_thought_the_last_place_counts_and_samples_are_averaged() -> None:
     def thought(p: float) -> Answer:
-        return Answer("B? No: the answer is A", "end", (token("B", B=1), token("A", A=p, B=1 - p)))
+        places = (token("A", A=1), token("B", B=1), token("A", A=p, B=1 - p))
+        return Answer("A or B? The answer is A", "end", places)
 
     choice = read_choice([thought(0.9), thought(0.7)], AB, final=True)
     assert isinstance(choice, Choice)

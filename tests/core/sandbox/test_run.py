@@ -111,6 +111,7 @@ OUT = {
     "chmod": "import os\nos.chmod({secret!r}, 0o777)",
     "touch": "import os\nos.utime({secret!r}, (0, 0))",
     "change root": "import os\nos.chroot('/')",
+    "where a link leads": "import os\nprint(os.readlink('/proc/self/exe'))",
     "leave": "import os\nos.chdir('/')",
     "fork": "import os\nif os.fork() == 0: os._exit(0)",
     "fork by ctypes": "import ctypes\nif ctypes.CDLL(None).fork() < 0: raise OSError\nimport os",
@@ -256,9 +257,11 @@ BOMBS = {
 def test_bombs_are_defused(name: str) -> None:
     program, endings = BOMBS[name]
     began = time.monotonic()
-    found = go(program, seconds=1, memory_mb=256, output_kb=8, disk_kb=256)
+    # the short limit is for those that nothing else stops
+    seconds = 1 if "timeout" in endings else 10
+    found = go(program, seconds=seconds, memory_mb=256, output_kb=8, disk_kb=256)
     assert found.ending in endings, found
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 30
     assert len(found.output) <= 8 << 10 and len(found.error) <= (8 << 10) + 100
     assert not [p for p in Path("/tmp").glob("publius-sandbox-*") if _ours(p)]
 

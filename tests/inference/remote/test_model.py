@@ -17,6 +17,7 @@ import pytest
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, user
 from publius.inference.remote import Answer, Question, RemoteConfig, RemoteModel, Unanswered
+from publius.inference.remote import model as model_module
 from tests.inference.remote.wire import Fault, Reply, Wire, wire
 
 
@@ -123,8 +124,20 @@ def test_a_slow_server_times_out_and_is_tried_again(server, tmp_path):
     answers, stats = ask(config(server, tmp_path, timeout=0.2), "a")
     assert isinstance(answers[0], Answer) and stats.retries == 1
     server.faults.append(Fault(delay=1.0))
-    with pytest.raises(UserError, match=r"nothing came for 0\.2 s"):
+    with pytest.raises(UserError, match=r"no whole answer came in 0\.2 s"):
         ask(config(server, tmp_path, timeout=0.2, retries=0), "b")
+    server.faults.append(Fault(drip=0.1))  # there is always a next byte
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"no whole answer came in 0\.4 s"):
+        ask(config(server, tmp_path, timeout=0.4, retries=0), "c")
+    assert time.monotonic() - begun < 3
+
+
+def test_a_response_without_end_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_module, "_LARGEST", 1000)
+    server.faults.append(Fault(body=b" " * 100_000))
+    answers, stats = ask(config(server, tmp_path), "a")
+    assert isinstance(answers[0], Answer) and stats.retries == 1
 
 
 @pytest.mark.parametrize(

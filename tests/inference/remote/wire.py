@@ -25,7 +25,8 @@ class Reply(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """One misbehaviour: an error status, raw bytes instead of JSON, a delay, a cut, a dropped connection."""
+    """One misbehaviour: an error status, raw bytes instead of JSON, a delay, a drip, a cut, a dropped
+    connection."""
 
     status: int = 200
     headers: Mapping[str, str] = {}
@@ -34,6 +35,8 @@ class Fault(NamedTuple):
     claim: int = 0
     """Bytes promised beyond those that come."""
     drop: bool = False
+    drip: float = 0.0
+    """Seconds between two bytes."""
 
 
 class Seen(NamedTuple):
@@ -115,7 +118,10 @@ class Wire:
                 self.send_header("content-length", str(len(raw) + fault.claim))
                 self.end_headers()
                 with suppress(OSError):  # a client that gave up
-                    self.wfile.write(raw)
+                    for place in range(len(raw)) if fault.drip else ():
+                        self.wfile.write(raw[place : place + 1])
+                        time.sleep(fault.drip)
+                    self.wfile.write(b"" if fault.drip else raw)
                 self.close_connection = bool(fault.claim)
 
             def log_message(self, format: str, *args: Any) -> None:
