@@ -1,6 +1,6 @@
 """Thinking before answering: what it is worth on sums that are too long to answer at once.
 
-    publius run thinking                      # about a quarter of an hour on two cores
+    publius run thinking                      # ten minutes of one core, four of them for haiku
     publius run thinking --set size=tiny      # every stage, nothing learned: what the tests run
 
 `haiku` is that of `quickstart`, and is not made again where that was run. It is fine-tuned on sums of two to
