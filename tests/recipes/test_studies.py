@@ -25,6 +25,7 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_runs_whole(home, name):
     recipe = SMALL[name]()
