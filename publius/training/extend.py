@@ -29,6 +29,7 @@ from publius.tokenizer.shards import Shards
 from publius.tokenizer.tokenizer import Tokenizer
 from publius.training.language import summed_loss
 from publius.training.long_rows import Hiding, LongBatch, LongBatches, Plan
+from publius.training.lookup import LookupConfig
 from publius.training.loop import LoopConfig, LossSum, to_device, train_loop
 from publius.training.needles import lexicon
 from publius.training.optimizer import OptimizerConfig
@@ -81,6 +82,8 @@ class ExtendConfig(LoopConfig):
     """Words in the longest value that trains; values have two or more. Tests have two."""
     answer_weight: float = Field(default=5.0, gt=0)
     """Loss weight of an answer's tokens; other tokens have 1, a needle's value where it is stated 0."""
+    lookup: LookupConfig | None = None
+    """Rows of lookups among the others. Needles have few wordings; lookups keep the habit general."""
     eval_rows: int = Field(default=4, ge=1)
     """Held-out rows of the full length that are measured, with needles and without."""
     optimizer: OptimizerConfig = OptimizerConfig(muon_lr=0.005, adamw_lr=0.002)
@@ -176,7 +179,7 @@ def long_loss(model: Transformer, batch: LongBatch) -> LossSum:
     return summed_loss(model, model.hidden(batch.tokens_BT), batch.targets_BT, batch.weights_BT, trained_N)
 
 
-@stage(version=1, predict=predict_extend, wide=True)
+@stage(version=2, predict=predict_extend, wide=True)
 def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) -> Checkpoint:
     """Give `base` more positions and train it to use them.
 
@@ -206,7 +209,7 @@ def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) 
         hiding = Hiding(
             words, config.needles, config.needle_spacing, config.answer_weight, config.needle_words
         )
-    batches = LongBatches(documents, tokenizer, plans, seed=config.seed, hiding=hiding)
+    batches = LongBatches(documents, tokenizer, plans, seed=config.seed, hiding=hiding, lookup=config.lookup)
     places = [plan.length * plan.rows * plan.batches for plan in plans]
     flops = [model.config.flops_per_token(plan.length) for plan in plans]
     tests = _tests(shards, tokenizer, config, hiding)

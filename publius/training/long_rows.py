@@ -1,7 +1,8 @@
 """Rows of one long document each, whose length grows from phase to phase; some with needles in them.
 
 A row is documents of the shards put end to end, with nothing masked between them. A needle's statement goes
-in at one place and its question at a later one; see `publius.training.needles`.
+in at one place and its question at a later one; see `publius.training.needles`. Some rows may be lookups
+instead (`publius.training.lookup`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from publius.core.errors import UserError
 from publius.tokenizer.tokenizer import Tokenizer
 from publius.training.batches import Share, share_of
+from publius.training.lookup import LookupConfig, draw_row, plain_ids
 from publius.training.needles import TRAIN_WORDINGS, draw_needles
 
 __all__ = ["Hiding", "LongBatch", "LongBatches", "Plan", "Row", "end_to_end"]
@@ -91,6 +93,7 @@ class LongBatches:
         plans: the phases.
         seed: decides everything drawn, with the number of the batch and of the epoch.
         hiding: needles; None for none.
+        lookup: a share of rows that are lookups; None for none.
 
     Raises:
         UserError: when no document has a token.
@@ -104,6 +107,7 @@ class LongBatches:
         *,
         seed: int,
         hiding: Hiding | None = None,
+        lookup: LookupConfig | None = None,
     ) -> None:
         if not any(len(ids) > 2 for ids in documents):
             raise UserError(
@@ -113,6 +117,7 @@ class LongBatches:
             )
         self._documents, self._tokenizer, self._plans = documents, tokenizer, tuple(plans)
         self._seed, self._hiding, self._gap = seed, hiding, tokenizer.encode("\n\n")
+        self._lookup, self._ids = lookup, plain_ids(tokenizer)
         self._batch = self._epoch = self._place = self._offset = 0
         self._order = self._shuffle()
         self._share = Share()
@@ -168,6 +173,9 @@ class LongBatches:
         return np.concatenate(parts)
 
     def _row(self, rng: np.random.Generator, length: int) -> Row:
+        if self._lookup is not None and rng.random() < self._lookup.share:
+            tokens, weights = draw_row(rng, self._ids, length, self._lookup.fewest)
+            return Row(tokens, weights, np.zeros(length + 1, np.bool_))
         inserts: list[_Insert] = []
         if self._hiding is not None and rng.random() < self._hiding.share:
             inserts = self._inserts(rng, self._hiding, length)
@@ -200,13 +208,12 @@ class LongBatches:
         return sorted(inserts, key=lambda insert: insert.at)  # stable: a statement precedes its question
 
     def _sentence(self, head: str, tail: str, weight: float, *, answer: bool) -> Row:
-        """A line of its own whose `tail` has a loss weight of its own."""
-        encode = self._tokenizer.encode
-        parts = [encode(f"\n{head}"), encode(tail), encode("\n")]
-        sizes = [len(part) for part in parts]
-        tokens = np.array([token for part in parts for token in part], np.int64)
-        weights = np.repeat(np.array([1.0, weight, 1.0], np.float32), sizes)
-        return Row(tokens, weights, np.repeat(np.array([False, answer, False]), sizes))
+        """A line of its own whose `tail` (and the end of the line: tokenizers join it to a full stop) has a
+        loss weight of its own."""
+        first, last = self._tokenizer.encode(f"\n{head}"), self._tokenizer.encode(f"{tail}\n")
+        sizes = [len(first), len(last)]
+        weights = np.repeat(np.array([1.0, weight], np.float32), sizes)
+        return Row(np.array([*first, *last], np.int64), weights, np.repeat(np.array([False, answer]), sizes))
 
 
 def _plain(tokens: Ids) -> Row:

@@ -1,5 +1,8 @@
 """Rows of one long document: nothing lost, needles before their questions, and a place to go on from."""
 
+import re
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ import torch
 from publius.core.errors import UserError
 from publius.testing.fakes import byte_tokenizer
 from publius.training.long_rows import Hiding, LongBatches, Plan
+from publius.training.lookup import LookupConfig
 from publius.training.needles import TRAIN_WORDINGS
 from tests.training.test_needles import documents, made_up
 
@@ -67,7 +71,7 @@ def test_an_answer_was_stated_before_and_is_worth_more():
         for row in range(2):
             before = WORDS.decode(batch.tokens_BT[row].tolist(), skip_special=True)
             answers = _answers(batch, row)
-            values = [text.strip(" .") for _, text in answers]
+            values = [text.strip(" .\n") for _, text in answers]
             for place, text in answers:
                 seen += 1
                 late += place > 700
@@ -76,13 +80,13 @@ def test_an_answer_was_stated_before_and_is_worth_more():
                 key = next(
                     " ".join(pair)
                     for w in TRAIN_WORDINGS
-                    for pair in [question.split()[i : i + 2] for i in range(len(question.split()) - 1)]
+                    for pair in pairwise(re.findall(r"\w+", question))
                     if w.question.format(key=" ".join(pair)) == question
                 )
-                stated = [w.statement.format(key=key, value=text.strip(" .")) for w in TRAIN_WORDINGS]
+                stated = [w.statement.format(key=key, value=text.strip(" .\n")) for w in TRAIN_WORDINGS]
                 assert any(f"\n{line}\n" in asked for line in stated), question
             zero = [i for i, w in enumerate(batch.weights_BT[row].tolist()) if w == 0]
-            assert len(zero) == sum(len(WORDS.encode(f" {value}.")) for value in values)
+            assert len(zero) == sum(len(WORDS.encode(f" {value}.\n")) for value in values)
             assert all(before.count(value) >= 2 for value in values)
     assert seen > 20 and late > seen / 3  # half are asked at the end
 
@@ -91,6 +95,16 @@ def test_a_share_of_rows_has_needles():
     batches = source(HIDING._replace(share=0.25), plans=[Plan(256, 1, 10**6)])
     count = sum(bool(batches.next().answers_BT.any()) for _ in range(200))
     assert 30 <= count <= 70
+
+
+def test_a_share_of_rows_are_lookups():
+    batches = LongBatches(
+        documents(TEXTS), WORDS, [Plan(256, 1, 10**6)], seed=0, lookup=LookupConfig(share=0.25)
+    )
+    found = [batches.next() for _ in range(200)]
+    lookups = [batch for batch in found if (batch.weights_BT == 0).any()]
+    assert 30 <= len(lookups) <= 70 and all(batch.tokens_BT.shape == (1, 256) for batch in lookups)
+    assert not any(batch.answers_BT.any() for batch in lookups)
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 4, 6, 8])
