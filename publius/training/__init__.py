@@ -6,6 +6,7 @@ from publius.training.batches import Batch, BatchSource, Example, PackedBatches,
 from publius.training.distributed import ParallelConfig
 from publius.training.extend import ExtendConfig, Phase, extend, predict_extend
 from publius.training.long_rows import LongBatch, LongBatches
+from publius.training.lookup import LookupConfig
 from publius.training.loop import LoopConfig, LoopResult, LossSum, train_loop
 from publius.training.optimizer import OptimizerConfig, Optimizers, build_optimizers, schedule
 from publius.training.plan import TrainingPlan, plan_training
@@ -22,6 +23,7 @@ __all__ = [
     "ExtendConfig",
     "LongBatch",
     "LongBatches",
+    "LookupConfig",
     "LoopConfig",
     "LoopResult",
     "LossSum",

@@ -19,7 +19,7 @@ import torch
 
 from publius.core.errors import UserError
 from publius.model.attention import Attention
-from publius.model.transformer import Transformer
+from publius.model.transformer import Block, Transformer
 
 __all__ = ["mimetic"]
 
@@ -51,7 +51,7 @@ def mimetic(model: Transformer) -> None:
             fix="set qkv_bias (as Qwen2 has it), or leave mimetic out",
         )
     model.model.embed_tokens.weight.mul_(_EMBEDDING / 0.02)
-    first, *above = (block.self_attn for block in model.model.layers)
+    first, *above = (block.self_attn for block in model.model.layers if isinstance(block, Block))
     _look_back(first, config.rope_theta)
     for attention in above:
         _copy(attention)
