@@ -80,6 +80,9 @@ class ExtendConfig(LoopConfig):
     """Places of a row for each needle in it, at the most crowded; how crowded a row is, is drawn."""
     needle_words: int = Field(default=8, ge=2)
     """Words in the longest value that trains; values have two or more. Tests have two."""
+    needle_segments: float = Field(default=0.0, ge=0, le=1)
+    """Share of the needles that are random tokens which stand twice, instead of sentences: sentences teach
+    the words they are made of, and these teach it of every token."""
     answer_weight: float = Field(default=5.0, gt=0)
     """Loss weight of an answer's tokens; other tokens have 1, a needle's value where it is stated 0."""
     lookup: LookupConfig | None = None
@@ -207,7 +210,12 @@ def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) 
     if config.needles:
         words = lexicon(documents, tokenizer).train
         hiding = Hiding(
-            words, config.needles, config.needle_spacing, config.answer_weight, config.needle_words
+            words,
+            config.needles,
+            config.needle_spacing,
+            config.answer_weight,
+            config.needle_words,
+            config.needle_segments,
         )
     batches = LongBatches(documents, tokenizer, plans, seed=config.seed, hiding=hiding, lookup=config.lookup)
     places = [plan.length * plan.rows * plan.batches for plan in plans]
@@ -251,7 +259,7 @@ def _tests(shards: Shards, tokenizer: Tokenizer, config: ExtendConfig, hiding: H
     plain = LongBatches(documents, tokenizer, plans, seed=0)
     if hiding is None:
         return _Tests([plain.next() for _ in range(rows)], [])
-    full = LongBatches(documents, tokenizer, plans, seed=0, hiding=hiding._replace(share=1.0))
+    full = LongBatches(documents, tokenizer, plans, seed=0, hiding=hiding._replace(share=1.0, segments=0.0))
     return _Tests([plain.next() for _ in range(rows)], [full.next() for _ in range(rows)])
 
 

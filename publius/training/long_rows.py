@@ -23,6 +23,8 @@ from publius.training.needles import TRAIN_WORDINGS, draw_needles
 
 __all__ = ["Hiding", "LongBatch", "LongBatches", "Plan", "Row", "end_to_end"]
 
+_SEGMENT, _ASKED = (4, 10), 2
+"""Tokens of the shortest and of the longest segment, and how many of them ask for the rest."""
 Ids = NDArray[np.int64]
 Documents = Sequence[NDArray[np.unsignedinteger[Any]]]
 
@@ -56,6 +58,8 @@ class Hiding(NamedTuple):
     answer_weight: float
     longest: int = 2
     """Words in the longest value."""
+    segments: float = 0.0
+    """Of the needles, are no sentences but random tokens that stand twice."""
 
 
 class Row(NamedTuple):
@@ -198,14 +202,24 @@ class LongBatches:
             said, asked = np.sort(rng.random(2)).tolist()
             if rng.random() < 0.5:
                 said, asked = float(rng.random()), 1.0
-            head, tail = needle.statement.rsplit(needle.answer, 1)[0], needle.answer
-            statement = self._sentence(head, tail, 0.0, answer=False)
-            question = self._sentence(needle.question, tail, hiding.answer_weight, answer=True)
+            if rng.random() < hiding.segments:
+                statement, question = self._segment(rng, hiding.answer_weight)
+            else:
+                head, tail = needle.statement.rsplit(needle.answer, 1)[0], needle.answer
+                statement = self._sentence(head, tail, 0.0, answer=False)
+                question = self._sentence(needle.question, tail, hiding.answer_weight, answer=True)
             room -= len(statement.tokens) + len(question.tokens)
             if room < 0:
                 break
             inserts += [_Insert(said, statement), _Insert(asked, question)]
         return sorted(inserts, key=lambda insert: insert.at)  # stable: a statement precedes its question
+
+    def _segment(self, rng: np.random.Generator, weight: float) -> tuple[Row, Row]:
+        """Tokens to hide, and the same again, of which the first two are the question."""
+        tokens = rng.choice(self._ids, int(rng.integers(_SEGMENT[0], _SEGMENT[1] + 1)))
+        weights, no = np.zeros(len(tokens), np.float32), np.zeros(len(tokens), np.bool_)
+        asked = np.where(np.arange(len(tokens)) < _ASKED, 0.0, weight).astype(np.float32)
+        return Row(tokens, weights, no), Row(tokens, asked, no)
 
     def _sentence(self, head: str, tail: str, weight: float, *, answer: bool) -> Row:
         """A line of its own whose `tail` (and the end of the line: tokenizers join it to a full stop) has a

@@ -97,6 +97,26 @@ def test_a_share_of_rows_has_needles():
     assert 30 <= count <= 70
 
 
+def test_segments_stand_twice_and_the_second_time_is_asked_after_two_tokens():
+    batches = source(HIDING._replace(segments=1.0), plans=[Plan(512, 1, 10**6)])
+    found = 0
+    for _ in range(30):
+        batch = batches.next()
+        tokens, weights = batch.targets_BT[0].tolist(), batch.weights_BT[0].tolist()
+        assert not batch.answers_BT.any() and set(weights) <= {0.0, 1.0, 5.0}
+        for place in range(3, 512):
+            if weights[place] == 5:
+                asked = tokens[place - 2 : place + 1]
+                assert any(tokens[i : i + 3] == asked for i in range(place - 3)), place
+                found += 1
+    assert found > 30
+    half = source(HIDING._replace(segments=0.5), plans=[Plan(1024, 1, 10**6)])
+    kinds = [
+        (batch.answers_BT.any(), (batch.weights_BT == 5).any()) for batch in (half.next() for _ in range(20))
+    ]
+    assert any(answers for answers, _ in kinds) and any(asked and not answers for answers, asked in kinds)
+
+
 def test_a_share_of_rows_are_lookups():
     batches = LongBatches(
         documents(TEXTS), WORDS, [Plan(256, 1, 10**6)], seed=0, lookup=LookupConfig(share=0.25)
