@@ -49,11 +49,12 @@ def longcontext(seed: int = 0) -> Recipe:
         phases=(
             Phase(length=_SHORT, tokens=200_000),  # the needle task is learned where it is cheap
             Phase(length=1024, tokens=200_000),
-            Phase(length=_LONG, tokens=250_000),
+            Phase(length=2048, tokens=150_000),
+            Phase(length=_LONG, tokens=400_000),
         ),
         batch_tokens=2048, needles=1.0, needle_spacing=32, needle_words=4, needle_segments=0.5,
         answer_weight=10.0, spike_sigmas=None,  # new lengths make the loss jump
-        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003, decay_fraction=0.25), eval_rows=1, seed=seed,
+        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003, decay_fraction=0.15), eval_rows=1, seed=seed,
     )  # fmt: skip
     long = r.stage("long", extend, growing, base=base, shards=shards)
     before = NeedleConfig(prefix="base", lengths=(128, _SHORT))
