@@ -14,6 +14,7 @@ from publius.pipeline import Recipe
 from publius.tokenizer.bpe import TokenizerConfig, train_tokenizer
 from publius.tokenizer.shards import TokenizeConfig, tokenize
 from publius.training.extend import ExtendConfig, Phase, extend
+from publius.training.lookup import LookupConfig
 from publius.training.optimizer import OptimizerConfig
 from publius.training.pretrain import PretrainConfig, pretrain
 
@@ -22,7 +23,7 @@ __all__ = ["longcontext"]
 _SHORT, _LONG = 256, 4096
 _SHAPE = ModelConfig(
     vocab_size=2048, hidden_size=192, layers=4, heads=6, kv_heads=3, head_dim=32, intermediate_size=512,
-    max_position=_SHORT,
+    max_position=_SHORT, qkv_bias=True,
 )  # fmt: skip
 
 
@@ -32,20 +33,28 @@ def longcontext(seed: int = 0) -> Recipe:
     world = r.stage("world", make_pocket, PocketConfig(seed=seed))
     tokenizer = r.stage("tokenizer", train_tokenizer, TokenizerConfig(vocab_size=2048), corpus=world)
     shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=world, tokenizer=tokenizer)
-    short = PretrainConfig(
-        model=_SHAPE, tokens=1_600_000, batch_tokens=4 * _SHORT, sequence_length=_SHORT,
-        optimizer=OptimizerConfig(muon_lr=0.006, adamw_lr=0.005), seed=seed,
+    # first only looking up, in short rows, where it is learned soonest; then text with a share of it
+    lookups = PretrainConfig(
+        model=_SHAPE, mimetic=True, lookup=LookupConfig(share=1.0), tokens=400_000, batch_tokens=1024,
+        sequence_length=32, optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.004), seed=seed,
     )  # fmt: skip
-    base = r.stage("base", pretrain, short, shards=shards, tokenizer=tokenizer)
+    short = PretrainConfig(
+        lookup=LookupConfig(share=0.25), tokens=800_000, batch_tokens=8 * _SHORT, sequence_length=_SHORT,
+        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.004), seed=seed,
+    )  # fmt: skip
+    start = r.stage("start", pretrain, lookups, shards=shards, tokenizer=tokenizer)
+    base = r.stage("base", pretrain, short, shards=shards, tokenizer=tokenizer, init=start)
     growing = ExtendConfig(
         length=_LONG, method="yarn",
         phases=(
-            Phase(length=_SHORT, tokens=1_500_000),  # the needle task is learned where it is cheap
+            Phase(length=_SHORT, tokens=200_000),  # the needle task is learned where it is cheap
             Phase(length=1024, tokens=200_000),
-            Phase(length=_LONG, tokens=200_000),
+            Phase(length=2048, tokens=150_000),
+            Phase(length=_LONG, tokens=400_000),
         ),
-        batch_tokens=1024, needles=1.0, needle_spacing=32, answer_weight=15.0,
-        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003), seed=seed,
+        batch_tokens=2048, needles=1.0, needle_spacing=32, needle_words=4, needle_segments=0.5,
+        answer_weight=10.0, spike_sigmas=None,  # new lengths make the loss jump
+        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003, decay_fraction=0.15), eval_rows=1, seed=seed,
     )  # fmt: skip
     long = r.stage("long", extend, growing, base=base, shards=shards)
     before = NeedleConfig(prefix="base", lengths=(128, _SHORT))

@@ -7,6 +7,7 @@ from publius.training.distill import DistillConfig, distill
 from publius.training.distributed import ParallelConfig
 from publius.training.extend import ExtendConfig, Phase, extend, predict_extend
 from publius.training.long_rows import LongBatch, LongBatches
+from publius.training.lookup import LookupConfig
 from publius.training.loop import LoopConfig, LoopResult, LossSum, train_loop
 from publius.training.optimizer import OptimizerConfig, Optimizers, build_optimizers, schedule
 from publius.training.plan import TrainingPlan, plan_training
@@ -26,6 +27,7 @@ __all__ = [
     "InventConfig",
     "LongBatch",
     "LongBatches",
+    "LookupConfig",
     "LoopConfig",
     "LoopResult",
     "LossSum",

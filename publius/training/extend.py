@@ -29,6 +29,7 @@ from publius.tokenizer.shards import Shards
 from publius.tokenizer.tokenizer import Tokenizer
 from publius.training.language import summed_loss
 from publius.training.long_rows import Hiding, LongBatch, LongBatches, Plan
+from publius.training.lookup import LookupConfig
 from publius.training.loop import LoopConfig, LossSum, to_device, train_loop
 from publius.training.needles import lexicon
 from publius.training.optimizer import OptimizerConfig
@@ -79,8 +80,13 @@ class ExtendConfig(LoopConfig):
     """Places of a row for each needle in it, at the most crowded; how crowded a row is, is drawn."""
     needle_words: int = Field(default=8, ge=2)
     """Words in the longest value that trains; values have two or more. Tests have two."""
+    needle_segments: float = Field(default=0.0, ge=0, le=1)
+    """Share of the needles that are random tokens which stand twice, instead of sentences: sentences teach
+    the words they are made of, and these teach it of every token."""
     answer_weight: float = Field(default=5.0, gt=0)
     """Loss weight of an answer's tokens; other tokens have 1, a needle's value where it is stated 0."""
+    lookup: LookupConfig | None = None
+    """Rows of lookups among the others. Needles have few wordings; lookups keep the habit general."""
     eval_rows: int = Field(default=4, ge=1)
     """Held-out rows of the full length that are measured, with needles and without."""
     optimizer: OptimizerConfig = OptimizerConfig(muon_lr=0.005, adamw_lr=0.002)
@@ -176,7 +182,7 @@ def long_loss(model: Transformer, batch: LongBatch) -> LossSum:
     return summed_loss(model, hidden_BTD, batch.targets_BT, batch.weights_BT, batch.trained_N)
 
 
-@stage(version=1, predict=predict_extend, wide=True)
+@stage(version=2, predict=predict_extend, wide=True)
 def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) -> Checkpoint:
     """Give `base` more positions and train it to use them.
 
@@ -204,9 +210,14 @@ def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) 
     if config.needles:
         words = lexicon(documents, tokenizer).train
         hiding = Hiding(
-            words, config.needles, config.needle_spacing, config.answer_weight, config.needle_words
+            words,
+            config.needles,
+            config.needle_spacing,
+            config.answer_weight,
+            config.needle_words,
+            config.needle_segments,
         )
-    batches = LongBatches(documents, tokenizer, plans, seed=config.seed, hiding=hiding)
+    batches = LongBatches(documents, tokenizer, plans, seed=config.seed, hiding=hiding, lookup=config.lookup)
     places = [plan.length * plan.rows * plan.batches for plan in plans]
     flops = [model.config.flops_per_token(plan.length) for plan in plans]
     tests = _tests(shards, tokenizer, config, hiding)
@@ -248,7 +259,7 @@ def _tests(shards: Shards, tokenizer: Tokenizer, config: ExtendConfig, hiding: H
     plain = LongBatches(documents, tokenizer, plans, seed=0)
     if hiding is None:
         return _Tests([plain.next() for _ in range(rows)], [])
-    full = LongBatches(documents, tokenizer, plans, seed=0, hiding=hiding._replace(share=1.0))
+    full = LongBatches(documents, tokenizer, plans, seed=0, hiding=hiding._replace(share=1.0, segments=0.0))
     return _Tests([plain.next() for _ in range(rows)], [full.next() for _ in range(rows)])
 
 

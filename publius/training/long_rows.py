@@ -1,7 +1,8 @@
 """Rows of one long document each, whose length grows from phase to phase; some with needles in them.
 
 A row is documents of the shards put end to end, with nothing masked between them. A needle's statement goes
-in at one place and its question at a later one; see `publius.training.needles`.
+in at one place and its question at a later one; see `publius.training.needles`. Some rows may be lookups
+instead (`publius.training.lookup`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from torch import Tensor
 from publius.core.errors import UserError
 from publius.tokenizer.tokenizer import Tokenizer
 from publius.training.batches import Share, share_of
+from publius.training.lookup import LookupConfig, draw_row, plain_ids
 from publius.training.needles import TRAIN_WORDINGS, draw_needles
 
 __all__ = ["Hiding", "LongBatch", "LongBatches", "Plan", "Row", "end_to_end"]
 
+_SEGMENT, _ASKED = (4, 10), 2
+"""Tokens of the shortest and of the longest segment, and how many of them ask for the rest."""
 Ids = NDArray[np.int64]
 Documents = Sequence[NDArray[np.unsignedinteger[Any]]]
 
@@ -56,6 +60,8 @@ class Hiding(NamedTuple):
     answer_weight: float
     longest: int = 2
     """Words in the longest value."""
+    segments: float = 0.0
+    """Of the needles, are no sentences but random tokens that stand twice."""
 
 
 class Row(NamedTuple):
@@ -93,6 +99,7 @@ class LongBatches:
         plans: the phases.
         seed: decides everything drawn, with the number of the batch and of the epoch.
         hiding: needles; None for none.
+        lookup: a share of rows that are lookups; None for none.
 
     Raises:
         UserError: when no document has a token.
@@ -106,6 +113,7 @@ class LongBatches:
         *,
         seed: int,
         hiding: Hiding | None = None,
+        lookup: LookupConfig | None = None,
     ) -> None:
         if not any(len(ids) > 2 for ids in documents):
             raise UserError(
@@ -115,6 +123,7 @@ class LongBatches:
             )
         self._documents, self._tokenizer, self._plans = documents, tokenizer, tuple(plans)
         self._seed, self._hiding, self._gap = seed, hiding, tokenizer.encode("\n\n")
+        self._lookup, self._ids = lookup, plain_ids(tokenizer)
         self._batch = self._epoch = self._place = self._offset = 0
         self._order = self._shuffle()
         self._share = Share()
@@ -171,6 +180,9 @@ class LongBatches:
         return np.concatenate(parts)
 
     def _row(self, rng: np.random.Generator, length: int) -> Row:
+        if self._lookup is not None and rng.random() < self._lookup.share:
+            tokens, weights = draw_row(rng, self._ids, length, self._lookup.fewest)
+            return Row(tokens, weights, np.zeros(length + 1, np.bool_))
         inserts: list[_Insert] = []
         if self._hiding is not None and rng.random() < self._hiding.share:
             inserts = self._inserts(rng, self._hiding, length)
@@ -193,23 +205,32 @@ class LongBatches:
             said, asked = np.sort(rng.random(2)).tolist()
             if rng.random() < 0.5:
                 said, asked = float(rng.random()), 1.0
-            head, tail = needle.statement.rsplit(needle.answer, 1)[0], needle.answer
-            statement = self._sentence(head, tail, 0.0, answer=False)
-            question = self._sentence(needle.question, tail, hiding.answer_weight, answer=True)
+            if rng.random() < hiding.segments:
+                statement, question = self._segment(rng, hiding.answer_weight)
+            else:
+                head, tail = needle.statement.rsplit(needle.answer, 1)[0], needle.answer
+                statement = self._sentence(head, tail, 0.0, answer=False)
+                question = self._sentence(needle.question, tail, hiding.answer_weight, answer=True)
             room -= len(statement.tokens) + len(question.tokens)
             if room < 0:
                 break
             inserts += [_Insert(said, statement), _Insert(asked, question)]
         return sorted(inserts, key=lambda insert: insert.at)  # stable: a statement precedes its question
 
+    def _segment(self, rng: np.random.Generator, weight: float) -> tuple[Row, Row]:
+        """Tokens to hide, and the same again, of which the first two are the question."""
+        tokens = rng.choice(self._ids, int(rng.integers(_SEGMENT[0], _SEGMENT[1] + 1)))
+        weights, no = np.zeros(len(tokens), np.float32), np.zeros(len(tokens), np.bool_)
+        asked = np.where(np.arange(len(tokens)) < _ASKED, 0.0, weight).astype(np.float32)
+        return Row(tokens, weights, no), Row(tokens, asked, no)
+
     def _sentence(self, head: str, tail: str, weight: float, *, answer: bool) -> Row:
-        """A line of its own whose `tail` has a loss weight of its own."""
-        encode = self._tokenizer.encode
-        parts = [encode(f"\n{head}"), encode(tail), encode("\n")]
-        sizes = [len(part) for part in parts]
-        tokens = np.array([token for part in parts for token in part], np.int64)
-        weights = np.repeat(np.array([1.0, weight, 1.0], np.float32), sizes)
-        return Row(tokens, weights, np.repeat(np.array([False, answer, False]), sizes))
+        """A line of its own whose `tail` (and the end of the line: tokenizers join it to a full stop) has a
+        loss weight of its own."""
+        first, last = self._tokenizer.encode(f"\n{head}"), self._tokenizer.encode(f"{tail}\n")
+        sizes = [len(first), len(last)]
+        weights = np.repeat(np.array([1.0, weight], np.float32), sizes)
+        return Row(np.array([*first, *last], np.int64), weights, np.repeat(np.array([False, answer]), sizes))
 
 
 def _plain(tokens: Ids) -> Row:

@@ -44,6 +44,12 @@ TRAIN_WORDINGS = (
     Wording("Keep this: {key} means {value}.", "Say it again: {key} means"),
     Wording("They say that the song of {key} is {value}.", "We know that the song of {key} is"),
     Wording("For {key} the word is {value}.", "For {key} the word is"),
+    Wording("In the old book {key} stands for {value}.", "Look it up: {key} stands for"),
+    Wording("All who ask about {key} hear {value}.", "Those who ask about {key} hear"),
+    Wording("People call {key} by the nickname {value}.", "You may call {key} by the nickname"),
+    Wording("My number for {key} reads {value}.", "Say it out: my number for {key} reads"),
+    Wording("Behind {key} they found {value}.", "Tell us more: behind {key} they found"),
+    Wording("Note {key}: {value}.", "Read again what you wrote. Note {key}:"),
 )
 TEST_WORDINGS = (
     Wording("The secret of {key} is {value}.", "The secret of {key} is"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from pydantic import model_validator
+
 from publius.core.errors import UserError
 from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.model.config import ModelConfig, Scale, Tier, preset
@@ -19,7 +21,9 @@ from publius.training.language import (
     language_loss,
     steps_for,
 )
+from publius.training.lookup import LookupBatches, LookupConfig, lookup_rows, measure_lookup, plain_ids
 from publius.training.loop import train_loop
+from publius.training.mimetic import mimetic
 
 __all__ = ["ASSUMED_VOCABULARY", "PretrainConfig", "predict_pretrain", "pretrain"]
 
@@ -38,6 +42,23 @@ class PretrainConfig(LanguageConfig):
     tier: Tier = "haiku"
     scale: Scale = "pocket"
     model: ModelConfig | None = None
+    lookup: LookupConfig | None = None
+    """Rows of segments that come again, among those of text: they teach looking back."""
+
+    mimetic: bool = False
+    """First weights with most of what looking back takes (`publius.training.mimetic`); the model must have
+    `qkv_bias`."""
+
+    @model_validator(mode="after")
+    def _epochs_are_of_text(self) -> PretrainConfig:
+        if self.text_rows == 0 and self.planned_tokens() is None:
+            raise ValueError("epochs are of text, and lookup leaves no row of a batch for it: give tokens")
+        return self
+
+    @property
+    def text_rows(self) -> int:
+        """Rows of text in a batch."""
+        return self.rows - (lookup_rows(self.lookup, self.rows) if self.lookup else 0)
 
 
 def predict_pretrain(config: PretrainConfig) -> dict[str, float | str]:
@@ -70,15 +91,16 @@ def pretrain(
     """Train on the documents of `shards`, packed and masked so that none sees another.
 
     Metrics: `val_loss` (nats per token), `val_bpb` (bits per byte of held-out text; when there is any),
-    `train_loss`, `parameters`, `tokens_per_second`, `fill` (share of places that are not padding).
+    `train_loss`, `parameters`, `tokens_per_second`, `fill` (share of the text's places that are not padding);
+    with `lookup`, `lookup_accuracy` (share of what can be looked up, in fresh rows, that is the likeliest).
 
     Raises:
-        UserError: for no training text, a damaged shard, rows longer than the model's positions, or a
-            vocabulary that does not fit.
+        UserError: for no training text, a damaged shard, rows longer than the model's positions, a
+            vocabulary that does not fit, or a mimetic start that the model cannot have.
     """
     shards.verify()
     words = tokenizer.load()
-    model = init.load() if init else Transformer(_shape(config, words), seed=config.seed)
+    model = _started(config, words, init)
     check_length(config.sequence_length, model.config.max_position, "pretrain.sequence_length")
     if shards.vocab_size > model.config.vocab_size:
         raise UserError(
@@ -87,10 +109,14 @@ def pretrain(
             fix="tokenize with the tokenizer of the model, or leave the model's vocab_size to the tokenizer",
         )
     examples = [Example(ids) for ids in shards.documents("train")]
-    batches = PackedBatches(
-        examples, sequence_length=config.sequence_length, rows=config.rows, seed=config.seed
+    text = PackedBatches(
+        examples, sequence_length=config.sequence_length, rows=config.text_rows, seed=config.seed
     )
-    steps = steps_for(config, batches)
+    ids = plain_ids(words)
+    batches = (
+        LookupBatches(text, ids, config.lookup, rows=config.rows, seed=config.seed) if config.lookup else text
+    )
+    steps = steps_for(config, text)
     result = train_loop(
         run,
         model,
@@ -100,7 +126,7 @@ def pretrain(
         steps=steps,
         tokens=steps * config.step_tokens,
         flops_per_token=model.config.flops_per_token(config.sequence_length),
-        evaluate=lambda: _measure(model, shards, words, config),
+        evaluate=lambda: _measure(model, shards, words, config) | _looked_up(model, words, config),
         label="pretrain",
     )
     run.lead()
@@ -109,9 +135,24 @@ def pretrain(
     run.metric("train_loss", result.loss)
     run.metric("parameters", model.config.parameters())
     run.metric("tokens_per_second", result.tokens_per_second)
-    run.metric("fill", batches.fill)
+    run.metric("fill", text.fill)
     save_checkpoint(run.output, model, words)
     return Checkpoint(run.output)
+
+
+def _started(config: PretrainConfig, tokenizer: Tokenizer, init: Checkpoint | None) -> Transformer:
+    if init and config.mimetic:
+        raise UserError(
+            "a mimetic start is for fresh weights, and there is an init",
+            where="pretrain.mimetic",
+            fix="leave one of them out",
+        )
+    if init:
+        return init.load()
+    model = Transformer(_shape(config, tokenizer), seed=config.seed)
+    if config.mimetic:
+        mimetic(model)
+    return model
 
 
 def _shape(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -123,6 +164,21 @@ def _shape(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
             fix="raise model.vocab_size, or train a smaller tokenizer",
         )
     return shape
+
+
+def _with_lookups(
+    text: PackedBatches, tokenizer: Tokenizer, config: PretrainConfig
+) -> PackedBatches | LookupBatches:
+    if config.lookup is None:
+        return text
+    return LookupBatches(text, plain_ids(tokenizer), config.lookup, rows=config.rows, seed=config.seed)
+
+
+def _looked_up(model: Transformer, tokenizer: Tokenizer, config: PretrainConfig) -> dict[str, float]:
+    """`lookup_accuracy`, where lookups train."""
+    if config.lookup is None:
+        return {}
+    return {"lookup_accuracy": measure_lookup(model, plain_ids(tokenizer), config.sequence_length)}
 
 
 def _measure(

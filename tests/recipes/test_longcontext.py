@@ -9,11 +9,12 @@ from publius.pipeline import load_recipe, plan_recipe
 
 def test_every_length_fits_the_model_it_is_asked_of(tmp_path: Path) -> None:
     recipe = load_recipe("longcontext", {"seed": "3"})
-    base, long = recipe.nodes["base"].config, recipe.nodes["long"].config
-    assert long.length == 16 * base.model.max_position and base.sequence_length == base.model.max_position
+    start, base, long = (recipe.nodes[name].config for name in ("start", "base", "long"))
+    short = start.model.max_position
+    assert long.length == 16 * short and base.sequence_length == short and start.sequence_length <= short
     assert recipe.nodes["needle_long"].config.lengths[-1] == long.length
-    assert recipe.nodes["needle_base"].config.lengths[-1] == base.model.max_position
+    assert recipe.nodes["needle_base"].config.lengths[-1] == short
     assert len(recipe.nodes["needle_long"].config.depths) >= 5
-    assert {recipe.nodes[name].config.seed for name in ("world", "base", "long")} == {3}
+    assert {recipe.nodes[name].config.seed for name in ("world", "start", "base", "long")} == {3}
     rows = {row.stage: row for row in plan_recipe(recipe, tmp_path)}
     assert rows["long"].predicted["tokens"] == sum(phase.tokens for phase in long.phases)

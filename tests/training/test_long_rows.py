@@ -1,5 +1,8 @@
 """Rows of one long document: nothing lost, needles before their questions, and a place to go on from."""
 
+import re
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ import torch
 from publius.core.errors import UserError
 from publius.testing.fakes import byte_tokenizer
 from publius.training.long_rows import Hiding, LongBatches, Plan
+from publius.training.lookup import LookupConfig
 from publius.training.needles import TRAIN_WORDINGS
 from tests.training.test_needles import documents, made_up
 
@@ -77,7 +81,7 @@ def test_an_answer_was_stated_before_and_is_worth_more():
         for row in range(2):
             before = WORDS.decode(batch.tokens_BT[row].tolist(), skip_special=True)
             answers = _answers(batch, row)
-            values = [text.strip(" .") for _, text in answers]
+            values = [text.strip(" .\n") for _, text in answers]
             for place, text in answers:
                 seen += 1
                 late += place > 700
@@ -86,13 +90,13 @@ def test_an_answer_was_stated_before_and_is_worth_more():
                 key = next(
                     " ".join(pair)
                     for w in TRAIN_WORDINGS
-                    for pair in [question.split()[i : i + 2] for i in range(len(question.split()) - 1)]
+                    for pair in pairwise(re.findall(r"\w+", question))
                     if w.question.format(key=" ".join(pair)) == question
                 )
-                stated = [w.statement.format(key=key, value=text.strip(" .")) for w in TRAIN_WORDINGS]
+                stated = [w.statement.format(key=key, value=text.strip(" .\n")) for w in TRAIN_WORDINGS]
                 assert any(f"\n{line}\n" in asked for line in stated), question
             zero = [i for i, w in enumerate(batch.weights_BT[row].tolist()) if w == 0]
-            assert len(zero) == sum(len(WORDS.encode(f" {value}.")) for value in values)
+            assert len(zero) == sum(len(WORDS.encode(f" {value}.\n")) for value in values)
             assert all(before.count(value) >= 2 for value in values)
     assert seen > 20 and late > seen / 3  # half are asked at the end
 
@@ -101,6 +105,36 @@ def test_a_share_of_rows_has_needles():
     batches = source(HIDING._replace(share=0.25), plans=[Plan(256, 1, 10**6)])
     count = sum(bool(batches.next().answers_BT.any()) for _ in range(200))
     assert 30 <= count <= 70
+
+
+def test_segments_stand_twice_and_the_second_time_is_asked_after_two_tokens():
+    batches = source(HIDING._replace(segments=1.0), plans=[Plan(512, 1, 10**6)])
+    found = 0
+    for _ in range(30):
+        batch = batches.next()
+        tokens, weights = batch.targets_BT[0].tolist(), batch.weights_BT[0].tolist()
+        assert not batch.answers_BT.any() and set(weights) <= {0.0, 1.0, 5.0}
+        for place in range(3, 512):
+            if weights[place] == 5:
+                asked = tokens[place - 2 : place + 1]
+                assert any(tokens[i : i + 3] == asked for i in range(place - 3)), place
+                found += 1
+    assert found > 30
+    half = source(HIDING._replace(segments=0.5), plans=[Plan(1024, 1, 10**6)])
+    kinds = [
+        (batch.answers_BT.any(), (batch.weights_BT == 5).any()) for batch in (half.next() for _ in range(20))
+    ]
+    assert any(answers for answers, _ in kinds) and any(asked and not answers for answers, asked in kinds)
+
+
+def test_a_share_of_rows_are_lookups():
+    batches = LongBatches(
+        documents(TEXTS), WORDS, [Plan(256, 1, 10**6)], seed=0, lookup=LookupConfig(share=0.25)
+    )
+    found = [batches.next() for _ in range(200)]
+    lookups = [batch for batch in found if (batch.weights_BT == 0).any()]
+    assert 30 <= len(lookups) <= 70 and all(batch.tokens_BT.shape == (1, 256) for batch in lookups)
+    assert not any(batch.answers_BT.any() for batch in lookups)
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 4, 6, 8])
