@@ -53,6 +53,8 @@ class PretrainConfig(LanguageConfig):
     def _epochs_are_of_text(self) -> PretrainConfig:
         if self.text_rows == 0 and self.planned_tokens() is None:
             raise ValueError("epochs are of text, and lookup leaves no row of a batch for it: give tokens")
+        if self.lookup and self.attention == "varlen":
+            raise ValueError("rows of lookups come without the lists that varlen reads: use flex or sdpa")
         return self
 
     @property
