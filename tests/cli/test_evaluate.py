@@ -18,6 +18,14 @@ from tests.rl import tiny
 
 
 @pytest.fixture
+def hears_ctrl_c():
+    """A shell starts what runs in the background with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def call(capsys):
     def run(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -79,7 +87,7 @@ def test_a_remote_model_resumes_and_counts(call, tmp_path):
 
 
 @pytest.mark.parametrize(("ended_by", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_ended_it_goes_on_from_what_it_paid_for(call, tmp_path, ended_by, code):
+def test_ended_it_goes_on_from_what_it_paid_for(call, hears_ctrl_c, tmp_path, ended_by, code):
     """In the middle of a request, in a process of its own; none waits for the server's answer."""
     rows = [{"prompt": f"Hi {i}?", "chosen": "Good day!", "rejected": "Go."} for i in range(3)]
     file = write(tmp_path, *rows)
@@ -91,7 +99,10 @@ def test_ended_it_goes_on_from_what_it_paid_for(call, tmp_path, ended_by, code):
         while len(server.seen) < 4 and time.monotonic() < deadline and worker.poll() is None:
             time.sleep(0.02)
         worker.send_signal(ended_by)
-        assert worker.wait(20) == code and len(server.seen) == 4
+        try:
+            assert worker.wait(20) == code and len(server.seen) == 4
+        finally:
+            worker.kill()
         done, out, err = call(file, *remote(server, tmp_path), "--json")
         assert done == 0, err
         found = json.loads(out)["remote"]
