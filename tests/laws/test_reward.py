@@ -6,7 +6,6 @@ Every reward function that ships is held to both, by itself and in a sum.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -18,10 +17,10 @@ from publius.inference.engine import Engine
 from publius.model.heads import RewardModel
 from publius.reward.compose import RewardSpec, Sources, compose
 from publius.reward.reward_fn import ModelReward, RewardFn, Trajectory
+from tests.landlock import CONTAINED
 from tests.reward.episodes import T, episode
 from tests.rl import tiny
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")
 MODEL = ModelReward(RewardModel(tiny.model(), seed=3), pad_id=T.pad_id, end_id=T.end_id, batch=3)
 
 
@@ -89,7 +88,7 @@ def test_an_episode_is_worth_the_same_in_any_order(name: str) -> None:
     check_order(FUNCTIONS[name]())
 
 
-@LINUX
+@CONTAINED
 def test_programs_too() -> None:
     good, bad = "def f(x): return 2 * x", "def f(x): return x"
     episodes = [episode(c, prompt=i, **META) for i, c in enumerate((good, bad, good, "", bad))]

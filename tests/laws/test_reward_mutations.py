@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,7 @@ from publius.rl.scoring import Scoring
 from publius.rl.trainer import Trainer
 from tests.constitution.consistency import test_engine as test_consistency
 from tests.core.sandbox import test_run as test_sandbox
+from tests.landlock import CONTAINED
 from tests.laws import test_reward as laws
 from tests.laws.mutating import Mutation, check_caught
 from tests.reward import (
@@ -340,6 +342,12 @@ ACCEPTING = [
 MUTATIONS = [*SHUFFLED, *INVERTED, *CONSTANT, *ORDER, *NAN, *JUDGE, *ACCEPTING]
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
+def _param(mutation: Mutation) -> Any:
+    """Mutants of what runs programs are run where programs are."""
+    runs = mutation.function.__module__.startswith(("publius.core.sandbox", "publius.reward.code_reward"))
+    return pytest.param(mutation, id=mutation.name, marks=CONTAINED if runs else ())
+
+
+@pytest.mark.parametrize("mutation", [_param(mutation) for mutation in MUTATIONS])
 def test_a_mutant_is_caught(mutation: Mutation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_caught(mutation, monkeypatch, tmp_path)

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from publius.core.errors import UserError
 from publius.core.sandbox import Limits, run
 from publius.reward.code_reward import CodePart, CodeReward, code_of
 from publius.reward.guard import RewardError
+from tests.landlock import CONTAINED
 from tests.reward.episodes import episode
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")
+pytestmark = CONTAINED
 
 SUM = "```python\ndef add(a, b):\n    return a + b\n```"
 ASSERTS = ["assert add(2, 3) == 5", "assert add(-1, 1) == 0"]

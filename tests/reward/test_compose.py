@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import ExitStack
 
 import pytest
@@ -15,6 +14,7 @@ from publius.model.heads import RewardModel
 from publius.reward.compose import AnyPart, RewardSpec, Sources, compose
 from publius.reward.reward_fn import ModelReward, RewardFn
 from tests.inference.remote.wire import Reply, wire
+from tests.landlock import CONTAINED
 from tests.reward.episodes import T, episode
 from tests.rl import tiny
 
@@ -69,7 +69,7 @@ def test_a_judge_in_the_sum() -> None:
     assert 0 < found.value < 1 and found.parts == {"judge": found.value, "judge.failed": 0.0}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")
+@CONTAINED
 def test_code_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     made = spec({"kind": "code", "weight": 3})
     [found] = composed(made, Sources(T))([episode("x = 1", tests=["assert x == 1"])])

@@ -14,10 +14,11 @@ import pytest
 
 from publius.core.errors import UserError
 from publius.core.sandbox import Job, Limits, check_sandbox, run, run_all, run_python
+from tests.landlock import CONTAINED
 
 ROOT = Path(__file__).parents[3]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")
+pytestmark = CONTAINED
 
 
 def go(program: str, *, stdin: str = "", **limits: float):
