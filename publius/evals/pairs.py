@@ -22,7 +22,7 @@ from publius.inference import Sampling, load_assistant
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Run, stage
 
-__all__ = ["SampledPairsConfig", "sampled_pairs", "truth"]
+__all__ = ["SampledPairsConfig", "drawn_replies", "sampled_pairs", "truth"]
 
 
 class SampledPairsConfig(Config):
@@ -58,7 +58,11 @@ def sampled_pairs(
         UserError: when truth can order none of them.
     """
     asked = [q for kind in config.kinds for q in world.questions(kind, "test")[: config.per_kind]]
-    replies = [_replies(config, model, asked) for model in (first, second)]
+    sampling = Sampling(max_tokens=config.max_tokens, temperature=1.0, seed=config.seed)
+    replies = [
+        drawn_replies(model, asked, sampling, max_batch=config.max_batch, device=config.device)
+        for model in (first, second)
+    ]
     pairs: list[Preference] = []
     for question, a, b in zip(asked, *replies, strict=True):
         kind = str(question.meta["kind"])
@@ -82,13 +86,11 @@ def sampled_pairs(
     return Preferences(run.output)
 
 
-def _replies(config: SampledPairsConfig, model: Checkpoint, asked: Sequence[Conversation]) -> list[Message]:
-    sampling = Sampling(max_tokens=config.max_tokens, temperature=1.0, seed=config.seed)
+def drawn_replies(
+    model: Checkpoint, asked: Sequence[Conversation], sampling: Sampling, *, max_batch: int, device: str
+) -> list[Message]:
+    """One reply of `model` to each conversation; models asked with the same seed share what luck they can."""
     assistant = load_assistant(
-        model.path,
-        sampling=sampling,
-        device=str(pick_device(config.device)),
-        max_batch=config.max_batch,
-        dtype="auto",
+        model.path, sampling=sampling, device=str(pick_device(device)), max_batch=max_batch, dtype="auto"
     )
     return [reply.message for reply in assistant.replies(asked)]

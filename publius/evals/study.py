@@ -19,20 +19,20 @@ from publius.pipeline import Artifact, Run, stage
 
 __all__ = [
     "Claim",
-    "Finding",
     "Place",
     "Reading",
+    "Result",
     "StudyConfig",
     "StudyDocument",
     "StudyReport",
     "Value",
-    "contrast",
+    "difference",
+    "outcome",
     "study",
-    "verdict",
 ]
 
 Direction = Literal["higher", "lower", "same"]
-Verdict = Literal["as published", "direction as published, within noise", "no difference", "opposite"]
+Outcome = Literal["as published", "direction as published, within noise", "not shown", "opposite"]
 
 
 class Place(Config):
@@ -103,7 +103,7 @@ class Value(BaseModel):
     high: float | None = None
 
 
-class Finding(BaseModel):
+class Result(BaseModel):
     """A claim beside what was found: the contrast over seeds, and what that says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,7 +115,7 @@ class Finding(BaseModel):
     low: float | None
     high: float | None
     """None with one seed, which has no interval."""
-    verdict: Verdict
+    outcome: Outcome
 
 
 class StudyDocument(BaseModel):
@@ -125,7 +125,7 @@ class StudyDocument(BaseModel):
 
     config: StudyConfig
     values: tuple[Value, ...]
-    findings: tuple[Finding, ...]
+    results: tuple[Result, ...]
 
 
 class StudyReport(Artifact):
@@ -151,19 +151,19 @@ def study(run: Run, config: StudyConfig, *, parts: list[Artifact]) -> StudyRepor
         UserError: for a part or a metric that is not there, or one that could not be measured.
     """
     values = tuple(_value(reading, parts) for reading in config.readings)
-    findings: list[Finding] = []
+    results: list[Result] = []
     for number, claim in enumerate(config.claims, 1):
-        found = contrast(claim, values)
+        found = difference(claim, values)
         low, high = (side if math.isfinite(side) else None for side in (found.low, found.high))
-        findings.append(
-            Finding(
-                claim=claim, value=found.value, n=found.n, low=low, high=high, verdict=verdict(claim, found)
+        results.append(
+            Result(
+                claim=claim, value=found.value, n=found.n, low=low, high=high, outcome=outcome(claim, found)
             )
         )
         run.metric(f"study.claim.{number}", found if low is not None else found.value)
-    good = sum("as published" in finding.verdict for finding in findings)
+    good = sum("as published" in result.outcome for result in results)
     run.metric("study.as_published", good)
-    document = StudyDocument(config=config, values=values, findings=tuple(findings))
+    document = StudyDocument(config=config, values=values, results=tuple(results))
     (run.output / "study.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
     return StudyReport(run.output)
 
@@ -194,7 +194,7 @@ def _value(reading: Reading, parts: Sequence[Artifact]) -> Value:
     )  # fmt: skip
 
 
-def contrast(claim: Claim, values: Sequence[Value]) -> Estimate:
+def difference(claim: Claim, values: Sequence[Value]) -> Estimate:
     """Mean of `these` less mean of `those`, over the seeds that have them all.
 
     Raises:
@@ -219,17 +219,19 @@ def contrast(claim: Claim, values: Sequence[Value]) -> Estimate:
     return t_estimate(differences)
 
 
-def verdict(claim: Claim, found: Estimate) -> Verdict:
+def outcome(claim: Claim, found: Estimate) -> Outcome:
     """What a contrast says of a claim. One seed has no interval, so nothing of it is beyond noise."""
     if claim.direction == "same":
         if max(abs(found.low), abs(found.high)) <= claim.margin:
             return "as published"
+        if found.low > claim.margin or found.high < -claim.margin:
+            return "opposite"
         inside = abs(found.value) <= claim.margin
-        return "direction as published, within noise" if inside else "opposite"
+        return "direction as published, within noise" if inside else "not shown"
     sign = 1 if claim.direction == "higher" else -1
     low, high = sorted((sign * found.low, sign * found.high))
     if low > 0:
         return "as published"
     if high < 0:
         return "opposite"
-    return "direction as published, within noise" if sign * found.value > 0 else "no difference"
+    return "direction as published, within noise" if sign * found.value > 0 else "not shown"

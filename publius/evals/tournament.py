@@ -19,13 +19,14 @@ from pydantic import Field, model_validator
 from publius.constitution.grading import record_remote
 from publius.constitution.judges import JudgeConfig, Judgement, Pair, seated
 from publius.constitution.judges.bench import check_seats
-from publius.core.device import pick_device, set_threads
+from publius.core.device import set_threads
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, text_of
 from publius.core.stats import Estimate, wilson
 from publius.data.artifacts import Prompts
+from publius.evals.pairs import drawn_replies
 from publius.evals.report import Measure, Report, ReportDocument, write_report
-from publius.inference import Sampling, load_assistant
+from publius.inference import Sampling
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Run, stage
 
@@ -134,10 +135,13 @@ def tournament(
     asked = (prompts.val() or prompts.train())[: config.max_prompts]
     if not asked:
         raise UserError("there is no prompt to play on", where="tournament.prompts", fix="give some")
+    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed)
     with run.progress("tournament", len(models) + 1) as bar:
         answers: list[list[Message]] = []
         for name, model in zip(config.names, models, strict=True):
-            answers.append(_answers(config, model, asked))
+            answers.append(
+                drawn_replies(model, asked, sampling, max_batch=config.max_batch, device=config.device)
+            )
             bar.advance(1, name)
         games = _play(run, config, judges, asked, answers)
         bar.advance(1, "judged")
@@ -152,19 +156,6 @@ def tournament(
     document = ReportDocument(model=None, prefix=config.prefix, metrics=metrics)
     write_report(run.output, document)
     return Report(run.output)
-
-
-def _answers(config: TournamentConfig, model: Checkpoint, asked: Sequence[Conversation]) -> list[Message]:
-    """The same seed for every model: what luck there is, they share as far as they can."""
-    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed)
-    assistant = load_assistant(
-        model.path,
-        sampling=sampling,
-        device=str(pick_device(config.device)),
-        max_batch=config.max_batch,
-        dtype="auto",
-    )
-    return [reply.message for reply in assistant.replies(asked)]
 
 
 def _play(

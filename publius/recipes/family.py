@@ -69,7 +69,7 @@ def _aligned(w: Workshop, haiku: Node, opus: Node, helpful: Node) -> dict[str, N
     known = w.export("redteam_prompts", sizes.known_prompts, [w.attack("redteam0", 0, helpful)])
     tests: dict[str, Node] = {}
     for name, teacher in (("opus", opus), ("self", haiku)):
-        revisions = w.r.stage(
+        revisions = w.stage(
             f"{name}_revisions", revise, w.revising(), policy=helpful, critic=teacher, prompts=asked
         )
         slcai = w.tune(f"{name}_slcai", haiku, [harmless, revisions], (1.0, 2.0))

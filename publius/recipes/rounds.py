@@ -106,12 +106,12 @@ class _Course:
             return rlcai
         # as in quickstart: the mean with the policy before it forgets less
         mean = AverageConfig(weights=(0.2, 0.8))
-        return w.r.stage(f"mean{number}", average, mean, models=[before, rlcai])
+        return w.stage(f"mean{number}", average, mean, models=[before, rlcai])
 
     def _revised(self, name: str, prompts: Node) -> Node:
         """The helpful-only model answers, for the later ones no longer say what is to be revised."""
         config = self._w.revising().model_copy(update={"keep_prefill": True})  # some attacks begin the reply
-        return self._w.r.stage(name, revise, config, policy=self._helpful, critic=self._opus, prompts=prompts)
+        return self._w.stage(name, revise, config, policy=self._helpful, critic=self._opus, prompts=prompts)
 
     def _tuned(self, number: int, before: Node) -> Node:
         """From the pretrained model at first, as published; then from the policy that was attacked."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from publius.core.stats import t_estimate
-from publius.evals.study import Finding, StudyDocument, Value
+from publius.evals.study import Result, StudyDocument, Value
 from publius.report.collect import Gathered
 from publius.report.html import Html, details, el, interval_bar, number, section, table
 from publius.report.plots import Series, line_plot
@@ -36,7 +36,7 @@ def _study(document: StudyDocument) -> Html:
     return el(
         "div",
         el("h3", document.config.title),
-        _claims(document) if document.findings else None,
+        _claims(document) if document.results else None,
         el("div", [_figure(document, measure) for measure in measures], class_="plots"),
         details("Every value", _values(document)),
     )
@@ -44,14 +44,14 @@ def _study(document: StudyDocument) -> Html:
 
 def _claims(document: StudyDocument) -> Html:
     rows: list[list[Html | str]] = []
-    for found in document.findings:
+    for found in document.results:
         claim = found.claim
         asked = f"{claim.measure} {claim.direction}"
         if claim.margin:
             asked += f" (within {_said(document, claim.measure, claim.margin)})"
         words = el("span", claim.text, el("span", claim.source, class_="note block"))
-        rows.append([words, asked, _contrast(document, found), found.verdict])
-    return table(["published", "direction", "here: difference", "verdict"], rows, caption="Claims")
+        rows.append([words, asked, _contrast(document, found), found.outcome])
+    return table(["published", "direction", "here: difference", "outcome"], rows, caption="Claims")
 
 
 def _said(document: StudyDocument, measure: str, value: float, *, signed: bool = False) -> str:
@@ -61,7 +61,7 @@ def _said(document: StudyDocument, measure: str, value: float, *, signed: bool =
     return f"{value:+.4g}" if signed else number(value)
 
 
-def _contrast(document: StudyDocument, f: Finding) -> Html:
+def _contrast(document: StudyDocument, f: Result) -> Html:
     measure = f.claim.measure
     interval = f"n = {f.n} seed" + ("s" if f.n > 1 else "")
     if f.low is not None and f.high is not None:

@@ -1,4 +1,4 @@
-"""Every public shape, in every format, and one clear error for each way to be wrong."""
+"""Every public shape, in every format, and one clear error for each way to be wrong (many: so it is long)."""
 
 import gzip
 import json

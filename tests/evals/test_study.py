@@ -13,9 +13,9 @@ from publius.evals.study import (
     StudyConfig,
     StudyReport,
     Value,
-    contrast,
+    difference,
+    outcome,
     study,
-    verdict,
 )
 from publius.pipeline import Artifact, Recipe, Run, run_recipe, show_run, stage
 
@@ -64,10 +64,10 @@ def test_a_claim_is_held_against_every_seed(tmp_path):
     document = StudyReport(show_run("x", tmp_path).stages[-1].path / "files").document()
     assert [v.value for v in document.values] == [0.9, 0.1, 0.8, 0.12, 0.85, 0.03]
     assert document.values[0].n == 100 and 0.8 < document.values[0].low < 0.9
-    falls, rises = document.findings
+    falls, rises = document.results
     assert falls.value == pytest.approx((-0.8 - 0.68 - 0.82) / 3) and falls.n == 3
     assert falls.low < falls.value < falls.high < 0
-    assert (falls.verdict, rises.verdict) == ("as published", "opposite")
+    assert (falls.outcome, rises.outcome) == ("as published", "opposite")
     metrics = show_run("x", tmp_path).stages[-1].record.metrics
     assert metrics["study.as_published"]["value"] == 1 and metrics["study.claim.1"]["n"] == 3
 
@@ -76,21 +76,21 @@ def test_one_seed_has_no_interval(tmp_path):
     config = StudyConfig(title="Toy", readings=readings((0,)), claims=(claim(),))
     run_recipe(wired(config, [90, 10]), "x", tmp_path)
     path = show_run("x", tmp_path).stages[-1].path / "files"
-    (found,) = StudyReport(path).document().findings
+    (found,) = StudyReport(path).document().results
     assert (found.low, found.high, found.n) == (None, None, 1)
-    assert found.verdict == "direction as published, within noise"
-    assert json.loads((path / "study.json").read_text())["findings"][0]["low"] is None
+    assert found.outcome == "direction as published, within noise"
+    assert json.loads((path / "study.json").read_text())["results"][0]["low"] is None
 
 
 def test_a_contrast_is_the_difference_of_means_seed_by_seed():
     values = [value(arm, seed, number + seed, x) for seed in (0, 10) for arm, number, x in
               (("a", 3.0, 1.0), ("a", 5.0, 2.0), ("b", 1.0, 1.0))]  # fmt: skip
-    found = contrast(claim(these=(("a", 1.0), ("a", 2.0)), those=(("b", 1.0),)), values)
+    found = difference(claim(these=(("a", 1.0), ("a", 2.0)), those=(("b", 1.0),)), values)
     assert (found.value, found.n, found.low, found.high) == (3.0, 2, 3.0, 3.0)
     incomplete = [*values, value("a", 20, 100.0, 1.0)]
-    assert contrast(claim(these=(("a", 1.0), ("a", 2.0)), those=(("b", 1.0),)), incomplete) == found
+    assert difference(claim(these=(("a", 1.0), ("a", 2.0)), those=(("b", 1.0),)), incomplete) == found
     with pytest.raises(UserError, match="no seed measured every arm"):
-        contrast(claim(), values)
+        difference(claim(), values)
 
 
 @pytest.mark.parametrize(
@@ -98,18 +98,20 @@ def test_a_contrast_is_the_difference_of_means_seed_by_seed():
     [
         ("lower", (-1.0, -2.0, -0.1), "as published"),
         ("lower", (-1.0, -2.0, 0.1), "direction as published, within noise"),
-        ("lower", (1.0, -0.5, 2.5), "no difference"),
+        ("lower", (1.0, -0.5, 2.5), "not shown"),
         ("lower", (1.0, 0.5, 1.5), "opposite"),
         ("higher", (1.0, 0.5, 1.5), "as published"),
         ("higher", (-1.0, -1.5, -0.5), "opposite"),
         ("same", (0.01, -0.04, 0.05), "as published"),
         ("same", (0.01, -0.2, 0.2), "direction as published, within noise"),
+        ("same", (0.3, -0.2, 0.8), "not shown"),
         ("same", (0.3, 0.2, 0.4), "opposite"),
+        ("same", (-0.3, -0.4, -0.2), "opposite"),
     ],
 )
 def test_verdicts(direction, found, words):
     mean, low, high = found
-    assert verdict(claim(direction, margin=0.05), Estimate(mean, 3, low, high)) == words
+    assert outcome(claim(direction, margin=0.05), Estimate(mean, 3, low, high)) == words
 
 
 def test_shuffled_arms_are_not_as_published():
@@ -117,7 +119,7 @@ def test_shuffled_arms_are_not_as_published():
     seen = [
         value(arm, seed, number) for seed in range(3) for arm, number in (("before", 0.1), ("after", 0.9))
     ]
-    assert verdict(claim(), contrast(claim(), seen)) == "opposite"
+    assert outcome(claim(), difference(claim(), seen)) == "opposite"
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path):

@@ -6,9 +6,7 @@ Arguments: FOLDER CASES, the latter JSON: a list of {name, ranks, ...} (see `tra
 
 import importlib
 import json
-import os
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -28,6 +26,7 @@ from publius.training.distributed.run import Follower, Leader
 from publius.training.language import held_out_loss, language_loss
 from publius.training.loop import LoopConfig, LossSum, train_loop
 from publius.training.optimizer import OptimizerConfig
+from tests.laws.ranks import fork_ranks
 
 torch_flex = importlib.import_module("torch.nn.attention.flex_attention")
 
@@ -137,20 +136,7 @@ def main():
     folder, cases = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(1)
     for case in cases:
-        children = []
-        for number in range(case["ranks"]):
-            child = os.fork()
-            if child == 0:
-                try:
-                    rank(folder, number, **case)
-                except BaseException:
-                    traceback.print_exc()
-                    sys.stderr.flush()
-                    os._exit(1)
-                os._exit(0)
-            children.append(child)
-        codes = [os.waitpid(child, 0)[1] for child in children]
-        assert not any(codes), case["name"]
+        fork_ranks(case["ranks"], lambda number, case=case: rank(folder, number, **case), case["name"])
 
 
 main()

@@ -5,9 +5,7 @@ the shards; and keeps the weights it gathered. Leaves `<rank>.json` and `<rank>.
 """
 
 import json
-import os
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -21,6 +19,7 @@ from publius.testing.fakes import byte_tokenizer, tiny_config
 from publius.training.distributed.layout import ParallelConfig
 from publius.training.distributed.ranks import Ranks
 from publius.training.distributed.shard import ShardedModel
+from tests.laws.ranks import fork_ranks
 
 
 def law(folder, number, ranks, tensor):
@@ -56,20 +55,7 @@ def law(folder, number, ranks, tensor):
 def main():
     folder, ranks, tensor = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
-    children = []
-    for number in range(ranks):
-        child = os.fork()
-        if child == 0:
-            try:
-                law(folder, number, ranks, tensor)
-            except BaseException:
-                traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    codes = [os.waitpid(child, 0)[1] for child in children]
-    assert not any(codes)
+    fork_ranks(ranks, lambda number: law(folder, number, ranks, tensor))
 
 
 main()

@@ -1,4 +1,4 @@
-"""Studies on the bundled world, as small as they go: every stage runs, every claim gets a verdict."""
+"""Studies on the bundled world, as small as they go: every stage runs, every claim gets a outcome."""
 
 import pytest
 
@@ -31,9 +31,9 @@ def test_a_study_runs_whole(home, name):
     recipe = SMALL[name]()
     run_recipe(recipe, name, home, jobs=1)
     document = StudyReport(show_run(name, home).stages[-1].path / "files").document()
-    assert len(document.findings) == len(document.config.claims) > 1
+    assert len(document.results) == len(document.config.claims) > 1
     assert {value.seed for value in document.values} == {0}
-    assert all(finding.n == 1 and finding.low is None for finding in document.findings)
+    assert all(result.n == 1 and result.low is None for result in document.results)
     record = show_run(name, home).stages[-1].record
     assert record is not None
     assert "study.as_published" in record.metrics and "study.claim.1" in record.metrics

@@ -1,3 +1,5 @@
+"""The stage and its trainer on one small policy; long because every option is held to the same one."""
+
 from __future__ import annotations
 
 import json

@@ -22,9 +22,6 @@ from publius.inference.remote import Answer, Question, RemoteModel, Unanswered
 
 __all__ = ["RemoteConsistencyJudge"]
 
-_TOP = 20
-"""Most alternatives that the OpenAI dialect lists."""
-
 
 class RemoteConsistencyJudge:
     """Asks a remote model, the worked examples as earlier turns.
@@ -47,9 +44,8 @@ class RemoteConsistencyJudge:
             UserError: as `RemoteModel.ask`.
         """
         own, k = self._own, self._config.samples
-        alternatives = _TOP if own.logprobs and own.dialect == "openai" else 0
         questions = [
-            Question(self._conversation(case), own.answer_tokens, alternatives, sample)
+            Question(self._conversation(case), own.answer_tokens, own.alternatives, sample)
             for case in cases
             for sample in range(k)
         ]

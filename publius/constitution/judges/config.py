@@ -13,6 +13,9 @@ from publius.inference.remote import RemoteConfig
 
 __all__ = ["JudgeConfig", "RemoteJudgeConfig"]
 
+_TOP = 20
+"""Most alternatives that the OpenAI dialect lists."""
+
 Clamp = Literal["constitution", "none"] | tuple[float, float]
 
 
@@ -37,6 +40,11 @@ class RemoteJudgeConfig(RemoteConfig):
     )
     answer_tokens: int = Field(default=16, ge=1)
     min_read: float = Field(default=0.5, gt=0, le=1)
+
+    @property
+    def alternatives(self) -> int:
+        """Likeliest tokens to ask for: as many as the OpenAI dialect lists, or none."""
+        return _TOP if self.logprobs and self.dialect == "openai" else 0
 
 
 class JudgeConfig(Config):

@@ -22,9 +22,6 @@ from publius.inference.remote import Question, RemoteModel
 
 __all__ = ["RemoteJudge"]
 
-_TOP = 20
-"""Most alternatives that the OpenAI dialect lists."""
-
 
 class RemoteJudge:
     """Asks a remote model. One principle per pair; both orders; soft, unclamped labels.
@@ -50,9 +47,8 @@ class RemoteJudge:
         cases = cases_of(pairs, principles)
         config, own = self._config, self._own
         tokens = own.answer_tokens + (config.thought_tokens if config.chain_of_thought else 0)
-        alternatives = _TOP if own.logprobs and own.dialect == "openai" else 0
         asked = [
-            Question(self._questions.question(case), tokens, alternatives, sample)
+            Question(self._questions.question(case), tokens, own.alternatives, sample)
             for case in cases
             for sample in range(config.samples)
         ]

@@ -11,7 +11,7 @@ from publius.evals.revisions import ScoreRevisionsConfig, score_revisions
 from publius.evals.study import Claim
 from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
-from publius.recipes.studies._benches import Benches, places
+from publius.recipes.studies._wiring import StudyWiring, places
 
 __all__ = ["critiques", "wire"]
 
@@ -27,8 +27,8 @@ def critiques(seeds: int = 3) -> Recipe:
 
 def wire(sizes: Sizes, seeds: int, critics: tuple[tuple[int, int], ...] = _CRITICS) -> Recipe:
     """The study at any size; `critics` are widths and layers, smallest first."""
-    benches = Benches("study-critiques", sizes, seeds)
-    for w in benches.workshops:
+    study = StudyWiring("study-critiques", sizes, seeds)
+    for w in study.workshops:
         helpful = w.tune("sft", w.haiku(), [w.demonstrations("demonstrations")])
         shards, prompts = w.worded_shards(), w.prompts("prompts", sizes.cai_prompts)
         harm = ComparisonsConfig(pairs=("harm",), held_out_pairs=("harm",), limit=sizes.comparisons)
@@ -45,7 +45,7 @@ def wire(sizes: Sizes, seeds: int, critics: tuple[tuple[int, int], ...] = _CRITI
                     revisions=revised, rewards=[scorer],
                 )  # fmt: skip
                 measured = {name: f"revision.last.{name}" for name in ("harmless", "leak", "overrefusal")}
-                benches.read(w, scored, arm, measured, x=size[0])
+                study.read(w, scored, arm, measured, x=size[0])
     small, large = critics[0][0], critics[-1][0]
     claims = [
         Claim(text="In small models critiqued revisions are more harmless than direct ones", source=_SOURCE,
@@ -57,4 +57,4 @@ def wire(sizes: Sizes, seeds: int, critics: tuple[tuple[int, int], ...] = _CRITI
         Claim(text="Larger critics make answers more harmless", source=_SOURCE, measure="harmless",
               these=places(*_ARMS, at=(large,)), those=places(*_ARMS, at=(small,)), direction="higher"),
     ]  # fmt: skip
-    return benches.conclude("Critiques", claims, x_label="width of the critic", units={"harmless": "number"})
+    return study.conclude("Critiques", claims, x_label="width of the critic", units={"harmless": "number"})

@@ -18,7 +18,7 @@ from publius.evals.tournament import TournamentConfig, tournament
 from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes, Workshop
 from publius.recipes.studies._alignment import aligned
-from publius.recipes.studies._benches import Benches, places
+from publius.recipes.studies._wiring import StudyWiring, places
 from publius.rl.dpo import DPOConfig, dpo
 
 __all__ = ["frontier", "wire"]
@@ -40,8 +40,8 @@ def frontier(seeds: int = 3) -> Recipe:
 
 def wire(sizes: Sizes, seeds: int) -> Recipe:
     """The study at any size."""
-    benches = Benches("study-frontier", sizes, seeds)
-    for w in benches.workshops:
+    study = StudyWiring("study-frontier", sizes, seeds)
+    for w in study.workshops:
         opus, models = _models(w)
         for name, (amounts, categories) in _KINDS.items():
             asking = QuestionsConfig(amounts=amounts, held_out="test", seed=w.seed)
@@ -55,14 +55,14 @@ def wire(sizes: Sizes, seeds: int) -> Recipe:
                 prompts=asked,
             )  # fmt: skip
             for arm in _ARMS:
-                benches.read(w, played, arm, {f"Elo, {name}": f"{name}.{arm}"})
+                study.read(w, played, arm, {f"Elo, {name}": f"{name}.{arm}"})
         for arm, model in models.items():
             key = arm.replace(" ", "_")
             tested = w.test(f"test-{key}", model, "model")
             names = ("leak", "overrefusal", "evasive", "helpful", "helpful.twin")
-            benches.read(w, tested, arm, {name: f"model.{name}" for name in names})
+            study.read(w, tested, arm, {name: f"model.{name}" for name in names})
     units: dict[str, Literal["share", "number"]] = {f"Elo, {name}": "number" for name in _KINDS}
-    return benches.conclude("Harmless and helpful", _claims(), units=units)
+    return study.conclude("Harmless and helpful", _claims(), units=units)
 
 
 def _models(w: Workshop) -> tuple[Node, dict[str, Node]]:

@@ -16,7 +16,7 @@ from publius.evals.study import Claim
 from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
 from publius.recipes.studies._alignment import aligned
-from publius.recipes.studies._benches import Benches, places
+from publius.recipes.studies._wiring import StudyWiring, places
 
 __all__ = ["labels", "wire"]
 
@@ -38,8 +38,8 @@ def labels(seeds: int = 3) -> Recipe:
 
 def wire(sizes: Sizes, seeds: int) -> Recipe:
     """The study at any size."""
-    benches = Benches("study-labels", sizes, seeds)
-    for w in benches.workshops:
+    study = StudyWiring("study-labels", sizes, seeds)
+    for w in study.workshops:
         start = aligned(w)
         pairs = ComparisonsConfig(held_out_pairs=("harm", "alarm"))
         graded = w.stage("graded", pocket_comparisons, pairs, world=w.world)
@@ -47,12 +47,12 @@ def wire(sizes: Sizes, seeds: int) -> Recipe:
             key = arm.replace(" ", "_")
             judged = w.judging().model_copy(update={k: v for k, v in changes.items() if k != "labels"})
             grading = w.stage(f"judge-{key}", evaluate_judge, judged, judge=start.opus, pairs=graded)
-            benches.read(w, grading, arm, {"judge accuracy": "judge.accuracy", "judge ECE": "judge.ece"})
+            study.read(w, grading, arm, {"judge accuracy": "judge.accuracy", "judge ECE": "judge.ece"})
             scorers = start.scorers(f"reward-{key}", start.labels(f"labels-{key}", **changes))
             policy = start.reinforce(f"rlcai-{key}", start.slcai, scorers, [start.harmless, start.revisions])
             tested = w.test(f"test-{key}", policy, "model")
-            benches.read(w, tested, arm, {n: f"model.{n}" for n in ("leak", "helpful", "overrefusal")})
-    return benches.conclude("Labels", _claims())
+            study.read(w, tested, arm, {n: f"model.{n}" for n in ("leak", "helpful", "overrefusal")})
+    return study.conclude("Labels", _claims())
 
 
 def _claims() -> list[Claim]:

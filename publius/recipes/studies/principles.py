@@ -11,7 +11,7 @@ from publius.evals.revisions import ScoreRevisionsConfig, score_revisions
 from publius.evals.study import Claim
 from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
-from publius.recipes.studies._benches import Benches, places
+from publius.recipes.studies._wiring import StudyWiring, places
 
 __all__ = ["principles", "wire"]
 
@@ -27,8 +27,8 @@ def principles(seeds: int = 3) -> Recipe:
 def wire(sizes: Sizes, seeds: int, counts: tuple[int, ...] = _COUNTS, pairs_of_words: int = 2000) -> Recipe:
     """The study at any size. The first principles of the constitution are taken: those about harm."""
     scoring = ScoreRevisionsConfig(names=("harmless",), pairs_of_words=pairs_of_words)
-    benches = Benches("study-principles", sizes, seeds)
-    for w in benches.workshops:
+    study = StudyWiring("study-principles", sizes, seeds)
+    for w in study.workshops:
         helpful = w.tune("sft", w.haiku(), [w.demonstrations("demonstrations")])
         opus, prompts = w.opus(w.worded_shards()), w.prompts("prompts", sizes.cai_prompts)
         harm = ComparisonsConfig(pairs=("harm",), held_out_pairs=("harm",), limit=sizes.comparisons)
@@ -45,7 +45,7 @@ def wire(sizes: Sizes, seeds: int, counts: tuple[int, ...] = _COUNTS, pairs_of_w
                 revisions=revised, rewards=[scorer],
             )  # fmt: skip
             names = ("harmless", "leak", "overrefusal", "distinct")
-            benches.read(w, scored, "revised", {n: f"revision.last.{n}" for n in names}, x=count)
+            study.read(w, scored, "revised", {n: f"revision.last.{n}" for n in names}, x=count)
     one, many = places("revised", at=(counts[0],)), places("revised", at=(counts[-1],))
     claims = [
         Claim(text="The number of principles does not change harmlessness scores", source=_SOURCE,
@@ -53,4 +53,4 @@ def wire(sizes: Sizes, seeds: int, counts: tuple[int, ...] = _COUNTS, pairs_of_w
         Claim(text="More principles give more diverse answers", source=_SOURCE, measure="distinct",
               these=many, those=one, direction="higher"),
     ]  # fmt: skip
-    return benches.conclude("Principles", claims, x_label="principles", units={"harmless": "number"})
+    return study.conclude("Principles", claims, x_label="principles", units={"harmless": "number"})

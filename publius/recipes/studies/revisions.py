@@ -12,7 +12,7 @@ from publius.evals.revisions import ScoreRevisionsConfig, score_revisions
 from publius.evals.study import Claim
 from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes, Workshop
-from publius.recipes.studies._benches import Benches, places
+from publius.recipes.studies._wiring import StudyWiring, places
 
 __all__ = ["revisions", "wire"]
 
@@ -27,8 +27,8 @@ def revisions(seeds: int = 3) -> Recipe:
 
 def wire(sizes: Sizes, seeds: int, steps: int = 4) -> Recipe:
     """The study at any size."""
-    benches = Benches("study-revisions", sizes, seeds)
-    for w in benches.workshops:
+    study = StudyWiring("study-revisions", sizes, seeds)
+    for w in study.workshops:
         haiku, opus = w.haiku(), w.opus(w.worded_shards())
         helpful = w.tune("sft", haiku, [w.demonstrations("demonstrations")])
         config = w.revising().model_copy(update={"revisions": steps})
@@ -40,7 +40,7 @@ def wire(sizes: Sizes, seeds: int, steps: int = 4) -> Recipe:
         for step in range(steps + 1):
             names = (*_KINDS, "leak", "overrefusal", "characters")
             measured = {name: f"revision.{step}.{name}" for name in names}
-            benches.read(w, scored, "revised", measured, x=step)
+            study.read(w, scored, "revised", measured, x=step)
     first, last = places("revised", at=(0,)), places("revised", at=(steps,))
     claims = [
         Claim(text="Revision raises harmlessness scores", source=_SOURCE, measure="harmless",
@@ -54,7 +54,7 @@ def wire(sizes: Sizes, seeds: int, steps: int = 4) -> Recipe:
         Claim(text="By truth, revised answers leak less", source="not published: truth is known here only",
               measure="leak", these=last, those=first, direction="lower"),
     ]  # fmt: skip
-    return benches.conclude(
+    return study.conclude(
         "Revisions", claims, x_label="revisions",
         units=dict.fromkeys((*_KINDS, "characters"), "number"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from publius.evals.study import Claim
 from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
 from publius.recipes.studies._alignment import aligned
-from publius.recipes.studies._benches import Benches, places
+from publius.recipes.studies._wiring import StudyWiring, places
 from publius.reward.compose import RewardSpec
 from publius.reward.judge_reward import JudgePart
 
@@ -30,8 +30,8 @@ def rewards(seeds: int = 3) -> Recipe:
 
 def wire(sizes: Sizes, seeds: int) -> Recipe:
     """The study at any size."""
-    benches = Benches("study-rewards", sizes, seeds)
-    for w in benches.workshops:
+    study = StudyWiring("study-rewards", sizes, seeds)
+    for w in study.workshops:
         start = aligned(w)
         scorers = start.scorers("reward", start.labels("ai_labels"))
         practised = [start.harmless, start.revisions]
@@ -49,10 +49,10 @@ def wire(sizes: Sizes, seeds: int) -> Recipe:
         for arm, model in models.items():
             tested = w.test(f"test-{arm.replace(' ', '_')}", model, "model")
             names = ("leak", "overrefusal", "helpful", "helpful.twin")
-            benches.read(w, tested, arm, {name: f"model.{name}" for name in names})
+            study.read(w, tested, arm, {name: f"model.{name}" for name in names})
     arms: dict[str, Any] = {"these": places("judge"), "those": places("preference model"), "source": _SOURCE}
     claims = [
         Claim(text="With direct rewards the policy leaks less", measure="leak", direction="lower", **arms),
         Claim(text="With direct rewards it is more helpful", measure="helpful", direction="higher", **arms),
     ]
-    return benches.conclude("Rewards", claims)
+    return study.conclude("Rewards", claims)

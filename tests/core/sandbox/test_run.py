@@ -1,4 +1,7 @@
-"""The sandbox, attacked: every program here tries to get out, and prints ESCAPED when it has."""
+"""The sandbox, attacked: every program here tries to get out, and prints ESCAPED when it has.
+
+Long because most of it is the attacks themselves, one program each, told apart by name.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from publius.evals.study import Claim, Place, Reading, StudyConfig, study
 from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes, Workshop
 
-__all__ = ["Benches", "places"]
+__all__ = ["StudyWiring", "places"]
 
 
 def places(*arms: str, at: Iterable[float | None] = (None,)) -> tuple[Place, ...]:
@@ -22,7 +22,7 @@ def places(*arms: str, at: Iterable[float | None] = (None,)) -> tuple[Place, ...
     return tuple(Place(arm=arm, x=x) for arm in arms for x in at)
 
 
-class Benches:
+class StudyWiring:
     """A study being wired.
 
     Args:
