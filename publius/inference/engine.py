@@ -37,7 +37,6 @@ from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Engine", "Request", "Sampling", "Stats"]
 
-
 _LOGITS = 1 << 24
 """Most logits held at once while scoring (64 MB in fp32)."""
 STEP_TOKENS = 1024
@@ -272,11 +271,8 @@ class Engine:
             UserError: before any compute, as `generate`, naming the request.
         """
         if len(prompts) != len(continuations):
-            raise UserError(
-                f"{len(prompts)} prompts but {len(continuations)} continuations",
-                where="Engine.score",
-                fix="give one continuation for each prompt",
-            )
+            told = f"{len(prompts)} prompts but {len(continuations)} continuations"
+            raise UserError(told, where="Engine.score", fix="give one continuation for each prompt")
         scores = Scores(prompts, continuations)
         for i, (prompt, continuation) in enumerate(scores.texts):
             check_ids(i, continuation, "continuation", self.model.config.vocab_size)
@@ -344,11 +340,9 @@ class Engine:
             UserError: as `generate`.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        request = Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline)
-        self.enqueue(request)
-        return request
+        return self.enqueue(Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline))
 
-    def enqueue(self, request: Request) -> None:
+    def enqueue(self, request: Request) -> Request:
         """As `submit`, a request of one's own making.
 
         Raises:
@@ -357,6 +351,7 @@ class Engine:
         with self._lock:
             self._check(0, request)
             self._submit(request)
+        return request
 
     def _submit(self, request: Request) -> None:
         with self._lock:

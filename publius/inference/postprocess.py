@@ -121,13 +121,32 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
 
 
 def _score(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> None:
-    """Log-probabilities of the targets of each (request, place, row) into the requests."""
+    """Log-probabilities of the targets of each (request, place, row) into the requests, and of the likeliest
+    ids where they are asked for: all from one sum, so that equal tokens have equal numbers."""
     targets = [(request.targets or {})[place] for request, place, _ in scored]
-    rows = [row for (_, _, row), ids in zip(scored, targets, strict=True) for _ in ids]
-    values = scores(logits_NV, rows, [token for ids in targets for token in ids])
+    ranked = _likeliest_ids(logits_NV, scored)
+    asked = [[*ids, *more] for ids, more in zip(targets, ranked, strict=True)]
+    rows = [row for (_, _, row), ids in zip(scored, asked, strict=True) for _ in ids]
+    values = scores(logits_NV, rows, [token for ids in asked for token in ids])
     done = 0
-    for (request, place, _), ids in zip(scored, targets, strict=True):
-        request.scores[place] = found = values[done : done + len(ids)]
-        done += len(ids)
+    for (request, place, _), ids, more in zip(scored, targets, ranked, strict=True):
+        found = values[done : done + len(ids) + len(more)]
+        done += len(found)
+        request.scores[place] = found[: len(ids)]
+        if more:
+            request.ranked[place] = tuple(zip(more, found[len(ids) :], strict=True))
         if any(value != value for value in found):
             _fail(request)
+
+
+def _likeliest_ids(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> list[list[int]]:
+    """For each place that is scored the ids its request wants ranked, best first; mostly none."""
+    counts = [min(request.sampling.alternatives, logits_NV.shape[1]) for request, _, _ in scored]
+    found: list[list[int]] = [[] for _ in counts]
+    asking = [number for number, count in enumerate(counts) if count]
+    if asking:
+        rows = [scored[number][2] for number in asking]
+        ids_NK = logits_NV[rows].topk(max(counts)).indices.tolist()
+        for number, ids in zip(asking, ids_NK, strict=True):
+            found[number] = ids[: counts[number]]
+    return found

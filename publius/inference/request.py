@@ -70,7 +70,7 @@ class Request:
         priority: larger runs first.
         deadline: `time.monotonic()` after which it is ended with what it has.
         targets: to score instead of continuing: at place i of the prompt, the ids whose log-probability as
-            the next token is wanted.
+            the next token is wanted; with `sampling.alternatives`, so many of the likeliest there as well.
     """
 
     prompt: Sequence[int]
@@ -83,6 +83,8 @@ class Request:
     logprobs: list[float] = field(default_factory=list[float])
     alternatives: list[Alternatives] = field(default_factory=list[Alternatives])
     scores: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+    ranked: dict[int, Alternatives] = field(default_factory=dict[int, Alternatives])
+    """Of what is scored: the likeliest ids at each place."""
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
     error: UserError | None = None
