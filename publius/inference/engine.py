@@ -340,14 +340,19 @@ class Engine:
             UserError: as `generate`.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        return self.enter(Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline))
+        request = Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline)
+        self.enqueue(request)
+        return request
 
-    def enter(self, request: Request) -> Request:
-        """As `submit`, a request of one's own making."""
+    def enqueue(self, request: Request) -> None:
+        """As `submit`, a request of one's own making.
+
+        Raises:
+            UserError: as `generate`.
+        """
         with self._lock:
             self._check(0, request)
             self._submit(request)
-        return request
 
     def _submit(self, request: Request) -> None:
         with self._lock:

@@ -71,11 +71,11 @@ def test_without_alternatives_and_of_one_token() -> None:
     assert [tuple(scored) for scored in single.found()] == [(1, None, ())]
 
 
-def test_a_reading_enters_beside_requests_that_write() -> None:
+def test_a_reading_runs_beside_requests_that_write() -> None:
     runs = engine(True)
     writing = runs.submit(TEXTS[2], Sampling(max_tokens=8, temperature=0))
     reading = Reading(TEXTS[0], alternatives=2)
-    assert runs.enter(reading.request) is reading.request
+    runs.enqueue(reading.request)
     while runs.step():
         pass
     assert len(writing.completion().tokens) == 8
@@ -88,4 +88,4 @@ def test_a_reading_enters_beside_requests_that_write() -> None:
 def test_what_cannot_be_read_is_refused(text: list[int], told: str) -> None:
     runs = engine(True)
     with pytest.raises(UserError, match=told):
-        runs.enter(Reading(text).request)
+        runs.enqueue(Reading(text).request)
