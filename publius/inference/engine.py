@@ -340,11 +340,9 @@ class Engine:
             UserError: as `generate`.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        request = Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline)
-        self.enqueue(request)
-        return request
+        return self.enqueue(Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline))
 
-    def enqueue(self, request: Request) -> None:
+    def enqueue(self, request: Request) -> Request:
         """As `submit`, a request of one's own making.
 
         Raises:
@@ -353,6 +351,7 @@ class Engine:
         with self._lock:
             self._check(0, request)
             self._submit(request)
+        return request
 
     def _submit(self, request: Request) -> None:
         with self._lock:

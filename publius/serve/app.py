@@ -93,7 +93,7 @@ def _of_status(status: int, request: Request) -> ApiError:
     if status == 404:
         return ApiError("not_found_error", f"there is nothing at {request.scope['path'][:200]}")
     if status == 405:
-        return ApiError("invalid_request_error", f"method {request.method} is not allowed here")
+        return ApiError("invalid_request_error", f"method {request.method} is not allowed here", status=405)
     return ApiError("invalid_request_error" if status < 500 else "api_error", f"HTTP {status}")
 
 

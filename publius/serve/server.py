@@ -8,8 +8,6 @@ Nothing reaches a model, and nothing a model wrote leaves, by another way.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import math
 import time
@@ -49,6 +47,7 @@ from publius.serve.holdback import HoldBack
 from publius.serve.http import new_id
 from publius.serve.hub import Hub, ServedModel
 from publius.serve.metrics import Metrics
+from publius.serve.signatures import seal, unseal
 from publius.serve.store import Store
 from publius.serve.worker import Generation
 from publius.tokenizer.special import THINK, TOOL_USE_END
@@ -93,14 +92,14 @@ class Server:
 
     # ---- thinking is signed, so that it can be sent back and told from a forgery ----
 
-    def sign(self, model: str, thinking: str) -> str:
-        """The signature of a thinking block that `model` (a served id) wrote."""
-        body = f"{model}\0{thinking}".encode()
-        return "v1." + hmac.new(self.secret, body, hashlib.sha256).hexdigest()
-
-    def signed(self, model: str, block: ThinkingBlock) -> bool:
-        """Whether this server's `model` wrote it."""
-        return hmac.compare_digest(block.signature.encode(), self.sign(model, block.thinking).encode())
+    def restore(self, block: ThinkingBlock) -> ThinkingBlock | None:
+        """A thinking block a client sends back, with its thinking where that was left out; None for one that
+        no model served here wrote."""
+        for model in self.hub.models():
+            thought = unseal(self.secret, model.id, block.signature)
+            if thought is not None and block.thinking in ("", thought):
+                return block.model_copy(update={"thinking": thought})
+        return None
 
     # ---- prompts ----
 
@@ -284,7 +283,7 @@ class Server:
         if isinstance(block, TextBlock):
             block = TextBlock(text=text)
         elif isinstance(block, ThinkingBlock):
-            block = ThinkingBlock(thinking=text, signature=self.sign(turn.model.id, text))
+            block = ThinkingBlock(thinking=text, signature=seal(self.secret, turn.model.id, text))
         else:
             block = ToolUseBlock(id=block.id, name=block.name, input=given)
             turn.calls += 1

@@ -75,7 +75,7 @@ def test_a_reading_runs_beside_requests_that_write() -> None:
     runs = engine(True)
     writing = runs.submit(TEXTS[2], Sampling(max_tokens=8, temperature=0))
     reading = Reading(TEXTS[0], alternatives=2)
-    runs.enqueue(reading.request)
+    assert runs.enqueue(reading.request) is reading.request
     while runs.step():
         pass
     assert len(writing.completion().tokens) == 8

@@ -13,7 +13,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from publius.core.messages import ThinkingBlock
 from publius.serve.errors import ApiError, api_error
 from publius.serve.exchange import Ask, Event
 from publius.serve.guard import Caller
@@ -57,13 +56,13 @@ async def create(request: Request) -> Response:
     ask = parse_ask(server, body, version)
     id, asked = new_id("msg"), request_id(request)
     headers = {**server.guard.headers(caller), "request-id": asked}
+    omit = (body.get("thinking") or {}).get("display") == "omitted"
     if body.get("stream") is not True:
         reply = await _unless_gone(request, server, ask, caller, asked)
-        return JSONResponse(message_body(reply, ask, id), headers=headers)
+        return JSONResponse(message_body(reply, ask, id, omit_thinking=omit), headers=headers)
     events = server.exchange(ask, caller, asked)
     first = await anext(events)  # what is refused before the reply begins has a status of its own
-    display = (body.get("thinking") or {}).get("display")
-    frames = _frames(_again(first, events), ask, id, asked, omit_thinking=display == "omitted")
+    frames = _frames(_again(first, events), ask, id, asked, omit_thinking=omit)
     return sse(frames, headers)
 
 
@@ -87,18 +86,7 @@ def parse_ask(server: Server, body: dict[str, Any], version: str) -> Ask:
     Raises:
         ApiError: what is wrong with it.
     """
-    return parse_messages(
-        body, version=version, verify=_verify(server, body), strict=server.config.strict_versions
-    )
-
-
-def _verify(server: Server, body: dict[str, Any]) -> Any:
-    ids = [model.id for model in server.hub.models()]
-
-    def verify(block: ThinkingBlock) -> bool:
-        return any(server.signed(id, block) for id in ids)
-
-    return verify
+    return parse_messages(body, version=version, restore=server.restore, strict=server.config.strict_versions)
 
 
 async def _again(first: Event, rest: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
@@ -137,7 +125,7 @@ async def count(request: Request) -> Response:
     caller = await _admit(server, request, "messages")
     version = _version(request)
     body = await read_json(request, server.config.body_bytes)
-    ask = parse_count(body, version=version, verify=_verify(server, body))
+    ask = parse_count(body, version=version, restore=server.restore)
     tokens = await asyncio.to_thread(server.count, ask)
     headers = {**server.guard.headers(caller), "request-id": request_id(request)}
     return JSONResponse({"input_tokens": tokens}, headers=headers)
@@ -185,7 +173,9 @@ def _model_body(model: ServedModel, id: str) -> dict[str, Any]:
         "type": "model",
         "display_name": id.replace("-", " ").title(),
         "created_at": datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "lifecycle": {"status": "active", "deprecated_at": None, "retires_at": None},
+        "lifecycle": "active",
+        "deprecated_at": None,
+        "retires_at": None,
         "max_input_tokens": model.context - 1,
         "max_tokens": model.context - 1,
         "capabilities": {
