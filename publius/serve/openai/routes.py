@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from publius.serve.guard import Caller, bearer_or_header
+from publius.serve.guard import Caller
 from publius.serve.http import request_id
 from publius.serve.openai.body import ChatBody, CompletionBody
 from publius.serve.openai.chat import chat
@@ -30,7 +30,7 @@ def router(server: Server) -> APIRouter:
     routes = APIRouter(tags=["openai"])
 
     async def admitted(request: Request) -> Caller:
-        return await server.guard.admit(request, "messages", keys=bearer_or_header(request))
+        return await server.guard.admit(request, "messages", keys=server.guard.bearer_or_header(request))
 
     def named(response: Response, request: Request, caller: Caller | None = None) -> Response:
         """With the headers OpenAI's clients read."""
