@@ -25,15 +25,10 @@ from publius.serve.server import Server
 __all__ = ["create_app", "is_loopback"]
 
 _log = logging.getLogger("publius.serve")
-_OPENAI = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/tokenize",
-    "/detokenize",
-    "/tokenizer",
+_DIALECTS = (
+    (("/v1/chat/", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"), openai),
+    (("/",), messages),
 )
-_DIALECTS = ((_OPENAI, openai), (("/",), messages))
 """Whose error words a path is answered in: the first whose beginning it has."""
 
 
