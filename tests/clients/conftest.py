@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and programs that talk to it from the environments of their clients."""
+"""A real server, and programs that talk to it in the environments of their clients."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ ENVS: dict[str, list[list[str]]] = {
     "langchain": [["langchain-anthropic"]],
     "litellm": [["litellm", "boto3"]],
     "inspect": [["inspect_ai", "anthropic", "openai"]],
-    # PyTorch first: where pip finds one without CUDA (--find-links), that one; nothing is computed with it here
+    # PyTorch first, where pip finds one without CUDA (PIP_FIND_LINKS) that one: it computes nothing here
     "lm-eval": [["torch==2.13.0"], ["lm_eval[api]"]],
 }
 """Name of an environment -> what is installed into it, one pip command after another."""

@@ -1,4 +1,4 @@
-"""An agent loop: the SDK's tool runner and a trained Pocket model answer held-out questions with two tools."""
+"""An agent loop: the SDK's tool runner and a trained Pocket model answer held-out questions."""
 
 from __future__ import annotations
 

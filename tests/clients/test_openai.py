@@ -83,7 +83,8 @@ def test_roles(chat, where):
     counts = set()
     for role in ("system", "developer"):
         turns = [
-            {"role": role, "content": "Speak of owls."}, {"role": "user", "content": [{"type": "text", "text": "Hi."}]},
+            {"role": role, "content": "Speak of owls."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi."}]},
             {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Go on."},
         ]  # fmt: skip
         counts.add(chat(messages=turns).usage.prompt_tokens)

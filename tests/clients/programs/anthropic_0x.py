@@ -1,4 +1,4 @@
-"""What the 0.x line of the `anthropic` package does otherwise: the older version, `x-api-key`, temperature."""
+"""What the 0.x line of the `anthropic` package does otherwise: older version, `x-api-key`, temperature."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def check_claude_code(setting: Setting) -> None:
     tools = [
         {
             "name": f"tool_{i}", "description": "does " * 20, "eager_input_streaming": True, "strict": False,
-            "input_schema": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+            "input_schema": {"type": "object", "properties": {"path": {"type": "string"}}},
         }
         for i in range(24)
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""lm-eval over HTTP: log-likelihoods as the engine has them, generation, chat; our tokenizer over the wire."""
+"""lm-eval over HTTP: log-likelihoods as the engine has them, generation, chat, our tokenizer."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def raw(
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """The events of a Messages stream; every frame must carry its type twice, and nothing else may be there."""
+    """The events of a Messages stream; every frame says its type twice, and nothing else is there."""
     found: list[dict[str, Any]] = []
     assert text.endswith("\n\n")
     for frame in text[:-2].split("\n\n"):
