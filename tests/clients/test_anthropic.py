@@ -17,6 +17,12 @@ PROGRAMS = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def closed():
+    yield
+    importlib.import_module("anthropic_text").close_clients()
+
+
 @pytest.mark.parametrize(("program", "name"), checks(*PROGRAMS), ids=lambda word: word.removeprefix("check_"))
 def test_anthropic(setting, program, name):
     module = importlib.import_module(program.removesuffix(".py"))

@@ -16,7 +16,7 @@ def check_it_is_a_0x(setting: Setting) -> None:
 def check_the_key_and_the_version_it_sends(setting: Setting) -> None:
     seen: dict[str, str] = {}
     http = httpx.Client(event_hooks={"request": [lambda request: seen.update(request.headers)]})
-    with client_of(setting, http_client=http) as client:
+    with anthropic.Anthropic(base_url=setting.url, api_key=setting.key, http_client=http) as client:
         client.messages.create(model=setting.model, max_tokens=2, messages=ask())
     assert seen["x-api-key"] == setting.key and seen["anthropic-version"] == "2023-06-01"
 

@@ -89,13 +89,9 @@ def check_parse(setting: Setting) -> None:
 
 def check_the_key_goes_as_bearer(setting: Setting) -> None:
     seen: dict[str, str] = {}
-    import httpx2
-
-    def note(request: httpx2.Request) -> None:
-        seen.update(request.headers)
-
-    http = anthropic.DefaultHttpxClient(event_hooks={"request": [note]})
-    with client_of(setting, http_client=http) as client:
+    hooks = {"request": [lambda request: seen.update(request.headers)]}
+    http = anthropic.DefaultHttpxClient(event_hooks=hooks)
+    with anthropic.Anthropic(base_url=setting.url, api_key=setting.key, http_client=http) as client:
         client.messages.create(model=setting.model, max_tokens=2, messages=ask())
     assert seen["authorization"] == f"Bearer {setting.key}" and seen["anthropic-version"] == "2026-10-21"
 

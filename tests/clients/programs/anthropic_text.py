@@ -13,9 +13,21 @@ GREEDY: dict[str, Any] = {"temperature": 0}
 VERSIONS = ("2023-06-01", "2026-10-21")
 
 
-def client_of(setting: Setting, **more: Any) -> anthropic.Anthropic:
-    """A client that does not try again."""
-    return anthropic.Anthropic(**{"base_url": setting.url, "api_key": setting.key, "max_retries": 0, **more})
+_CLIENTS: dict[str, anthropic.Anthropic] = {}
+
+
+def client_of(setting: Setting, key: str | None = None) -> anthropic.Anthropic:
+    """The client with this key, which does not try again."""
+    key = setting.key if key is None else key
+    if key not in _CLIENTS:
+        _CLIENTS[key] = anthropic.Anthropic(base_url=setting.url, api_key=key, max_retries=0)
+    return _CLIENTS[key]
+
+
+def close_clients() -> None:
+    """Close what `client_of` opened."""
+    while _CLIENTS:
+        _CLIENTS.popitem()[1].close()
 
 
 def greedy(setting: Setting, tokens: int = 40, **more: Any) -> anthropic.types.Message:
