@@ -98,6 +98,12 @@ def program_env(at: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+def report(error: str | None) -> None:
+    """Fail with what a check said in its own process."""
+    if error is not None:
+        pytest.fail(error, pytrace=False)
+
+
 def _run(env: str, program: str, setting: str, at: Path) -> Results:
     place = client_env(env)
     if program.endswith(".py"):

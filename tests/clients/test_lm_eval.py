@@ -8,7 +8,7 @@ import pytest
 
 from publius.inference import Engine, Sampling
 from publius.model.checkpoint import Checkpoint
-from tests.clients.conftest import checks
+from tests.clients.conftest import checks, report
 
 PAIRS = [["The mill", " grinds grain"], ["The mill", " owl"], ["Who?", " Mara, naïve"]]
 
@@ -43,4 +43,4 @@ def facts(server, tmp_path_factory):
 )
 def test_lm_eval(run_program, facts, program, name):
     error = run_program("lm-eval", program, facts)[name]
-    assert error is None, error
+    report(error)
