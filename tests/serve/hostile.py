@@ -83,8 +83,8 @@ PATHS: dict[str, tuple[dict[str, Any], ...]] = {
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 3, 10**9, 2**31, 2**63, -(2**63), 10**30, 1e308, -1e-308, 0.5, "", " ",
-    "\x00", "x", "publius-haiku", "<|end|>", "<|assistant|>", "\ufeff", "\U0001f989" * 9, "\u202e", "a" * 3000,
-    "../../etc", "%2e%2e", "{}", "[]", [], {}, [[]], [{}], [None], {"": None}, {"type": "text"},
+    "\x00", "x", "publius-haiku", "<|end|>", "<|assistant|>", "\ufeff", "\U0001f989" * 9, "\u202e",
+    "a" * 3000, "../../etc", "%2e%2e", "{}", "[]", [], {}, [[]], [{}], [None], {"": None}, {"type": "text"},
     {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "!"}},
     {"type": "tool", "name": "t"}, {"type": "any"}, {"$ref": "#"}, {"$ref": "https://example.org/x"},
     {"type": "object", "properties": {"x": {"$ref": "#"}}}, {"anyOf": []}, {"enum": []},

@@ -135,7 +135,8 @@ def raw_request(server: RunningServer, body: bytes, *, path: str = "/v1/messages
     """An HTTP request as bytes."""
     lines = [
         f"POST {path} HTTP/1.1", "host: localhost", f"x-api-key: {server.key}",
-        "anthropic-version: 2023-06-01", "content-type: application/json", f"content-length: {len(body)}", "", "",
+        "anthropic-version: 2023-06-01", "content-type: application/json",
+        f"content-length: {len(body)}", "", "",
     ]  # fmt: skip
     return "\r\n".join(lines).encode() + body
 
