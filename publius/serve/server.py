@@ -8,8 +8,6 @@ Nothing reaches a model, and nothing a model wrote leaves, by another way.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import math
 import time
@@ -17,13 +15,12 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import numpy as np
-
 from publius.core.messages import Conversation, TextBlock, ThinkingBlock, ToolUseBlock, user
 from publius.inference.assistant import reply_stops
 from publius.inference.engine import Request, Sampling
 from publius.inference.guide import thinking_open
 from publius.inference.pages import PAGE
+from publius.inference.scoring import Reading, Scored
 from publius.inference.tool_choice import choosing
 from publius.safety.monitor import Monitors, Verdict
 from publius.serve.blocks import BlockReader, Opens, Part, Says, Shuts
@@ -49,6 +46,7 @@ from publius.serve.holdback import HoldBack
 from publius.serve.http import new_id
 from publius.serve.hub import Hub, ServedModel
 from publius.serve.metrics import Metrics
+from publius.serve.signatures import seal, unseal
 from publius.serve.store import Store
 from publius.serve.worker import Generation
 from publius.tokenizer.special import THINK, TOOL_USE_END
@@ -56,7 +54,6 @@ from publius.tokenizer.special import THINK, TOOL_USE_END
 __all__ = ["Reply", "Server"]
 
 _log = logging.getLogger("publius.serve")
-_NO_SCORES = np.zeros((0, 0), np.float32)
 
 
 class Reply(NamedTuple):
@@ -93,14 +90,14 @@ class Server:
 
     # ---- thinking is signed, so that it can be sent back and told from a forgery ----
 
-    def sign(self, model: str, thinking: str) -> str:
-        """The signature of a thinking block that `model` (a served id) wrote."""
-        body = f"{model}\0{thinking}".encode()
-        return "v1." + hmac.new(self.secret, body, hashlib.sha256).hexdigest()
-
-    def signed(self, model: str, block: ThinkingBlock) -> bool:
-        """Whether this server's `model` wrote it."""
-        return hmac.compare_digest(block.signature.encode(), self.sign(model, block.thinking).encode())
+    def restore(self, block: ThinkingBlock) -> ThinkingBlock | None:
+        """A thinking block a client sends back, with its thinking where that was left out; None for one that
+        no model served here wrote."""
+        for model in self.hub.models():
+            thought = unseal(self.secret, model.id, block.signature)
+            if thought is not None and block.thinking in ("", thought):
+                return block.model_copy(update={"thinking": thought})
+        return None
 
     # ---- prompts ----
 
@@ -194,6 +191,7 @@ class Server:
             sampling = self._sampling(model, ask, prompt)
             request = Request(prompt.ids, sampling, stream=ask.stream, priority=ask.priority)
         request.deadline = began + self.config.timeout
+        request.probe = self.monitors.probe
         generation = model.worker.submit(request)
         turn.request = request
         self._live.add(generation)
@@ -233,7 +231,7 @@ class Server:
                 parts += self._take(turn, reader, token)
             if over:
                 parts += reader.finish(request.stop_sequence)
-            for part in hold.take(parts, self._scores(request), done=over):
+            for part in hold.take(parts, request.readings[: turn.read], done=over):
                 yield self._event(turn, part)
             if hold.blocked:
                 break
@@ -245,11 +243,6 @@ class Server:
             yield self._ended(turn, "refusal", verdict=hold.verdict)
             return
         yield self._ended(turn, self._why(turn, request, reader), verdict=hold.verdict)
-
-    @staticmethod
-    def _scores(request: Request) -> np.ndarray:
-        readings = getattr(request, "readings", None)
-        return np.asarray(readings, np.float32) if readings else _NO_SCORES
 
     @staticmethod
     def _take(turn: _Turn, reader: BlockReader, token: int) -> list[Part]:
@@ -284,7 +277,7 @@ class Server:
         if isinstance(block, TextBlock):
             block = TextBlock(text=text)
         elif isinstance(block, ThinkingBlock):
-            block = ThinkingBlock(thinking=text, signature=self.sign(turn.model.id, text))
+            block = ThinkingBlock(thinking=text, signature=seal(self.secret, turn.model.id, text))
         else:
             block = ToolUseBlock(id=block.id, name=block.name, input=given)
             turn.calls += 1
@@ -357,6 +350,50 @@ class Server:
                     pass
         assert ended is not None
         return Reply(tuple(blocks), ended, tuple(drawn))
+
+    async def score(
+        self,
+        model: str,
+        prompts: Sequence[Sequence[int]],
+        caller: Caller,
+        request_id: str,
+        *,
+        alternatives: int = 0,
+    ) -> list[list[Scored]]:
+        """What a model thinks of texts: of every token its log-probability after those before it.
+
+        Args:
+            alternatives: how many of the likeliest tokens to tell of at each place.
+
+        Raises:
+            ApiError, UserError: as `exchange`.
+        """
+        served = self.hub.get(model)
+        self._open()
+        began = time.monotonic()
+        readings: list[Reading] = []
+        for ids in prompts:
+            ask = Ask(model, Conversation(messages=()), 0, prompt=tuple(ids))
+            readings.append(Reading(self._prompt(served, ask).ids, alternatives))
+        generations: list[Generation] = []
+        try:
+            for reading in readings:
+                reading.request.deadline = began + self.config.timeout
+                generations.append(served.worker.submit(reading.request))
+                self._live.add(generations[-1])
+            for generation in generations:
+                async for _ in generation.progress():
+                    pass
+        finally:
+            for generation in generations:
+                served.worker.release(generation)
+                self._live.discard(generation)
+        usage = Usage(input=sum(map(len, prompts)))
+        self.metrics.exchange(served.id, "scored", usage, time.monotonic() - began)
+        await asyncio.shield(self.guard.spent(caller, usage))
+        if any(reading.request.stop_reason != "end" for reading in readings):
+            raise ApiError("timeout_error", f"reading took longer than {self.config.timeout:g} s")
+        return [reading.found() for reading in readings]
 
     # ---- coming to an end ----
 
