@@ -23,6 +23,7 @@ from publius.serve.messages.batch_runner import ItemRunner
 from publius.serve.messages.encode import message_body
 from publius.serve.messages.routes import parse_ask
 from publius.serve.messages.schema import VERSIONS, validated
+from publius.serve.openapi import taking
 from publius.serve.server import Server
 from publius.serve.store import Batch, BatchItem, Store
 
@@ -80,11 +81,8 @@ class BatchRunner:
 def batch_router(server: Server) -> APIRouter:
     """The endpoints of batches."""
     routes = APIRouter(tags=["Message Batches"])
-    schema = BatchBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema["properties"]["requests"]["items"] = schema.pop("$defs")["BatchRequest"]
-    takes = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
     for start in ("/v1/messages/batches", "/anthropic/v1/messages/batches"):
-        routes.add_api_route(start, create, methods=["POST"], openapi_extra=takes)
+        routes.add_api_route(start, create, methods=["POST"], openapi_extra=taking(BatchBody))
         routes.add_api_route(start, page, methods=["GET"])
         routes.add_api_route(f"{start}/{{batch}}", retrieve, methods=["GET"])
         routes.add_api_route(f"{start}/{{batch}}", delete, methods=["DELETE"])
@@ -234,6 +232,6 @@ def _body(request: Request, batch: Batch) -> dict[str, Any]:
 
 
 def _time(seconds: float | None) -> str | None:
-    return (
-        None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
-    )
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
