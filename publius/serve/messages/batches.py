@@ -41,7 +41,7 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    custom_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
+    custom_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     params: dict[str, Any]
 
 
