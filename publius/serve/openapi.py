@@ -44,7 +44,7 @@ def _hoisted(schema: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
     clashing = {name for name, found in moved.items() if shared.get(name, found) != found}
     names = {name: f"{schema.get('title', 'Body')}{name}" for name in clashing}
     for name, found in own.items():
-        shared[names.get(name, name)] = _pointing(found, names)
+        shared[names.get(str(name), str(name))] = _pointing(found, names)
     return _pointing(schema, names)
 
 

@@ -20,7 +20,6 @@ from publius.inference.assistant import reply_stops
 from publius.inference.engine import Request, Sampling
 from publius.inference.guide import thinking_open
 from publius.inference.pages import PAGE
-from publius.inference.scoring import Reading, Scored
 from publius.inference.tool_choice import choosing
 from publius.safety.monitor import Monitors, Verdict
 from publius.serve.blocks import BlockReader, Opens, Part, Says, Shuts
@@ -350,50 +349,6 @@ class Server:
                     pass
         assert ended is not None
         return Reply(tuple(blocks), ended, tuple(drawn))
-
-    async def score(
-        self,
-        model: str,
-        prompts: Sequence[Sequence[int]],
-        caller: Caller,
-        request_id: str,
-        *,
-        alternatives: int = 0,
-    ) -> list[list[Scored]]:
-        """What a model thinks of texts: of every token its log-probability after those before it.
-
-        Args:
-            alternatives: how many of the likeliest tokens to tell of at each place.
-
-        Raises:
-            ApiError, UserError: as `exchange`.
-        """
-        served = self.hub.get(model)
-        self._open()
-        began = time.monotonic()
-        readings: list[Reading] = []
-        for ids in prompts:
-            ask = Ask(model, Conversation(messages=()), 0, prompt=tuple(ids))
-            readings.append(Reading(self._prompt(served, ask).ids, alternatives))
-        generations: list[Generation] = []
-        try:
-            for reading in readings:
-                reading.request.deadline = began + self.config.timeout
-                generations.append(served.worker.submit(reading.request))
-                self._live.add(generations[-1])
-            for generation in generations:
-                async for _ in generation.progress():
-                    pass
-        finally:
-            for generation in generations:
-                served.worker.release(generation)
-                self._live.discard(generation)
-        usage = Usage(input=sum(map(len, prompts)))
-        self.metrics.exchange(served.id, "scored", usage, time.monotonic() - began)
-        await asyncio.shield(self.guard.spent(caller, usage))
-        if any(reading.request.stop_reason != "end" for reading in readings):
-            raise ApiError("timeout_error", f"reading took longer than {self.config.timeout:g} s")
-        return [reading.found() for reading in readings]
 
     # ---- coming to an end ----
 
