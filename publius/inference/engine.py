@@ -24,6 +24,7 @@ from publius.inference.guide import Guides
 from publius.inference.host import CacheDtype, Dtype, Host
 from publius.inference.pages import PAGE, PagePool
 from publius.inference.postprocess import postprocess
+from publius.inference.readings import Probe
 from publius.inference.refusals import Room, check_ids, check_request
 from publius.inference.request import Completion, Request
 from publius.inference.sampler import row_uniforms
@@ -177,8 +178,7 @@ class Engine:
     @property
     def stats(self) -> Stats:
         """Counts so far."""
-        scheduler = self._scheduler
-        if scheduler is None:
+        if (scheduler := self._scheduler) is None:
             return self._stats
         return self._stats._replace(
             reused=self._stats.reused + scheduler.reused,
@@ -327,6 +327,7 @@ class Engine:
         priority: int = 0,
         seconds: float | None = None,
         stream: int = 0,
+        probe: Probe | None = None,
     ) -> Request:
         """Take a request; `step` works on it until its `stop_reason` is set.
 
@@ -335,12 +336,14 @@ class Engine:
             priority: larger runs first, and may make others wait.
             seconds: it is ended after so many, with what it has.
             stream: numbers its random stream.
+            probe: read on the state each token is drawn from: `Request.readings`.
 
         Raises:
             UserError: as `generate`.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
-        return self.enqueue(Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline))
+        end = None if seconds is None else time.monotonic() + seconds
+        request = Request(prompt, sampling, stream=stream, priority=priority, deadline=end, probe=probe)
+        return self.enqueue(request)
 
     def enqueue(self, request: Request) -> Request:
         """As `submit`, a request of one's own making.
@@ -398,6 +401,5 @@ class Engine:
     def _check(self, index: int, request: Request, prompt: Sequence[int] | None = None) -> None:
         """Refuse what could not be run to its end."""
         with self._lock:
-            room = Room(self.model.config.vocab_size, self.context, self._ready().pool.count * PAGE)
-            check_request(index, request, room, prompt)
+            check_request(index, request, Room(self.model.config, self._ready().pool.count * PAGE), prompt)
             request.guide = self._guides.guide(index, request.prompt, request.sampling)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from publius.core.errors import UserError
+from publius.inference.readings import Probe, States
 from publius.inference.request import Alternatives, Request
 from publius.inference.runner import Ran, wanted_rows
 from publius.inference.sampler import Drawn, adjusted, draw, likeliest, scores
@@ -53,6 +54,8 @@ def postprocess(plan: Sequence[Work], ran: Ran, tokenizer: Tokenizer) -> list[in
         if scored:
             _score(logits_NV, scored)
         drawn = _draw(rows, logits_NV if len(index) == at else logits_NV[index]) if rows else []
+        if ran.states is not None:
+            _read(rows, index, ran.states)
     stood: list[int] = []
     done = 0
     for number, work in enumerate(plan):
@@ -118,6 +121,21 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
         )
         for (one, logp_V), sampling in zip(drawn, samplings, strict=True)
     ]
+
+
+def _read(rows: Sequence[_Row], index: Sequence[int], states: States) -> None:
+    """What the probes say of the states that `rows` (at `index` of the states) were drawn from."""
+    asked: dict[Probe, list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.work.request.probe is not None:
+            asked.setdefault(row.work.request.probe, []).append(number)
+    values_NS = states.values_NS
+    for probe, numbers in asked.items():
+        places = [index[number] for number in numbers]
+        whole = len(places) == len(values_NS)
+        found = probe.read(states if whole else States(values_NS[places], states.layers))
+        for number, reading in zip(numbers, found, strict=True):
+            rows[number].work.request.keep(rows[number].guesses, reading)
 
 
 def _score(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> None:

@@ -15,8 +15,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import numpy as np
-
 from publius.core.messages import Conversation, TextBlock, ThinkingBlock, ToolUseBlock, user
 from publius.inference.assistant import reply_stops
 from publius.inference.engine import Request, Sampling
@@ -55,7 +53,6 @@ from publius.tokenizer.special import THINK, TOOL_USE_END
 __all__ = ["Reply", "Server"]
 
 _log = logging.getLogger("publius.serve")
-_NO_SCORES = np.zeros((0, 0), np.float32)
 
 
 class Reply(NamedTuple):
@@ -193,6 +190,7 @@ class Server:
             sampling = self._sampling(model, ask, prompt)
             request = Request(prompt.ids, sampling, stream=ask.stream, priority=ask.priority)
         request.deadline = began + self.config.timeout
+        request.probe = self.monitors.probe
         generation = model.worker.submit(request)
         turn.request = request
         self._live.add(generation)
@@ -232,7 +230,7 @@ class Server:
                 parts += self._take(turn, reader, token)
             if over:
                 parts += reader.finish(request.stop_sequence)
-            for part in hold.take(parts, self._scores(request), done=over):
+            for part in hold.take(parts, request.readings[: turn.read], done=over):
                 yield self._event(turn, part)
             if hold.blocked:
                 break
@@ -244,11 +242,6 @@ class Server:
             yield self._ended(turn, "refusal", verdict=hold.verdict)
             return
         yield self._ended(turn, self._why(turn, request, reader), verdict=hold.verdict)
-
-    @staticmethod
-    def _scores(request: Request) -> np.ndarray:
-        readings = getattr(request, "readings", None)
-        return np.asarray(readings, np.float32) if readings else _NO_SCORES
 
     @staticmethod
     def _take(turn: _Turn, reader: BlockReader, token: int) -> list[Part]:

@@ -1,9 +1,9 @@
 """Signatures of thinking: opaque to clients, and all this server needs to know its own thinking again.
 
-A signature holds the thinking itself, sealed (AES-GCM) under the server's secret and the model's id. It is
 A signature holds the thinking, sealed (AES-GCM) under the server's secret and the model's id. It is verified
 without state, and thinking that was left out of a reply (`display: omitted`) is put back when the client
 returns the block.
+"""
 
 from __future__ import annotations
 
