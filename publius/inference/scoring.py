@@ -82,7 +82,7 @@ class Reading:
         targets = {place: [token] for place, token in enumerate(self._text[1:])}
         one = Sampling(max_tokens=1, alternatives=alternatives)
         self.request = Request(self._text, one, targets=targets)
-        """What the engine runs (`Engine.complete`, or `Engine.enter` and `step`)."""
+        """What the engine runs (`Engine.complete`, or `Engine.enqueue` and `step`)."""
 
     def found(self) -> list[Scored]:
         """Every token of the text, once `request` has been run."""

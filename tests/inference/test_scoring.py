@@ -71,7 +71,7 @@ def test_without_alternatives_and_of_one_token() -> None:
     assert [tuple(scored) for scored in single.found()] == [(1, None, ())]
 
 
-def test_a_reading_enters_beside_requests_that_write() -> None:
+def test_a_reading_runs_beside_requests_that_write() -> None:
     runs = engine(True)
     writing = runs.submit(TEXTS[2], Sampling(max_tokens=8, temperature=0))
     reading = Reading(TEXTS[0], alternatives=2)

@@ -23,6 +23,7 @@ from publius.serve.exchange import (
     Drawn,
     Ended,
     Event,
+    Idle,
     Piece,
     StopReason,
     Usage,
@@ -30,13 +31,13 @@ from publius.serve.exchange import (
 from publius.serve.guard import Caller
 from publius.serve.http import read_json, request_id, sse
 from publius.serve.openai.body import ChatBody, invalid, parsed, refuse_given
-from publius.serve.openai.choices import merged, usage_of
+from publius.serve.openai.choices import merged, unless_gone, usage_of
 from publius.serve.openai.conversation import conversation, tool_choice, tool_specs
 from publius.serve.openai.errors import error_body
 from publius.serve.openai.tokens import Seen, Tokens
 from publius.serve.server import Server
 
-__all__ = ["Choice", "asked", "chat", "frame"]
+__all__ = ["FINISHED", "PING", "Choice", "asked", "chat", "frame"]
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 FINISHED: dict[StopReason, FinishReason] = {
@@ -49,6 +50,8 @@ FINISHED: dict[StopReason, FinishReason] = {
 }
 _EFFORT = {"minimal": 256, "low": 1024, "medium": 4096, "high": 16384, "xhigh": None}
 """Most tokens of thinking."""
+PING = b": still there\n\n"
+"""A comment, which no client reads, for those who count the seconds of silence."""
 _CANNOT = {
     "functions": "give tools instead",
     "function_call": "give tool_choice instead",
@@ -152,6 +155,8 @@ class Choice:
                 self.ended, self.usage = event, event.usage
                 delta = {} if event.refusal is None else {"refusal": event.refusal.explanation}
                 return [self._chunk(delta, finish=FINISHED[event.stop_reason])]
+            case Idle():
+                return []
 
     def _begin(self, block: TextBlock | ThinkingBlock | ToolUseBlock) -> list[dict[str, Any]]:
         self._pieces = 0
@@ -227,7 +232,7 @@ async def chat(server: Server, request: Request, caller: Caller) -> Response:
     Raises:
         ApiError, UserError: before anything of the reply has been sent.
     """
-    body_json = await read_json(request)
+    body_json = await read_json(request, server.config.body_bytes)
     refuse_given(body_json, _CANNOT)
     body, number = parsed(ChatBody, body_json), request_id(request)
     served = server.hub.get(body.model)
@@ -247,11 +252,15 @@ async def chat(server: Server, request: Request, caller: Caller) -> Response:
     if body.stream:
         first = await anext(events)  # what is refused is refused with its status, not within a stream
         return sse(_frames(head, choices, first, events, body.with_usage))
+    await unless_gone(request, _drained(choices, events))
+    usage = usage_of([(0, choice.usage) for choice in choices])
+    return JSONResponse({**head, "choices": [choice.whole() for choice in choices], "usage": usage})
+
+
+async def _drained(choices: Sequence[Choice], events: AsyncGenerator[tuple[int, Event], None]) -> None:
     async with aclosing(events):
         async for index, event in events:
             choices[index].take(event)
-    usage = usage_of([(0, choice.usage) for choice in choices])
-    return JSONResponse({**head, "choices": [choice.whole() for choice in choices], "usage": usage})
 
 
 async def _frames(
@@ -268,6 +277,8 @@ async def _frames(
             for entry in choices[first[0]].take(first[1]):
                 yield frame({**head, "choices": [entry], **more})
             async for index, event in events:
+                if isinstance(event, Idle):
+                    yield PING
                 for entry in choices[index].take(event):
                     yield frame({**head, "choices": [entry], **more})
         except Exception as error:

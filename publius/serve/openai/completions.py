@@ -17,16 +17,18 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
 from publius.core.messages import Conversation
+from publius.inference.scoring import Scored
 from publius.serve.errors import ApiError, api_error
-from publius.serve.exchange import Ask, Began, Drawn, Ended, Event, Piece, Usage
+from publius.serve.exchange import Ask, Began, Drawn, Ended, Event, Idle, Piece, Usage
 from publius.serve.guard import Caller
 from publius.serve.http import read_json, request_id, sse
 from publius.serve.hub import ServedModel
 from publius.serve.openai.body import CompletionBody, invalid, parsed, refuse_given
-from publius.serve.openai.chat import FINISHED, frame
-from publius.serve.openai.choices import merged, usage_of
+from publius.serve.openai.chat import FINISHED, PING, frame
+from publius.serve.openai.choices import merged, together, unless_gone, usage_of
 from publius.serve.openai.errors import error_body
 from publius.serve.openai.tokens import Seen, TextLog, Tokens
+from publius.serve.scoring import read_text
 from publius.serve.server import Server
 
 __all__ = ["Prompt", "completions", "prompts"]
@@ -173,12 +175,12 @@ async def completions(server: Server, request: Request, caller: Caller) -> Respo
     Raises:
         ApiError, UserError: before anything of the reply has been sent.
     """
-    body_json = await read_json(request)
+    body_json = await read_json(request, server.config.body_bytes)
     refuse_given(body_json, _CANNOT)
     body, number = parsed(CompletionBody, body_json), request_id(request)
     if body.best_of is not None and body.best_of != body.choices:
         raise invalid("best_of", "must be left out, or equal n")
-    job = await _job(server, body, caller, number)
+    job = await _job(server, request, body, caller, number)
     events = merged(job.streams)
     head = {
         "id": f"cmpl-{number.removeprefix('req_')}",
@@ -191,26 +193,33 @@ async def completions(server: Server, request: Request, caller: Caller) -> Respo
         first = await anext(events)
         return sse(_frames(head, job, first, events, body.with_usage))
     job.begin()
-    async with aclosing(events):
-        async for index, event in events:
-            job.choices[index].take(event)
+    await unless_gone(request, _drained(job, events))
     return JSONResponse({**head, "choices": [choice.whole() for choice in job.choices], "usage": job.usage()})
 
 
-async def _job(server: Server, body: CompletionBody, caller: Caller, number: str) -> _Job:
+async def _drained(job: _Job, events: AsyncGenerator[tuple[int, Event], None]) -> None:
+    async with aclosing(events):
+        async for index, event in events:
+            job.choices[index].take(event)
+
+
+def _shown(prompt: Prompt, tokens: Sequence[Scored]) -> list[Seen]:
+    """Without what we added; the first follows nothing the client gave."""
+    shown = [Seen(*token) for token in tokens[prompt.added :]]
+    return [Seen(shown[0].id, None), *shown[1:]] if shown else []
+
+
+async def _job(server: Server, request: Request, body: CompletionBody, caller: Caller, number: str) -> _Job:
     served = server.hub.get(body.model)
     given = prompts(body.prompt, served, bos=body.add_special_tokens)
     if len(given) * body.choices > MOST_PROMPTS:
         raise invalid("n", f"{len(given)} prompts with {body.choices} choices are more than {MOST_PROMPTS}")
     top = body.logprobs or 0
-    scored: list[list[Seen]] = []
+    scored: list[list[Seen]] = [[] for _ in given]
     if body.echo and body.logprobs is not None:
-        found = await server.score(
-            body.model, [prompt.ids for prompt in given], caller, number, alternatives=top
-        )
-        for prompt, one in zip(given, found, strict=True):
-            shown = [Seen(*token) for token in one[prompt.added :]]
-            scored.append([Seen(shown[0].id, None), *shown[1:]] if shown else [])
+        reads = [read_text(server, served, prompt.ids, alternatives=top) for prompt in given]
+        found = await unless_gone(request, together(reads))
+        scored = [_shown(prompt, tokens) for prompt, tokens in zip(given, found, strict=True)]
     sampling, tokens = body.sampling(top), Tokens(served.tokenizer)
     choices: list[_Choice] = []
     streams: list[AsyncGenerator[Event, None]] = []
@@ -247,6 +256,8 @@ async def _frames(
                     yield frame({**head, "choices": [part], **more})
             async for index, event in events:
                 part = job.choices[index].take(event)
+                if isinstance(event, Idle):
+                    yield PING
                 if part is not None:
                     yield frame({**head, "choices": [part], **more})
         except Exception as error:

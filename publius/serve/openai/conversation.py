@@ -30,8 +30,8 @@ _PARTS = {"image_url": "images", "input_audio": "audio", "file": "files", "input
 def conversation(messages: Sequence[Any], tools: tuple[ToolSpec, ...]) -> Conversation:
     """The messages in our shape.
 
-    System and developer messages at the beginning are the system text. Later ones stay where they are, as
-    text of the user's turn. Neighbouring messages of one side are one turn; `tool` messages are the user's
+    System and developer messages at the beginning are the system text; later ones stay where they are.
+    Neighbouring messages of one side are one turn; `tool` messages are the user's
     side. Reasoning that is sent back is left out: nothing proves that the model wrote it.
 
     Raises:
@@ -40,7 +40,7 @@ def conversation(messages: Sequence[Any], tools: tuple[ToolSpec, ...]) -> Conver
     if not messages:
         raise invalid("messages", "there are none")
     system: list[str] = []
-    turns: list[tuple[Literal["user", "assistant"], list[Block]]] = []
+    turns: list[tuple[Literal["user", "assistant", "system"], list[Block]]] = []
     open_calls: dict[str, str] = {}
     for number, given in enumerate(messages):
         where = f"messages[{number}]"
@@ -51,7 +51,10 @@ def conversation(messages: Sequence[Any], tools: tuple[ToolSpec, ...]) -> Conver
             continue
         if role == "tool":
             side, blocks = "user", [_result(message, where, open_calls)]
-        elif role in ("user", "system", "developer"):
+        elif role in ("system", "developer"):
+            texts = _texts(message.get("content"), f"{where}.content")
+            side, blocks = "system", [TextBlock(text=text) for text in texts]
+        elif role == "user":
             _answered(open_calls, where)
             texts = _texts(message.get("content"), f"{where}.content")
             side, blocks = "user", [TextBlock(text=text) for text in texts]

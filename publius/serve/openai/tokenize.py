@@ -70,7 +70,7 @@ def _ids(body: TokenizeBody, served: ServedModel) -> list[int]:
     tokenizer = served.tokenizer
     if body.prompt is None:
         talk = conversation(body.messages or [], tool_specs(body.tools))
-        return served.renderer.prompt(talk, thinking=False)
+        return served.renderer.prompt(talk)
     if body.prompt in tokenizer.special:
         return [tokenizer.special[body.prompt]]
     head = [tokenizer.bos_id] if body.add_special_tokens else []
