@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from publius.safety.monitor import ALLOW, Monitors, Verdict
 from publius.serve.app import create_app
 from publius.serve.config import ServeConfig
 from publius.serve.errors import ApiError, ErrorType
+from publius.serve.exchange import Ask, Event, Piece
+from publius.serve.guard import Caller
 from publius.serve.hub import Target
 from publius.serve.run import build
 from publius.serve.server import Server
@@ -29,6 +31,7 @@ from publius.testing import byte_tokenizer, tiny_model
 
 __all__ = ["ARN", "AWS_KEYS", "KEY", "MODEL", "Running", "running"]
 
+Exchange = Callable[[Ask, Caller, str], AsyncGenerator[Event, None]]
 MODEL = "publius-haiku"
 KEY = "a-key-of-the-server"
 ARN = "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.anthropic.publius-haiku-v1:0"
@@ -36,15 +39,16 @@ AWS_KEYS = {"AKIDPOCKET": "secret/of+the=mill"}
 
 
 class Watchman:
-    """A monitor for tests: blocks a prompt that says "closed", and breaks down in the middle of the reply to
-    one that says "break: " and the type of an error."""
+    """A monitor for tests: blocks a prompt whose last message says "closed"."""
 
     name, probe = "watchman", None
 
+    def __init__(self, asked: str = "") -> None:
+        self._asked = asked
+
     def watch(self, conversation: Conversation) -> Watchman:
         """Begin to watch."""
-        self._asked = text_of(conversation.messages[-1])
-        return self
+        return Watchman(text_of(conversation.messages[-1]))
 
     def prompt(self) -> Verdict:
         """Of the last message alone."""
@@ -52,12 +56,25 @@ class Watchman:
         return Verdict("block", "mill", "The mill is closed.", monitor=self.name) if blocked else ALLOW
 
     def reply(self, text: str, scores: NDArray[np.float32], *, done: bool) -> tuple[Verdict, int]:
-        """Lets two characters pass before it breaks down."""
-        _, _, kind = self._asked.partition("break: ")
-        if kind and len(text) > 2:
-            error: ErrorType = kind  # pyright: ignore[reportAssignmentType]
-            raise ApiError(error, "the wheel broke") if kind != "unforeseen" else RuntimeError("a secret")
+        """Lets all pass."""
         return ALLOW, len(text)
+
+
+def _breaking(exchange: Exchange) -> Exchange:
+    """The exchange, which breaks down in the middle of a reply to "break: " and the type of an error, or
+    "unforeseen"."""
+
+    async def broken(ask: Ask, caller: Caller, request_id: str) -> AsyncGenerator[Event, None]:
+        _, _, kind = text_of(ask.conversation.messages[-1]).partition("break: ")
+        async for event in exchange(ask, caller, request_id):
+            yield event
+            if kind == "unforeseen" and isinstance(event, Piece):
+                raise RuntimeError("a secret")
+            if kind and isinstance(event, Piece):
+                error: ErrorType = kind  # pyright: ignore[reportAssignmentType]
+                raise ApiError(error, "the wheel broke")
+
+    return broken
 
 
 class Running(NamedTuple):
@@ -110,6 +127,7 @@ def running(folder: Path, *, key: str | None = KEY, tls: bool = False, **setting
         aliases={"alias": MODEL},
         monitors=Monitors([Watchman()]),
     )
+    server.exchange = _breaking(server.exchange)
     files = self_signed(folder / "tls", "127.0.0.1") if tls else None
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
