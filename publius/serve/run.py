@@ -60,7 +60,7 @@ def build(
             fix="serve a release, or stay on 127.0.0.1",
         )
     store = Store.open(config.store or default_url(home.absolute()))
-    opened = key is None and not store.keys.all()
+    opened = key is None and not config.aws_keys and not store.keys.all()
     if opened and not local:
         raise UserError(
             f"without a key, {config.host} would be open to everyone",
