@@ -19,6 +19,7 @@ from publius.serve import messages, openai
 from publius.serve.errors import ApiError, api_error
 from publius.serve.http import new_id, request_id
 from publius.serve.messages.batches import BatchRunner
+from publius.serve.openapi import describe
 from publius.serve.server import Server
 
 __all__ = ["create_app", "is_loopback"]
@@ -53,6 +54,7 @@ def create_app(server: Server) -> FastAPI:
         separate_input_output_schemas=False,
     )  # fmt: skip
     app.state.server = server
+    app.openapi = lambda: describe(app)
     for router in (messages.router, openai.router):
         app.include_router(router(server))
     app.add_api_route("/health", _health, methods=["GET"], tags=["Operation"])

@@ -22,6 +22,7 @@ from publius.serve.messages.body import Body, CountBody
 from publius.serve.messages.encode import event_bodies, message_body
 from publius.serve.messages.errors import error_body
 from publius.serve.messages.schema import VERSIONS, parse_count, parse_messages
+from publius.serve.openapi import taking
 from publius.serve.server import Server
 
 __all__ = ["parse_ask", "router"]
@@ -33,18 +34,11 @@ def router(server: Server) -> APIRouter:
     """Messages, token counts and models."""
     routes = APIRouter(tags=["Messages"])
     for path in ("/v1/messages", "/anthropic/v1/messages"):
-        routes.add_api_route(path, create, methods=["POST"], openapi_extra=_takes(Body))
-        routes.add_api_route(f"{path}/count_tokens", count, methods=["POST"], openapi_extra=_takes(CountBody))
+        routes.add_api_route(path, create, methods=["POST"], openapi_extra=taking(Body))
+        routes.add_api_route(f"{path}/count_tokens", count, methods=["POST"], openapi_extra=taking(CountBody))
     routes.add_api_route("/v1/models", models, methods=["GET"])
     routes.add_api_route("/v1/models/{model:path}", model, methods=["GET"])
     return routes
-
-
-def _takes(kind: type[CountBody]) -> dict[str, Any]:
-    """The request body, for OpenAPI; definitions stand inside, so that nothing refers elsewhere."""
-    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def create(request: Request) -> Response:

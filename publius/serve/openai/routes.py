@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from publius.serve.guard import Caller
@@ -14,15 +11,10 @@ from publius.serve.openai.body import ChatBody, CompletionBody
 from publius.serve.openai.chat import chat
 from publius.serve.openai.completions import completions
 from publius.serve.openai.tokenize import DetokenizeBody, TokenizeBody, detokenize, tokenize, tokenizer_info
+from publius.serve.openapi import taking
 from publius.serve.server import Server
 
 __all__ = ["router"]
-
-
-def _described(model: type[BaseModel], summary: str) -> dict[str, Any]:
-    """What /openapi.json says of an endpoint that reads its body itself."""
-    content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"summary": summary, "requestBody": {"required": True, "content": content}}
 
 
 def router(server: Server) -> APIRouter:
@@ -39,21 +31,21 @@ def router(server: Server) -> APIRouter:
             response.headers.update(server.guard.headers(caller))
         return response
 
-    @routes.post("/v1/chat/completions", openapi_extra=_described(ChatBody, "A reply to a chat"))
+    @routes.post("/v1/chat/completions", openapi_extra=taking(ChatBody, "A reply to a chat"))
     async def chat_completions(request: Request) -> Response:
         caller = await admitted(request)
         return named(await chat(server, request, caller), request, caller)
 
-    @routes.post("/v1/completions", openapi_extra=_described(CompletionBody, "A text continued, or scored"))
+    @routes.post("/v1/completions", openapi_extra=taking(CompletionBody, "A text continued, or scored"))
     async def text_completions(request: Request) -> Response:
         caller = await admitted(request)
         return named(await completions(server, request, caller), request, caller)
 
-    @routes.post("/tokenize", openapi_extra=_described(TokenizeBody, "The token ids of a text or a chat"))
+    @routes.post("/tokenize", openapi_extra=taking(TokenizeBody, "The token ids of a text or a chat"))
     async def to_ids(request: Request) -> Response:
         return named(await tokenize(server, request), request)
 
-    @routes.post("/detokenize", openapi_extra=_described(DetokenizeBody, "The text of token ids"))
+    @routes.post("/detokenize", openapi_extra=taking(DetokenizeBody, "The text of token ids"))
     async def to_text(request: Request) -> Response:
         return named(await detokenize(server, request), request)
 

@@ -9,10 +9,8 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 
 from publius.core.errors import UserError
-from publius.serve.exchange import Usage
 from publius.serve.store.database import Database, new_id
 from publius.serve.store.tables import batch_items, batches
-from publius.serve.store.usage import add_usage
 from publius.serve.store.words import is_id
 
 __all__ = ["OUTCOMES", "Batch", "BatchItem", "Batches", "ItemState", "Outcome"]
@@ -32,6 +30,8 @@ class Batch(NamedTuple):
     """Grows with each batch: the order of the list."""
     id: str
     key_id: str
+    version: str
+    """Of the API, as the client named it when the batch was made."""
     total: int
     created: float
     expires: float
@@ -56,6 +56,7 @@ class BatchItem(NamedTuple):
     custom_id: str
     params: dict[str, Any]
     key_id: str
+    version: str
 
     @property
     def place(self) -> tuple[int, int]:
@@ -70,11 +71,20 @@ class Batches:
         self._database = database
 
     def create(
-        self, requests: Sequence[tuple[str, Mapping[str, Any]]], *, key_id: str, now: float, expires: float
+        self,
+        requests: Sequence[tuple[str, Mapping[str, Any]]],
+        *,
+        key_id: str,
+        version: str,
+        now: float,
+        expires: float,
     ) -> Batch:
         """Keep (custom id, params) pairs as a batch: all of them or, when anything fails, none."""
         batch_id = new_id("msgbatch_")
-        row = {"id": batch_id, "key_id": key_id, "total": len(requests), "created": now, "expires": expires}
+        row = {
+            "id": batch_id, "key_id": key_id, "version": version, "total": len(requests), "created": now,
+            "expires": expires,
+        }  # fmt: skip
         with self._database.write() as connection:
             number = connection.execute(
                 sa.insert(batches).values(**row).returning(batches.c.number)
@@ -88,9 +98,9 @@ class Batches:
                     for place, (custom_id, params) in enumerate(requests[start : start + _CHUNK])
                 ]  # fmt: skip
                 connection.execute(sa.insert(batch_items), items)
-        return Batch(
-            number, batch_id, key_id, len(requests), now, expires, None, None, {"waiting": len(requests)}
-        )
+            found = _get(connection, batch_id, None)
+        assert found is not None
+        return found
 
     def get(self, batch_id: str, key_id: str | None = None) -> Batch | None:
         """A batch of `key_id` (None: anyone's); None when there is no such."""
@@ -125,19 +135,19 @@ class Batches:
             upwards = before is not None and after is None
             query = query.order_by(batches.c.number if upwards else batches.c.number.desc()).limit(limit + 1)
             rows = connection.execute(query).all()
-            page = [_batch(connection, row) for row in rows[:limit]]
+            page = [_batch(row, _counts(connection, row.number)) for row in rows[:limit]]
         return page[::-1] if upwards else page, len(rows) > limit
 
     def unfinished(self) -> list[Batch]:
-        """Batches that have not ended, oldest first."""
+        """Batches that have not ended, oldest first; their items are not counted."""
         query = sa.select(batches).where(batches.c.ended.is_(None)).order_by(batches.c.number)
         with self._database.read() as connection:
-            return [_batch(connection, row) for row in connection.execute(query).all()]
+            return [_batch(row, {}) for row in connection.execute(query).all()]
 
     def waiting(self, batch: int, *, after: int, limit: int) -> list[BatchItem]:
         """The next items of a batch that wait, behind position `after`."""
         query = (
-            sa.select(batch_items, batches.c.key_id)
+            sa.select(batch_items, batches.c.key_id, batches.c.version)
             .join(batches, batches.c.number == batch_items.c.batch)
             .where(batch_items.c.batch == batch, batch_items.c.state == "waiting")
             .where(batch_items.c.position > after)
@@ -146,12 +156,13 @@ class Batches:
         )
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        return [BatchItem(r.batch, r.position, r.custom_id, json.loads(r.params), r.key_id) for r in rows]
+        return [
+            BatchItem(r.batch, r.position, r.custom_id, json.loads(r.params), r.key_id, r.version)
+            for r in rows
+        ]
 
-    def finish(
-        self, item: BatchItem, outcome: Outcome, result: Mapping[str, Any], *, used: Usage | None, now: float
-    ) -> bool:
-        """Write what became of an item, and count what it used, together.
+    def finish(self, item: BatchItem, outcome: Outcome, result: Mapping[str, Any]) -> bool:
+        """Write what became of an item.
 
         Returns:
             False, with nothing written, when the item had its result already or is gone.
@@ -163,11 +174,7 @@ class Batches:
             .values(state=outcome, result=json.dumps(result))
         )
         with self._database.write() as connection:
-            if connection.execute(done).rowcount != 1:
-                return False
-            if used is not None:
-                add_usage(self._database, connection, item.key_id, used, now)
-        return True
+            return connection.execute(done).rowcount == 1
 
     def close_waiting(self, batch: int, outcome: Outcome, *, busy: Sequence[int] = ()) -> int:
         """Give every item that waits this outcome, but for those at positions `busy`; returns how many."""
@@ -236,24 +243,17 @@ def _get(connection: sa.Connection, batch_id: str, key_id: str | None) -> Batch 
     if key_id is not None:
         query = query.where(batches.c.key_id == key_id)
     row = connection.execute(query).one_or_none() if is_id(batch_id) else None
-    return None if row is None else _batch(connection, row)
+    return None if row is None else _batch(row, _counts(connection, row.number))
 
 
-def _batch(connection: sa.Connection, row: sa.Row[Any]) -> Batch:
+def _counts(connection: sa.Connection, number: int) -> dict[str, int]:
     query = (
         sa.select(batch_items.c.state, sa.func.count())
-        .where(batch_items.c.batch == row.number)
+        .where(batch_items.c.batch == number)
         .group_by(batch_items.c.state)
     )
-    counts = {state: int(count) for state, count in connection.execute(query).all()}
-    return Batch(
-        row.number,
-        row.id,
-        row.key_id,
-        row.total,
-        row.created,
-        row.expires,
-        row.cancel_initiated,
-        row.ended,
-        counts,
-    )
+    return {state: int(count) for state, count in connection.execute(query).all()}
+
+
+def _batch(row: sa.Row[Any], counts: Mapping[str, int]) -> Batch:
+    return Batch(**{name: getattr(row, name) for name in Batch._fields if name != "counts"}, counts=counts)

@@ -16,7 +16,6 @@ from sqlalchemy.exc import IntegrityError
 from publius.core.errors import UserError
 from publius.serve.store.database import Database, new_id
 from publius.serve.store.tables import keys, settings
-from publius.serve.store.usage import Used, total_usage
 from publius.serve.store.words import one_line
 
 __all__ = ["PREFIX", "SCOPES", "Key", "Keys", "Limits", "MadeKey", "digest_of"]
@@ -144,10 +143,15 @@ class Keys:
             self._changed(connection)
         return found[0]
 
-    def state(self, key_id: str = "") -> tuple[int, Used]:
-        """The version of the table, which changes when a key does, and what `key_id` used; in one look."""
+    def any(self) -> bool:
+        """Whether a key was ever made; one that was revoked counts."""
         with self._database.read() as connection:
-            return _version(connection), total_usage(connection, key_id)
+            return connection.execute(sa.select(keys.c.id).limit(1)).first() is not None
+
+    def version(self) -> int:
+        """A number that changes whenever a key does."""
+        with self._database.read() as connection:
+            return _version(connection)
 
     def snapshot(self) -> tuple[int, Sequence[Key]]:
         """The version and every key of it."""

@@ -20,8 +20,8 @@ __all__ = ["Store", "default_url"]
 
 
 def default_url(home: Path) -> str:
-    """The store of a home: `serve.db` in it."""
-    return f"sqlite:///{home / 'serve.db'}"
+    """The store of a home: `serve.sqlite` in it."""
+    return f"sqlite:///{(home / 'serve.sqlite').absolute()}"
 
 
 class Store:

@@ -82,6 +82,7 @@ batches = sa.Table(
     sa.Column("number", BIG, primary_key=True, autoincrement=True),
     sa.Column("id", sa.Text, nullable=False, unique=True),
     sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
     sa.Column("total", BIG, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("expires", sa.Double, nullable=False),

@@ -11,7 +11,7 @@ from publius.serve.exchange import Usage
 from publius.serve.store.database import Database
 from publius.serve.store.tables import usage
 
-__all__ = ["Spending", "Used", "add_usage", "total_usage"]
+__all__ = ["Spending", "Used"]
 
 
 class Used(NamedTuple):
@@ -37,13 +37,19 @@ class Spending:
 
     def add(self, key_id: str, used: Usage, now: float) -> None:
         """Count one request of `key_id` and its tokens."""
+        more = Used(1, used.input, used.cache_write, used.cache_read, used.output)._asdict()
+        day = datetime.fromtimestamp(now, UTC).date().isoformat()
+        insert = self._database.insert(usage).values(key_id=key_id, day=day, **more)
+        summed = {name: usage.c[name] + insert.excluded[name] for name in more}
         with self._database.write() as connection:
-            add_usage(self._database, connection, key_id, used, now)
+            connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=summed))
 
     def total(self, key_id: str) -> Used:
         """All that `key_id` ever used."""
+        sums = (sa.func.coalesce(sa.func.sum(usage.c[name]), 0) for name in Used._fields)
         with self._database.read() as connection:
-            return total_usage(connection, key_id)
+            row = connection.execute(sa.select(*sums).where(usage.c.key_id == key_id)).one()
+        return Used(*(int(value) for value in row))
 
     def by_day(self, key_id: str) -> dict[str, Used]:
         """The same for each day (`2026-11-26`, UTC), oldest first."""
@@ -51,19 +57,3 @@ class Spending:
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return {row.day: Used(*(getattr(row, name) for name in Used._fields)) for row in rows}
-
-
-def add_usage(database: Database, connection: sa.Connection, key_id: str, used: Usage, now: float) -> None:
-    """Count one request inside a transaction that also keeps what was paid for."""
-    more = Used(1, used.input, used.cache_write, used.cache_read, used.output)._asdict()
-    day = datetime.fromtimestamp(now, UTC).date().isoformat()
-    insert = database.insert(usage).values(key_id=key_id, day=day, **more)
-    summed = {name: usage.c[name] + insert.excluded[name] for name in more}
-    connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=summed))
-
-
-def total_usage(connection: sa.Connection, key_id: str) -> Used:
-    """All that `key_id` ever used, read inside a transaction."""
-    sums = (sa.func.coalesce(sa.func.sum(usage.c[name]), 0) for name in Used._fields)
-    row = connection.execute(sa.select(*sums).where(usage.c.key_id == key_id)).one()
-    return Used(*(int(value) for value in row))

@@ -27,7 +27,7 @@ def one_line(text: str, what: str) -> str:
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` could be an id of ours; what could not is not looked up, for a database may choke on it."""
+    """Whether `text` could be an id of ours; what could not is not looked up: a database may choke on it."""
     return len(text) <= _LONGEST and text.isascii() and text.replace("_", "").isalnum()
 
 

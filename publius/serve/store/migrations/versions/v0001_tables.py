@@ -68,6 +68,7 @@ def _batches() -> None:
         sa.Column("number", _BIG, primary_key=True, autoincrement=True),
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("key_id", sa.Text, nullable=False),
+        sa.Column("version", sa.Text, nullable=False),
         sa.Column("total", _BIG, nullable=False),
         sa.Column("created", sa.Double, nullable=False),
         sa.Column("expires", sa.Double, nullable=False),
