@@ -81,9 +81,13 @@ Block = Annotated[
 
 
 class Message(_Part):
-    """One turn. `content` accepts a plain string and keeps it as one text block."""
+    """One turn. `content` accepts a plain string and keeps it as one text block.
 
-    role: Literal["user", "assistant"]
+    The system's turns among the others are instructions that came later than the conversation's `system`, and
+    are read where they stand.
+    """
+
+    role: Literal["user", "assistant", "system"]
     content: tuple[Block, ...]
 
     @field_validator("content", mode="before")

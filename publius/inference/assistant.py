@@ -29,7 +29,7 @@ from publius.inference.tool_choice import ToolChoice, choosing
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.special import ASSISTANT, SYSTEM, THINK, THINK_END, TOOL_USE, TOOL_USE_END, TOOLS, USER
 
-__all__ = ["Assistant", "Event", "Reply", "Tools", "extend", "run_tools", "run_tools_batch"]
+__all__ = ["Assistant", "Event", "Reply", "Tools", "extend", "reply_stops", "run_tools", "run_tools_batch"]
 
 Tools = Mapping[str, Callable[[dict[str, Any]], str]]
 """Tool name -> what it does: takes the call's input, returns the result as text."""
@@ -170,10 +170,8 @@ class Assistant:
         return self._read(prompt, completion)
 
     def _sampling(self, sampling: Sampling | None, thinking_budget: int | None) -> Sampling:
-        """With the renderer's stops, and those tokens that open another turn: the reply is over there."""
-        chosen, special = sampling or self.sampling, self.renderer.tokenizer.special
-        turns = {special[name] for name in (SYSTEM, TOOLS, USER, ASSISTANT)}
-        stops = tuple(sorted({*chosen.stop_ids, *self.renderer.stop_ids, *turns}))
+        chosen = sampling or self.sampling
+        stops = tuple(sorted({*chosen.stop_ids, *reply_stops(self.renderer)}))
         budget = chosen.thinking_budget if thinking_budget is None else thinking_budget
         return replace(chosen, stop_ids=stops, thinking_budget=budget)
 
@@ -188,6 +186,12 @@ class Assistant:
             blocks, reason = _cut(blocks, completion.stop_sequence), "stop_sequence"
         message = Message(role="assistant", content=blocks)
         return Reply(message, reason, len(completion.tokens), completion.stop_sequence, problems)
+
+
+def reply_stops(renderer: Renderer) -> frozenset[int]:
+    """Ids a reply is over at: the renderer's stops, and those that open another turn."""
+    special = renderer.tokenizer.special
+    return renderer.stop_ids | {special[name] for name in (SYSTEM, TOOLS, USER, ASSISTANT)}
 
 
 def _cut(blocks: tuple[Block, ...], stop: str) -> tuple[Block, ...]:

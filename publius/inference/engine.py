@@ -345,10 +345,18 @@ class Engine:
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         request = Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline)
+        self.enqueue(request)
+        return request
+
+    def enqueue(self, request: Request) -> None:
+        """As `submit`, a request of one's own making.
+
+        Raises:
+            UserError: as `generate`.
+        """
         with self._lock:
             self._check(0, request)
             self._submit(request)
-        return request
 
     def _submit(self, request: Request) -> None:
         with self._lock:

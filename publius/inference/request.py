@@ -90,6 +90,8 @@ class Request:
     """Order of arrival."""
     computed: int = 0
     """Tokens whose keys and values are kept."""
+    reused: int | None = None
+    """Of the prompt, tokens that came from the prefix cache when it first ran; None before."""
     pages: list[int] = field(default_factory=list[int])
     """Where they are."""
     chain: list[bytes] = field(default_factory=list[bytes])

@@ -154,6 +154,8 @@ class Scheduler:
                     self._release(request)
                     return self._wait(request)
             self.reused += request.computed
+            if request.reused is None:
+                request.reused = request.computed
             for key in request.chain[known:]:
                 self._coming.setdefault(key, request)
             insort(self.running, request, key=urgency)

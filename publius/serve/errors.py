@@ -1,7 +1,7 @@
 """What can go wrong with a request, in the vocabulary of the Messages API; each dialect has its own words.
 
-An endpoint raises `ApiError` (or lets a `UserError` of the code below through); the dialect it speaks makes the
-body of it: `messages.errors`, `bedrock.errors`, `openai.errors`.
+An endpoint raises `ApiError` (or lets a `UserError` of the code below through); the dialect it speaks makes
+the body of it: `messages.errors`, `bedrock.errors`, `openai.errors`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ApiError(Exception):
 
 
 def api_error(error: Exception) -> ApiError:
-    """Any exception as one: a `UserError` is the client's to mend, what nobody foresaw is told without detail."""
+    """Any exception as one: a `UserError` is the client's to mend; what nobody foresaw has no detail."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, UserError):

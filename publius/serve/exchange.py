@@ -5,7 +5,7 @@ turns the events that come back into its own frames. The grammar of the events i
 
     Began (BlockBegan Piece* BlockEnded)* Ended
 
-with blocks strictly one after another, numbered from 0.
+with blocks strictly one after another, numbered from 0, and an Idle anywhere after Began.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "Drawn",
     "Ended",
     "Event",
+    "Idle",
     "Piece",
     "Refusal",
     "ReplyBlock",
@@ -81,7 +82,7 @@ class Ask:
 
 
 class Usage(NamedTuple):
-    """Tokens of an exchange. `input + cache_write + cache_read` is the whole prompt, as `count_tokens` says."""
+    """Tokens of an exchange. `input + cache_write + cache_read` is the whole prompt, as counted before."""
 
     input: int
     """Neither read from nor written to what the client marked for the cache."""
@@ -120,14 +121,16 @@ class Began(NamedTuple):
     usage: Usage
 
 
-class BlockBegan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BlockBegan:
     """A block opens, without its content (a tool call with its id and name)."""
 
     index: int
     block: ReplyBlock
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Piece:
     """More of the open block: text, thinking, or the JSON of a tool call's input.
 
     Texts are whole characters; with what a monitor or a stop text may still take back they are held back.
@@ -139,7 +142,8 @@ class Piece(NamedTuple):
     """Tokens that were read since the piece before, in order; special ones too."""
 
 
-class BlockEnded(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BlockEnded:
     """The open block is whole: thinking is signed, a tool call's input is an object."""
 
     index: int
@@ -159,4 +163,8 @@ class Ended(NamedTuple):
     """For logs: what monitors flagged."""
 
 
-Event = Began | BlockBegan | Piece | BlockEnded | Ended
+class Idle(NamedTuple):
+    """Nothing has come for a while, and the reply goes on: streams send a ping."""
+
+
+Event = Began | BlockBegan | Piece | BlockEnded | Ended | Idle

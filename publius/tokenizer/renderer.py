@@ -4,6 +4,8 @@
     <|user|>text or <|tool_result|>text<|/tool_result|><|end|>
     <|assistant|>[<|think|>text<|/think|>]text[<|tool_use|>{"name":..,"input":{..}}<|/tool_use|>]<|end|> ...
 
+with system turns between the others where the conversation has them there.
+
 Each stretch of text is encoded by itself and special tokens are set by id, so what a text becomes
 depends on nothing around it, and nothing a user types can open or close a turn.
 """
@@ -211,7 +213,7 @@ def _head(conversation: Conversation) -> list[_Piece]:
 
 
 def _opening(message: Message) -> str:
-    return USER if message.role == "user" else ASSISTANT
+    return {"user": USER, "assistant": ASSISTANT, "system": SYSTEM}[message.role]
 
 
 def _body(content: Iterable[Block]) -> Iterator[_Piece]:

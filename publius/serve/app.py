@@ -1,0 +1,149 @@
+"""The ASGI application: every dialect's routes over one `Server`, request ids, errors in each one's words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from publius import __version__
+from publius.core.errors import UserError
+from publius.serve import messages
+from publius.serve.errors import ApiError, api_error
+from publius.serve.http import new_id, request_id
+from publius.serve.messages.batches import BatchRunner
+from publius.serve.server import Server
+
+__all__ = ["create_app", "is_loopback"]
+
+_log = logging.getLogger("publius.serve")
+_DIALECTS = ((("/",), messages),)
+"""Whose error words a path is answered in: the first whose beginning it has."""
+
+
+def create_app(server: Server) -> FastAPI:
+    """The application.
+
+    Args:
+        server: what it serves; closing the application ends its engines.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        batches = BatchRunner(server)
+        await batches.start()
+        try:
+            yield
+        finally:
+            await batches.stop()
+            server.hub.close()
+
+    app = FastAPI(
+        title="Publius", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        separate_input_output_schemas=False,
+    )  # fmt: skip
+    app.state.server = server
+    for router in (messages.router,):
+        app.include_router(router(server))
+    app.add_api_route("/health", _health, methods=["GET"], tags=["Operation"])
+    app.add_api_route("/metrics", _metrics, methods=["GET"], tags=["Operation"])
+    for kind in (ApiError, UserError, HTTPException, Exception):
+        app.add_exception_handler(kind, _failed)
+    app.add_middleware(_Envelope, server=server)
+    return app
+
+
+async def _health(request: Request) -> Response:
+    """Whether new work is taken."""
+    server: Server = request.app.state.server
+    models = [model.id for model in server.hub.models()]
+    if server.draining:
+        return JSONResponse({"status": "stopping", "models": models}, 503)
+    return JSONResponse({"status": "ok", "models": models})
+
+
+async def _metrics(request: Request) -> Response:
+    """For Prometheus."""
+    server: Server = request.app.state.server
+    await server.guard.admit(request, "admin", keys=server.guard.bearer_or_header(request))
+    return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A request without a reply, in the words of the dialect that was spoken."""
+    server: Server = request.app.state.server
+    known = isinstance(error, HTTPException)
+    told = _of_status(error.status_code, request) if known else api_error(error)
+    if told.type == "api_error":
+        _log.error("a request failed", exc_info=error, extra={"request_id": request_id(request)})
+    server.metrics.error(told.type)
+    path = request.scope["path"]
+    dialect = next(one for beginnings, one in _DIALECTS if path.startswith(beginnings))
+    return dialect.error_response(told, request_id(request))
+
+
+def _of_status(status: int, request: Request) -> ApiError:
+    if status == 404:
+        return ApiError("not_found_error", f"there is nothing at {request.scope['path'][:200]}")
+    if status == 405:
+        return ApiError("invalid_request_error", f"method {request.method} is not allowed here")
+    return ApiError("invalid_request_error" if status < 500 else "api_error", f"HTTP {status}")
+
+
+class _Envelope:
+    """Gives every request its id, every response the header that tells it, and logs what was answered.
+
+    An open server (one without keys) answers only those who call this machine by its own name: a page of
+    another site that resolves to it must not reach the models.
+    """
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self._app, self._server = app, server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        id = scope.setdefault("state", {})["request_id"] = new_id("req")
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message.setdefault("headers", [])
+                if all(name.lower() != b"request-id" for name, _ in headers):
+                    headers.append((b"request-id", id.encode()))
+            await send(message)
+
+        if self._server.guard.open and not _own_name(scope):
+            error = ApiError("permission_error", "an open server answers to localhost only; give it a key")
+            await messages.error_response(error, id)(scope, receive, answer)
+        else:
+            await self._app(scope, receive, answer)
+        if status >= 400 or _log.isEnabledFor(logging.DEBUG):
+            _log.info("request", extra={"request_id": id, "path": scope["path"], "status": status})
+
+
+def _own_name(scope: Scope) -> bool:
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    name = host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.partition(":")[0]
+    return is_loopback(name)
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False

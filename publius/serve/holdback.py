@@ -1,0 +1,90 @@
+"""Between what a model writes and what leaves: parts of a reply wait here until monitors have verified them.
+
+A monitor says how many characters of the reply, counted over all its blocks, may leave. Everything behind
+that waits; when a monitor blocks, what waits is dropped, so nothing of what it blocked has left.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from publius.safety.monitor import ALLOW, Verdict, Watching
+from publius.serve.blocks import Part, Says
+
+__all__ = ["HoldBack"]
+
+
+class HoldBack:
+    """The parts of one reply on their way out.
+
+    Args:
+        watching: the monitors; None lets everything pass at once.
+    """
+
+    def __init__(self, watching: Watching | None) -> None:
+        self._watching = watching
+        self._waiting: deque[Part] = deque()
+        self._text: list[str] = []
+        self._length = 0
+        self._released = 0
+        self.verdict: Verdict = ALLOW
+        """The gravest so far: a flag is kept until the end."""
+
+    def take(self, parts: list[Part], scores: NDArray[np.float32], *, done: bool) -> Iterator[Part]:
+        """Take parts in and give those that may leave; none any more once `blocked`.
+
+        Args:
+            scores: one row for each token drawn so far.
+            done: the reply is over.
+        """
+        if self._watching is None:
+            yield from parts
+            return
+        for part in parts:
+            if isinstance(part, Says):
+                self._text.append(part.text)
+                self._length += len(part.text)
+        self._waiting.extend(parts)
+        text = "".join(self._text)
+        self._text = [text]
+        verdict, verified = self._watching.reply(text, scores, done=done)
+        if verdict.action != "allow":
+            self.verdict = verdict
+        if self.blocked:
+            self._waiting.clear()
+            return
+        yield from self._leave(self._length if done else min(verified, self._length))
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a monitor has ended the reply."""
+        return self.verdict.action == "block"
+
+    def _leave(self, verified: int) -> Iterator[Part]:
+        while self._waiting:
+            part = self._waiting[0]
+            if isinstance(part, Says):
+                room = verified - self._released
+                if room <= 0:
+                    return
+                if len(part.text) > room:
+                    self._waiting[0] = Says(part.text[room:])
+                    part = Says(part.text[:room])
+                else:
+                    self._waiting.popleft()
+                self._released += len(part.text)
+            elif self._next_held(verified):
+                return
+            else:
+                self._waiting.popleft()
+            yield part
+
+    def _next_held(self, verified: int) -> bool:
+        """Whether text that follows in the queue is all held back: then a block need not be opened or shut
+        yet, and a reply blocked here shows no empty block."""
+        following = any(isinstance(part, Says) for part in self._waiting)
+        return following and verified <= self._released

@@ -1,0 +1,137 @@
+"""What every endpoint does with HTTP: request ids, bodies read with care, event streams."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from publius.serve.errors import ApiError
+
+__all__ = ["EventStream", "new_id", "read_body", "read_json", "request_id", "sse"]
+
+_DEPTH = 64
+"""Deepest nesting of a body."""
+_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+def new_id(prefix: str) -> str:
+    """`prefix_` and 24 characters that nobody can guess."""
+    return f"{prefix}_{''.join(secrets.choice(_ALPHABET) for _ in range(24))}"
+
+
+def request_id(request: Request) -> str:
+    """The request's own id, the same one everywhere: log, header, error body."""
+    found = getattr(request.state, "request_id", None)
+    if found is None:
+        found = request.state.request_id = new_id("req")
+    return found
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: too large, or cut off.
+    """
+    declared = request.headers.get("content-length", "")
+    too_large = ApiError("request_too_large", f"Request exceeds the maximum size of {limit} bytes")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limit:
+                raise too_large
+            pieces.append(piece)
+    except ClientDisconnect:
+        raise ApiError("invalid_request_error", "the body was cut off") from None
+    return b"".join(pieces)
+
+
+async def read_json(request: Request, limit: int) -> dict[str, Any]:
+    """The body as a JSON object, whatever its content type says.
+
+    Raises:
+        ApiError: too large, empty, not JSON in UTF-8, not an object, nested too deep, with half a surrogate
+            pair or a number that is none.
+    """
+    body = await read_body(request, limit)
+    if not body.strip():
+        raise ApiError("invalid_request_error", "the request body is empty: send a JSON object")
+    try:
+        found = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_int=_integer)
+    except UnicodeDecodeError as error:
+        raise ApiError("invalid_request_error", f"the request body is not UTF-8: {error.reason}") from None
+    except RecursionError:
+        raise ApiError("invalid_request_error", "the request body is nested too deep") from None
+    except ValueError as error:
+        raise ApiError("invalid_request_error", f"the request body is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ApiError("invalid_request_error", "the request body must be a JSON object")
+    if _depth(found) > _DEPTH:
+        raise ApiError("invalid_request_error", f"the request body is nested deeper than {_DEPTH} levels")
+    if b"\\ud" in body.lower() and _half_pair(json.dumps(found, ensure_ascii=False)):
+        raise ApiError("invalid_request_error", "the request body holds half a surrogate pair")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 64:
+        raise ValueError("a number has more than 64 digits")
+    return int(digits)
+
+
+def _depth(value: Any) -> int:
+    deepest, stack = 0, [(value, 1)]
+    while stack:
+        one, depth = stack.pop()
+        deepest = max(deepest, depth)
+        if depth > _DEPTH:
+            return depth
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        stack += [(each, depth + 1) for each in inner if isinstance(each, dict | list)]
+    return deepest
+
+
+def _half_pair(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+class EventStream(StreamingResponse):
+    """A response whose source is always closed: when it ends, when the client goes away, when it fails."""
+
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        *,
+        media_type: str = "text/event-stream",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        quiet = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
+        super().__init__(frames, media_type=media_type, headers=quiet)
+        self._frames = frames
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it all."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if isinstance(self._frames, AsyncGenerator):
+                await self._frames.aclose()
+
+
+def sse(frames: AsyncIterator[bytes], headers: dict[str, str] | None = None) -> EventStream:
+    """Server-sent events."""
+    return EventStream(frames, headers=headers)

@@ -1,0 +1,219 @@
+"""The endpoints of the Messages API, but for batches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from publius.core.messages import ThinkingBlock
+from publius.serve.errors import ApiError, api_error
+from publius.serve.exchange import Ask, Event
+from publius.serve.guard import Caller
+from publius.serve.http import new_id, read_json, request_id, sse
+from publius.serve.hub import ServedModel
+from publius.serve.messages.body import Body, CountBody
+from publius.serve.messages.encode import event_bodies, message_body
+from publius.serve.messages.errors import error_body
+from publius.serve.messages.schema import VERSIONS, parse_count, parse_messages
+from publius.serve.server import Server
+
+__all__ = ["parse_ask", "router"]
+
+_log = logging.getLogger("publius.serve")
+
+
+def router(server: Server) -> APIRouter:
+    """Messages, token counts and models."""
+    routes = APIRouter(tags=["Messages"])
+    for path in ("/v1/messages", "/anthropic/v1/messages"):
+        routes.add_api_route(path, create, methods=["POST"], openapi_extra=_takes(Body))
+        routes.add_api_route(f"{path}/count_tokens", count, methods=["POST"], openapi_extra=_takes(CountBody))
+    routes.add_api_route("/v1/models", models, methods=["GET"])
+    routes.add_api_route("/v1/models/{model:path}", model, methods=["GET"])
+    return routes
+
+
+def _takes(kind: type[CountBody]) -> dict[str, Any]:
+    """The request body, for OpenAPI; definitions stand inside, so that nothing refers elsewhere."""
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+async def create(request: Request) -> Response:
+    """`POST /v1/messages`."""
+    server: Server = request.app.state.server
+    caller = await _admit(server, request, "messages")
+    version = _version(request)
+    body = await read_json(request, server.config.body_bytes)
+    ask = parse_ask(server, body, version)
+    id, asked = new_id("msg"), request_id(request)
+    headers = {**server.guard.headers(caller), "request-id": asked}
+    if body.get("stream") is not True:
+        reply = await _unless_gone(request, server, ask, caller, asked)
+        return JSONResponse(message_body(reply, ask, id), headers=headers)
+    events = server.exchange(ask, caller, asked)
+    first = await anext(events)  # what is refused before the reply begins has a status of its own
+    display = (body.get("thinking") or {}).get("display")
+    frames = _frames(_again(first, events), ask, id, asked, omit_thinking=display == "omitted")
+    return sse(frames, headers)
+
+
+async def _unless_gone(request: Request, server: Server, ask: Ask, caller: Caller, asked: str) -> Any:
+    """The whole reply; nothing goes on being computed for a client that has left."""
+    work = asyncio.ensure_future(server.collect(ask, caller, asked))
+    try:
+        while not work.done():
+            await asyncio.wait({work}, timeout=1.0)
+            if not work.done() and await request.is_disconnected():
+                raise ApiError("api_error", "the client went away")
+        return work.result()
+    finally:
+        if not work.done():
+            work.cancel()
+
+
+def parse_ask(server: Server, body: dict[str, Any], version: str) -> Ask:
+    """A body as what is asked, thinking verified against this server's secret.
+
+    Raises:
+        ApiError: what is wrong with it.
+    """
+    return parse_messages(
+        body, version=version, verify=_verify(server, body), strict=server.config.strict_versions
+    )
+
+
+def _verify(server: Server, body: dict[str, Any]) -> Any:
+    ids = [model.id for model in server.hub.models()]
+
+    def verify(block: ThinkingBlock) -> bool:
+        return any(server.signed(id, block) for id in ids)
+
+    return verify
+
+
+async def _again(first: Event, rest: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    try:
+        yield first
+        async for event in rest:
+            yield event
+    finally:
+        await rest.aclose()
+
+
+async def _frames(
+    events: AsyncGenerator[Event, None], ask: Ask, id: str, asked: str, *, omit_thinking: bool
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events; a failure after the first is an event too."""
+    bodies = event_bodies(events, ask, id, omit_thinking=omit_thinking)
+    try:
+        async for body in bodies:
+            yield f"event: {body['type']}\ndata: {_json(body)}\n\n".encode()
+    except Exception as error:
+        told = api_error(error)
+        if told.type == "api_error":
+            _log.exception("a stream failed", extra={"request_id": asked})
+        yield f"event: error\ndata: {_json(error_body(told, asked))}\n\n".encode()
+    finally:
+        await events.aclose()
+
+
+def _json(body: dict[str, Any]) -> str:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+async def count(request: Request) -> Response:
+    """`POST /v1/messages/count_tokens`."""
+    server: Server = request.app.state.server
+    caller = await _admit(server, request, "messages")
+    version = _version(request)
+    body = await read_json(request, server.config.body_bytes)
+    ask = parse_count(body, version=version, verify=_verify(server, body))
+    tokens = await asyncio.to_thread(server.count, ask)
+    headers = {**server.guard.headers(caller), "request-id": request_id(request)}
+    return JSONResponse({"input_tokens": tokens}, headers=headers)
+
+
+async def models(request: Request) -> Response:
+    """`GET /v1/models`: a page that the clients of both vendors read."""
+    server: Server = request.app.state.server
+    await _admit(server, request, "messages")
+    listed = [_model_body(model, id) for model in server.hub.models() for id in (model.id, *model.aliases)]
+    listed, more = _page(request, listed)
+    ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {}
+    page = {"object": "list", "data": listed, "has_more": more, "first_id": None, "last_id": None, **ends}
+    return JSONResponse(page, headers={"request-id": request_id(request)})
+
+
+def _page(request: Request, listed: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+    query = request.query_params
+    try:
+        limit = int(query.get("limit", "20"))
+    except ValueError:
+        limit = 0
+    if not 1 <= limit <= 1000:
+        raise ApiError("invalid_request_error", "limit: must be between 1 and 1000")
+    ids = [one["id"] for one in listed]
+    if (after := query.get("after_id")) in ids:
+        listed = listed[ids.index(after) + 1 :]
+    elif (before := query.get("before_id")) in ids:
+        listed = listed[: ids.index(before)][-limit:]
+    return listed[:limit], len(listed) > limit
+
+
+async def model(request: Request) -> Response:
+    """`GET /v1/models/{id}`."""
+    server: Server = request.app.state.server
+    await _admit(server, request, "messages")
+    id = request.path_params["model"]
+    body = _model_body(server.hub.get(id), id)
+    return JSONResponse(body, headers={"request-id": request_id(request)})
+
+
+def _model_body(model: ServedModel, id: str) -> dict[str, Any]:
+    return {
+        "id": id,
+        "type": "model",
+        "display_name": id.replace("-", " ").title(),
+        "created_at": datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lifecycle": {"status": "active", "deprecated_at": None, "retires_at": None},
+        "max_input_tokens": model.context - 1,
+        "max_tokens": model.context - 1,
+        "capabilities": {
+            "batch": {"supported": True},
+            "image_input": {"supported": False},
+            "structured_outputs": {"supported": True},
+            "thinking": {"supported": True},
+        },
+        "object": "model",
+        "created": model.created,
+        "owned_by": "publius",
+    }
+
+
+async def _admit(server: Server, request: Request, scope: str) -> Caller:
+    return await server.guard.admit(request, scope, keys=server.guard.bearer_or_header(request))
+
+
+def _version(request: Request) -> str:
+    """Raises:
+    ApiError: a version that is missing or unknown.
+    """
+    version = request.headers.get("anthropic-version")
+    if version is None:
+        raise ApiError("invalid_request_error", "anthropic-version: header is required")
+    if version not in VERSIONS:
+        raise ApiError(
+            "invalid_request_error",
+            f"anthropic-version: {version[:40]!r} is not a valid version; known: {', '.join(VERSIONS)}",
+        )
+    return version

@@ -1,0 +1,197 @@
+"""A server process: from its arguments to its end.
+
+SIGTERM and SIGINT let replies under way come to their end and take nothing new; a second one, or the end of
+that time, ends them with an error event. SIGHUP takes in what the targets name now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from publius.core.console import console
+from publius.core.errors import UserError
+from publius.safety.monitor import Monitors
+from publius.serve.app import create_app, is_loopback
+from publius.serve.config import ServeConfig
+from publius.serve.guard import Guard
+from publius.serve.hub import Hub, Target
+from publius.serve.server import Server
+from publius.serve.store import Store
+
+__all__ = ["build", "serve"]
+
+_log = logging.getLogger("publius.serve")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def build(
+    config: ServeConfig,
+    targets: list[Target],
+    *,
+    home: Path = Path(),
+    aliases: dict[str, str] | None = None,
+    key: str | None = None,
+    monitors: Monitors | None = None,
+    device: str = "cpu",
+) -> Server:
+    """Load the models and open the store.
+
+    Args:
+        key: one that may do everything, beside those of the store.
+
+    Raises:
+        UserError: as `Hub` and `Store.open`; and for what would be open to other machines: models without a
+            decision, or a server without any key.
+    """
+    local = is_loopback(config.host)
+    if config.unreleased and not local:
+        raise UserError(
+            f"models no gate has decided on would be served on {config.host}",
+            where="--host",
+            fix="serve a release, or stay on 127.0.0.1",
+        )
+    store = Store.open(config.store or f"sqlite:///{(home / 'serve.sqlite').absolute()}")
+    opened = key is None and not store.keys.any()
+    if opened and not local:
+        raise UserError(
+            f"without a key, {config.host} would be open to everyone",
+            where="--host",
+            fix="set PUBLIUS_API_KEY, or make a key: publius keys create",
+        )
+    hub = Hub(
+        targets, home=home, aliases=aliases, unreleased=config.unreleased, rows=config.rows,
+        most_waiting=config.most_waiting, device=device,
+    )  # fmt: skip
+    return Server(config, hub, store, Guard(store, key=key, open=opened), monitors)
+
+
+def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: str | None = None) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        certificate: files of the certificate and its private key; without, plain HTTP.
+        key: shown in the address of the web page, so that it opens ready.
+    """
+    config = server.config
+    _log_lines()
+    settings = uvicorn.Config(
+        create_app(server), host=config.host, port=config.port, log_config=None, access_log=False,
+        http="httptools", ws="none", timeout_keep_alive=75, server_header=False, date_header=True,
+        ssl_certfile=certificate and str(certificate[0]), ssl_keyfile=certificate and str(certificate[1]),
+    )  # fmt: skip
+    _greet(server, "https" if certificate else "http", key)
+    try:
+        asyncio.run(_run(server, _Uvicorn(settings)))
+    except SystemExit:
+        raise UserError(
+            f"cannot listen on {config.host}:{config.port}",
+            where="--port",
+            fix="another program may use it: choose another port",
+        ) from None
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are ours."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take none."""
+        yield
+
+
+async def _run(server: Server, web: uvicorn.Server) -> None:
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def on(number: signal.Signals, act: Callable[[], None]) -> None:
+        loop.add_signal_handler(number, act)
+
+    def stop() -> None:
+        if server.draining:
+            server.expire()
+            return
+        server.draining = True
+        tasks.add(asyncio.ensure_future(_drain(server, web)))
+
+    def reload() -> None:
+        tasks.add(asyncio.ensure_future(_reload(server)))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        on(number, stop)
+    on(signal.SIGHUP, reload)
+    await web.serve()
+
+
+async def _drain(server: Server, web: uvicorn.Server) -> None:
+    """Let replies end; then end what has not."""
+    console.print(f"stopping: {server.live} replies under way", markup=False)
+    until = time.monotonic() + server.config.drain
+    while server.live and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+    server.expire()
+    late = time.monotonic() + 3.0
+    while server.live and time.monotonic() < late:
+        await asyncio.sleep(0.02)
+    web.config.timeout_graceful_shutdown = 2
+    web.should_exit = True
+
+
+async def _reload(server: Server) -> None:
+    try:
+        changed = await server.hub.reload()
+    except UserError as error:
+        _log.error("nothing was taken in: %s", error)
+    else:
+        _log.info("models taken in: %s", ", ".join(changed) or "none, all are as they were")
+
+
+def _greet(server: Server, scheme: str, key: str | None) -> None:
+    config = server.config
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    base = f"{scheme}://{host}:{config.port}"
+    if config.unreleased:
+        console.print("UNRELEASED: no gate has decided on these models; this machine only", style="bold red")
+    for model in server.hub.models():
+        names = ", ".join((model.id, *model.aliases))
+        console.print(f"{names}: {model.path} ({model.context:,} tokens)", markup=False)
+    if server.guard.open:
+        console.print("no key is set: whoever is on this machine may ask", markup=False)
+    console.print(f"chat: {base}/{f'#key={key}' if key else ''}", markup=False, soft_wrap=True)
+    console.print(
+        f"APIs: {base}/v1/messages   {base}/v1/chat/completions   {base}/model/ID/invoke", markup=False
+    )
+
+
+class _Lines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's message and whatever was given beside it."""
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _log_lines() -> None:
+    """Our log to stderr as JSON; uvicorn's only where something is wrong."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines())
+    for name, level in (("publius.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(level)
