@@ -32,7 +32,8 @@ def _file(body: bytes, type: str) -> _File:
 
 def _page(name: str) -> _File:
     header = (_HERE / "header.html").read_text("utf-8").strip()
-    here = header.replace(f'data-page="{name}"', 'aria-current="page"')
+    menu = (_HERE / "menu.html").read_text("utf-8").strip() if name == "chat" else ""
+    here = header.replace("<!--menu-->", menu).replace(f'data-page="{name}"', 'aria-current="page"')
     html = (_HERE / f"{name}.html").read_text("utf-8").replace("<!--header-->", here)
     return _file(html.encode(), "text/html; charset=utf-8")
 

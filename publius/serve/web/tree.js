@@ -45,7 +45,8 @@ export function upTo(conversation, id) {
   return nodes;
 }
 
-const sendable = (block) => {
+const sendable = (block, answered) => {
+  if (block.type === "tool_use") return answered.has(block.id);
   if (block.type === "text") return block.text.trim() !== "";
   // thinking that was cut off has no signature, and the server would refuse it
   return block.type !== "thinking" || Boolean(block.signature);
@@ -54,8 +55,10 @@ const sendable = (block) => {
 /** The messages a request has: only what the API takes back, nothing empty. */
 export function messages(nodes) {
   const found = [];
+  // a call whose result was lost (the page was closed) would make every further request a bad one
+  const answered = new Set(nodes.flatMap(({ content }) => content.map((block) => block.tool_use_id)));
   for (const { role, content } of nodes) {
-    const blocks = content.filter(sendable).map((block) => {
+    const blocks = content.filter((block) => sendable(block, answered)).map((block) => {
       const { type, text, thinking, signature, data, id, name, input, tool_use_id, content: result, is_error } = block;
       if (type === "text") return { type, text };
       if (type === "thinking") return { type, thinking, signature };

@@ -1,5 +1,7 @@
-"""A server that speaks the grammar of the Messages stream and says what its script says, for driving the pages
-through what a random model seldom does: tool calls, thinking, refusals, failures, long replies."""
+"""A server that speaks the grammar of the Messages stream and says what its script says.
+
+It drives the pages through what a random model seldom does: tool calls, thinking, refusals, failures.
+"""
 
 from __future__ import annotations
 
@@ -108,16 +110,35 @@ class Scripted:
 
     async def _events(self, body: dict, last: dict, said: str) -> AsyncGenerator[dict, None]:
         usage = {"input_tokens": 12, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 4}
-        message = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": []}
-        start = {**message, "stop_reason": None, "stop_sequence": None, "usage": {**usage, "output_tokens": 0}}
+        message = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": body["model"],
+            "content": [],
+        }
+        start = {
+            **message,
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {**usage, "output_tokens": 0},
+        }
         yield {"type": "message_start", "message": start}
         yield {"type": "ping"}
         reason, details, blocks = _script(body, last, said)
         for index, (block, kind, pieces) in enumerate(blocks):
             yield {"type": "content_block_start", "index": index, "content_block": block}
             for piece in pieces:
-                field = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
-                yield {"type": "content_block_delta", "index": index, "delta": {"type": kind, field[kind]: piece}}
+                field = {
+                    "text_delta": "text",
+                    "thinking_delta": "thinking",
+                    "input_json_delta": "partial_json",
+                }
+                yield {
+                    "type": "content_block_delta",
+                    "index": index,
+                    "delta": {"type": kind, field[kind]: piece},
+                }
                 await asyncio.sleep(0.05 if said in ("long", "think") else 0.003)
             if kind == "thinking_delta":
                 delta = {"type": "signature_delta", "signature": "signed"}
