@@ -176,8 +176,8 @@ function element(block, depth) {
   switch (block.kind) {
     case "code":
       return codeBlock(block);
-    case "heading": // a page has its own first heading
-      return h(`h${Math.min(block.level + 2, 6)}`, { class: `h${block.level}` }, inline(block.text));
+    case "heading":
+      return h(block.rank ? `h${block.rank}` : "p", { class: `h${block.level}` }, inline(block.text));
     case "rule":
       return h("hr");
     case "quote":
@@ -191,12 +191,19 @@ function element(block, depth) {
   }
 }
 
+/** Blocks whose headings follow on the page's own (its h1) without a gap, whatever levels the text has. */
+function ranked(found) {
+  let last = 1;
+  for (const block of found) if (block.kind === "heading") last = block.rank = Math.min(block.level + 1, last + 1, 6);
+  return found;
+}
+
 /** Nodes of a text. */
-export const markdown = (text) => blocks(text).map((block) => element(block, 0));
+export const markdown = (text) => ranked(blocks(text)).map((block) => element(block, 0));
 
 /** Show `text` in `place`, leaving alone what has not changed since the last time: for a text that grows. */
 export function show(place, text) {
-  const now = blocks(text);
+  const now = ranked(blocks(text));
   const before = place.shown ?? [];
   let same = 0;
   while (same < before.length && same < now.length && before[same] === now[same].raw) same++;

@@ -52,7 +52,9 @@ CASES = [
     ("unclosed **bold and `code", "<p>unclosed **bold and `code</p>"),
     ("`a*b*` ``x`y``", "<p><code>a*b*</code> <code>x`y</code></p>"),
     (r"\*not\* \`code\`", "<p>*not* `code`</p>"),
-    ("# One\n## Two ##\n#nothing", '<h3 class="h1">One</h3><h4 class="h2">Two</h4><p>#nothing</p>'),
+    ("# One\n## Two ##\n#nothing", '<h2 class="h1">One</h2><h3 class="h2">Two</h3><p>#nothing</p>'),
+    ("### Deep\n# Up\n> # In",
+     '<h2 class="h3">Deep</h2><h2 class="h1">Up</h2><blockquote><p class="h1">In</p></blockquote>'),
     ("- a\n- b\n  - c\n- d",
      "<ul><li><span>a</span></li><li><span>b</span><ul><li><span>c</span></li></ul></li><li><span>d</span></li></ul>"),
     ("3. a\n4. b", '<ol start="3"><li><span>a</span></li><li><span>b</span></li></ol>'),
@@ -145,8 +147,8 @@ def test_no_text_makes_an_element_that_is_not_ours(blank, text):
         }""",
         text,
     )
-    ours = """p br strong em del code a h3 h4 h5 h6 ul ol li span input blockquote hr div table thead tbody tr
-              th td figure figcaption pre button svg path"""
+    ours = """p br strong em del code a h2 h3 h4 h5 h6 ul ol li span input blockquote hr div table thead tbody
+              tr th td figure figcaption pre button svg path"""
     assert set(names) <= set(ours.split())
 
 
