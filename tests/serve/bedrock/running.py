@@ -25,7 +25,6 @@ from publius.serve.exchange import Ask, Event, Piece
 from publius.serve.guard import Caller
 from publius.serve.hub import Target
 from publius.serve.run import build
-from publius.serve.server import Server
 from publius.serve.tls import self_signed
 from publius.testing import byte_tokenizer, tiny_model
 
@@ -85,7 +84,6 @@ class Running(NamedTuple):
     """
 
     url: str
-    server: Server
     certificate: Path | None
 
     def boto3(self, key_id: str = "AKIDPOCKET", secret: str | None = None) -> Any:
@@ -148,7 +146,7 @@ def running(folder: Path, *, key: str | None = KEY, tls: bool = False, **setting
             thread.join(0.01)
         try:
             scheme, port = "https" if tls else "http", listening.getsockname()[1]
-            yield Running(f"{scheme}://127.0.0.1:{port}", server, files[0] if files else None)
+            yield Running(f"{scheme}://127.0.0.1:{port}", files[0] if files else None)
         finally:
             web.should_exit = True
             thread.join()
