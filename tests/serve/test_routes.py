@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 import pytest
 from fastapi import FastAPI
+from starlette.routing import BaseRoute, Mount
+
 from publius.serve.app import create_app
 from publius.serve.config import ServeConfig
+from publius.serve.exchange import Usage
 from publius.serve.hub import Target
 from publius.serve.run import build
 from publius.serve.store import Limits, Store
-from starlette.routing import BaseRoute, Mount
-from tests.serve.servers import running
-
-from publius.serve.exchange import Usage
 from publius.testing import write_tiny_checkpoint
+from tests.serve.servers import running
 
 OPEN = {
     "/health", "/openapi.json", "/tokenizer_info", "/tokenize", "/detokenize", "/v1/tokenizer_info",

@@ -73,6 +73,7 @@ class HumanFindings:
         kept = finding.model_copy(
             update={
                 "attacker": one_line(finding.attacker, "the attacker's name"),
+                "model": finding.model and one_line(finding.model, "the model's id"),
                 "tags": tag_list(finding.tags),
                 "id": new_id("finding_"),
                 "created": time.time() if now is None else now,
