@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,21 +60,30 @@ class Watchman:
         return ALLOW, len(text)
 
 
-def _breaking(exchange: Exchange) -> Exchange:
-    """The exchange, which breaks down in the middle of a reply to "break: " and the type of an error, or
-    "unforeseen"."""
+def _troubled(exchange: Exchange) -> Exchange:
+    """The exchange, which stops for good in the middle of a reply to "wait", and breaks down in one to
+    "break: " and the type of an error, or "unforeseen"."""
 
-    async def broken(ask: Ask, caller: Caller, request_id: str) -> AsyncGenerator[Event, None]:
-        _, _, kind = text_of(ask.conversation.messages[-1]).partition("break: ")
-        async for event in exchange(ask, caller, request_id):
-            yield event
-            if kind == "unforeseen" and isinstance(event, Piece):
-                raise RuntimeError("a secret")
-            if kind and isinstance(event, Piece):
-                error: ErrorType = kind  # pyright: ignore[reportAssignmentType]
-                raise ApiError(error, "the wheel broke")
+    async def troubled(ask: Ask, caller: Caller, request_id: str) -> AsyncGenerator[Event, None]:
+        asked = text_of(ask.conversation.messages[-1])
+        async with aclosing(exchange(ask, caller, request_id)) as events:
+            async for event in events:
+                yield event
+                if isinstance(event, Piece):
+                    await _trouble(asked)
 
-    return broken
+    return troubled
+
+
+async def _trouble(asked: str) -> None:
+    _, _, kind = asked.partition("break: ")
+    if asked == "wait":
+        await asyncio.Event().wait()
+    if kind == "unforeseen":
+        raise RuntimeError("a secret")
+    if kind:
+        error: ErrorType = kind  # pyright: ignore[reportAssignmentType]
+        raise ApiError(error, "the wheel broke")
 
 
 class Running(NamedTuple):
@@ -125,7 +135,7 @@ def running(folder: Path, *, key: str | None = KEY, tls: bool = False, **setting
         aliases={"alias": MODEL},
         monitors=Monitors([Watchman()]),
     )
-    server.exchange = _breaking(server.exchange)
+    server.exchange = _troubled(server.exchange)
     files = self_signed(folder / "tls", "127.0.0.1") if tls else None
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
