@@ -25,6 +25,7 @@ __all__ = [
     "answer",
     "as_message",
     "body_of",
+    "has_own_key",
     "name_of",
     "reply_to",
     "the_server",
@@ -76,13 +77,18 @@ async def body_of(request: Request, kind: type[_F]) -> _F:
         raise ApiError("invalid_request_error", f"{place}: {first['msg']}") from None
 
 
+def has_own_key(caller: Caller) -> bool:
+    """Whether the key is theirs alone: made for them, not the environment's, and not none at all."""
+    return caller.key_id not in ("", "environment")
+
+
 def name_of(caller: Caller, given: str) -> str:
-    """Under which name what people say is kept: their key's; on an open server, the one they give.
+    """Under which name what people say is kept: that of their own key, or else the one they give.
 
     Raises:
         UserError: for a name that is no short line.
     """
-    return caller.name if caller.key_id else one_line(given or "anonymous", "the name")
+    return caller.name if has_own_key(caller) else one_line(given or "anonymous", "the name")
 
 
 def answer(body: object, status: int = 200) -> Response:

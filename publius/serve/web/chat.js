@@ -36,6 +36,7 @@ class Chat {
     try {
       fillPicker($("model"), await models(), remembered("model", ""));
       $("notice").replaceChildren();
+      this.#drawSend();
       await this.#changeModel();
     } catch (error) {
       $("notice").replaceChildren(errorCard(asError(error), () => this.#fetchModels()));
@@ -140,7 +141,7 @@ class Chat {
 
   #sendBox() {
     const text = $("message").value.trim();
-    if (!text) return;
+    if (!text || !$("model").value) return;
     $("message").value = "";
     const nodes = path(this.#conversation);
     this.#send(text, nodes.at(-1)?.id ?? "");
@@ -256,7 +257,7 @@ class Chat {
     if (button.getAttribute("aria-label") !== label) button.replaceChildren(icon(this.#busy ? "stop" : "send"));
     button.setAttribute("aria-label", label);
     button.title = this.#busy ? "Stop (Esc)" : "Send (Enter)";
-    button.disabled = !this.#busy && !$("message").value.trim();
+    button.disabled = !this.#busy && !($("message").value.trim() && $("model").value);
   }
 
   #atEnd() {

@@ -1,6 +1,6 @@
 // The compare page: two blind answers, and which is better.
 
-import { json, key } from "./api.js";
+import { json } from "./api.js";
 import { showBlocks } from "./blocks.js";
 import { $, append, h, icon, say, writing } from "./dom.js";
 import { scale, tags } from "./marks.js";
@@ -18,7 +18,6 @@ class Compare {
 
   async start() {
     $("rater").value = remembered("name", "");
-    $("rater-row").hidden = key() !== "";
     $("rater").addEventListener("input", () => remember("name", $("rater").value));
     for (const id of ["model-a", "model-b"]) $(id).addEventListener("change", () => remember(id, $(id).value));
     $("write").addEventListener("click", () => this.#write());
@@ -107,7 +106,8 @@ class Compare {
     else if (event.key === "u") this.#undo();
   }
 
-  #show({ pair, said, progress, agreement, rater }) {
+  #show({ pair, said, progress, agreement, rater, own_key }) {
+    $("rater-row").hidden = own_key; // a key of one's own has one's name
     this.#shown = pair;
     this.#since = performance.now();
     this.#mine = progress.mine;

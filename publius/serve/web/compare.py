@@ -33,6 +33,7 @@ from publius.serve.web.asking import (
     answer,
     as_message,
     body_of,
+    has_own_key,
     name_of,
     reply_to,
     the_server,
@@ -144,7 +145,7 @@ class _Compare:
         shown = await asyncio.to_thread(the_server(request).store.comparisons.next, rater)
         if shown is None:
             shown = await self._queued(request, caller, rater, body.models)
-        return await self._answer(request, rater, shown)
+        return await self._answer(request, caller, rater, shown)
 
     async def write(self, request: Request) -> Response:
         """A pair of answers to a prompt of the rater's own."""
@@ -158,7 +159,7 @@ class _Compare:
                 "text: the answers came out alike each time; ask something else, or compare two models",
             )
         shown = await asyncio.to_thread(the_server(request).store.comparisons.show, pair.id, rater)
-        return await self._answer(request, rater, shown)
+        return await self._answer(request, caller, rater, shown)
 
     async def say(self, request: Request) -> Response:
         """Keep what the rater says of a pair."""
@@ -168,7 +169,7 @@ class _Compare:
             body.pair, rater, body.better, body.harm_left, body.harm_right, body.tags, body.seconds
         )
         await asyncio.to_thread(the_server(request).store.comparisons.add, said)
-        return await self._answer(request, rater, None)
+        return await self._answer(request, caller, rater, None)
 
     async def undo(self, request: Request) -> Response:
         """Take the rater's latest back, and show that pair again with what they had said."""
@@ -176,7 +177,7 @@ class _Compare:
         rater, comparisons = name_of(caller, body.rater), the_server(request).store.comparisons
         said = await asyncio.to_thread(comparisons.undo, rater)
         shown = await asyncio.to_thread(comparisons.show, said.pair, rater) if said else None
-        return await self._answer(request, rater, shown, said)
+        return await self._answer(request, caller, rater, shown, said)
 
     async def export(self, request: Request) -> Response:
         """Every compared pair as a preference record, one a line, for `ingest_preferences`."""
@@ -228,7 +229,7 @@ class _Compare:
         return None
 
     async def _answer(
-        self, request: Request, rater: str, shown: Shown | None, said: Said | None = None
+        self, request: Request, caller: Caller, rater: str, shown: Shown | None, said: Said | None = None
     ) -> Response:
         comparisons = the_server(request).store.comparisons
         progress, agreement = await asyncio.to_thread(
@@ -237,6 +238,7 @@ class _Compare:
         mine = progress.by_rater.get(rater, 0)
         body = {
             "rater": rater,
+            "own_key": has_own_key(caller),
             "pair": None if shown is None else _as_shown(shown),
             "said": None if said is None else _as_said(said),
             "progress": {

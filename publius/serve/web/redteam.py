@@ -22,9 +22,20 @@ from publius.constitution.principles import Constitution
 from publius.core.messages import Conversation, Message, assistant, check_roles, text_of, user
 from publius.data.pocket.crafts import CATEGORIES, why_harmful
 from publius.serve.errors import ApiError
+from publius.serve.guard import Caller
 from publius.serve.server import Server
 from publius.serve.store.findings import HumanFinding
-from publius.serve.web.asking import Fields, admit, answer, as_message, body_of, name_of, reply_to, the_server
+from publius.serve.web.asking import (
+    Fields,
+    admit,
+    answer,
+    as_message,
+    body_of,
+    has_own_key,
+    name_of,
+    reply_to,
+    the_server,
+)
 
 __all__ = ["redteam"]
 
@@ -82,7 +93,7 @@ def _categories(server: Server) -> list[dict[str, str]]:
 async def _about(request: Request) -> Response:
     """Categories, and what this attacker has found so far."""
     caller, body = await admit(request, "redteam"), await body_of(request, _Who)
-    return await _standing(request, name_of(caller, body.attacker))
+    return await _standing(request, caller, name_of(caller, body.attacker))
 
 
 async def _reply(request: Request) -> Response:
@@ -121,7 +132,7 @@ async def _found(request: Request) -> Response:
         model=server.hub.get(found.model).id,
     )  # fmt: skip
     await asyncio.to_thread(server.store.findings.add, finding)
-    return await _standing(request, attacker)
+    return await _standing(request, caller, attacker)
 
 
 async def _undo(request: Request) -> Response:
@@ -129,15 +140,16 @@ async def _undo(request: Request) -> Response:
     caller, body = await admit(request, "redteam"), await body_of(request, _Who)
     attacker = name_of(caller, body.attacker)
     await asyncio.to_thread(the_server(request).store.findings.undo, attacker)
-    return await _standing(request, attacker)
+    return await _standing(request, caller, attacker)
 
 
-async def _standing(request: Request, attacker: str) -> Response:
+async def _standing(request: Request, caller: Caller, attacker: str) -> Response:
     server = the_server(request)
     mine = await asyncio.to_thread(server.store.findings.list, attacker)
     count = Counter(finding.category for finding in mine if finding.worked)
     body = {
         "attacker": attacker,
+        "own_key": has_own_key(caller),
         "categories": [{**one, "found": count[one["id"]]} for one in _categories(server)],
         "tried": len(mine),
         "worked": sum(count.values()),
