@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from publius.core.messages import Conversation, assistant
+from publius.core.messages import Conversation, Message, assistant
 from publius.inference.engine import Sampling
 from publius.serve.errors import ApiError
 from publius.serve.exchange import Ask
@@ -102,9 +102,9 @@ async def reply_to(
     caller: Caller,
     model: str,
     conversation: Conversation,
+    max_tokens: int,
     *,
     stream: int = 0,
-    max_tokens: int = 1024,
 ) -> Reply:
     """A whole reply at temperature 1, through the choke-point as any other.
 
@@ -115,7 +115,7 @@ async def reply_to(
     return await the_server(request).collect(ask, caller, request_id(request))
 
 
-def as_message(reply: Reply):
+def as_message(reply: Reply) -> Message:
     """A reply as the assistant's message; what a monitor declined says so."""
     if reply.ended.refusal is not None and not reply.blocks:
         return assistant(reply.ended.refusal.explanation)

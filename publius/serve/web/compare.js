@@ -31,7 +31,8 @@ class Compare {
   }
 
   #who() {
-    return { rater: $("rater").value.trim(), models: [$("model-a").value, $("model-b").value].filter(Boolean) };
+    const max_tokens = Math.min(8192, Math.max(1, Math.floor(Number($("length").value)) || 512));
+    return { rater: $("rater").value.trim(), models: [$("model-a").value, $("model-b").value].filter(Boolean), max_tokens };
   }
 
   #ask(name, body = {}) {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -99,6 +98,7 @@ def _row(path: str, line: Any) -> dict[str, Any]:
 class _Asked(Fields):
     rater: str = ""
     models: list[str] = Field(default=[], max_length=2)
+    max_tokens: int = Field(default=512, ge=1, le=8192)
 
 
 class _Written(_Asked):
@@ -144,7 +144,7 @@ class _Compare:
         rater = name_of(caller, body.rater)
         shown = await asyncio.to_thread(the_server(request).store.comparisons.next, rater)
         if shown is None:
-            shown = await self._queued(request, caller, rater, body.models)
+            shown = await self._queued(request, caller, rater, body)
         return await self._answer(request, caller, rater, shown)
 
     async def write(self, request: Request) -> Response:
@@ -152,7 +152,7 @@ class _Compare:
         caller, body = await admit(request, "label"), await body_of(request, _Written)
         rater = name_of(caller, body.rater)
         prompt = Conversation(system=body.system or None, messages=(user(body.text),))
-        pair = await self._pair(request, caller, prompt, body.models)
+        pair = await self._pair(request, caller, prompt, body)
         if pair is None:
             raise ApiError(
                 "invalid_request_error",
@@ -189,16 +189,14 @@ class _Compare:
         headers = {**SETTINGS, "content-disposition": 'attachment; filename="preferences.jsonl"'}
         return Response("".join(lines), headers=headers, media_type="application/x-ndjson")
 
-    async def _queued(
-        self, request: Request, caller: Caller, rater: str, models: Sequence[str]
-    ) -> Shown | None:
+    async def _queued(self, request: Request, caller: Caller, rater: str, asked: _Asked) -> Shown | None:
         for _ in range(_FRUITLESS):
             prompt = self._queue.take()
             if prompt is None:
                 return None
             pair = None
             try:
-                pair = await self._pair(request, caller, prompt, models)
+                pair = await self._pair(request, caller, prompt, asked)
             except BaseException:
                 self._queue.put_back(prompt)
                 raise
@@ -207,16 +205,16 @@ class _Compare:
         return None
 
     async def _pair(
-        self, request: Request, caller: Caller, prompt: Conversation, models: Sequence[str]
+        self, request: Request, caller: Caller, prompt: Conversation, asked: _Asked
     ) -> Pair | None:
         """Two different answers, by two models or by one twice; None when they stay alike."""
         server = the_server(request)
-        first = models[0] if models else server.hub.models()[0].id
-        names = (first, models[-1] if models else first)
+        models = asked.models or [server.hub.models()[0].id]
+        names = (models[0], models[-1])
         for attempt in range(_TRIES):
             one, other = await asyncio.gather(
                 *(
-                    reply_to(request, caller, name, prompt, stream=2 * attempt + side)
+                    reply_to(request, caller, name, prompt, asked.max_tokens, stream=2 * attempt + side)
                     for side, name in enumerate(names)
                 )
             )

@@ -52,6 +52,7 @@ class _Play(Fields):
     model: str
     system: str = Field(default="", max_length=20_000)
     turns: list[_Turn] = Field(min_length=1, max_length=400)
+    max_tokens: int = Field(default=512, ge=1, le=8192)
 
     def conversation(self) -> Conversation:
         """As the model is asked."""
@@ -101,7 +102,7 @@ async def _reply(request: Request) -> Response:
     caller, play = await admit(request, "redteam"), await body_of(request, _Play)
     conversation = play.conversation()
     check_roles(conversation, "turns")
-    reply = await reply_to(request, caller, play.model, conversation)
+    reply = await reply_to(request, caller, play.model, conversation, play.max_tokens)
     text = text_of(as_message(reply))
     refusal = reply.ended.refusal
     return answer(

@@ -92,7 +92,7 @@ def url(scripted: Scripted) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    save_checkpoint(folder, tiny_model(max_position=256), byte_tokenizer())
+    save_checkpoint(folder, tiny_model(max_position=2048), byte_tokenizer())
     return folder
 
 

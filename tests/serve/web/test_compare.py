@@ -27,7 +27,7 @@ def asked(tmp_path, checkpoint):
     ) as client:
 
         def ask(name, **body):
-            answer = client.post(f"/web/compare/{name}", json={"rater": "ann", **body})
+            answer = client.post(f"/web/compare/{name}", json={"rater": "ann", "max_tokens": 16, **body})
             return answer.status_code, answer.json()
 
         ask.client = client
@@ -161,12 +161,13 @@ def test_twenty_pairs_by_keyboard_with_undo(page, real):
     page.goto(f"{real.url}/compare")
     page.click("#set summary")
     page.fill("#rater", "ann")
+    page.fill("#length", "24")
     page.click("#set summary")
     expect(page.locator(".answer")).to_have_count(2)
     for i in range(20):
         if i == 7:  # marks by hand, then a change of mind
-            page.locator(".answer").first.get_by_text("3 serious").click()
-            page.get_by_text("kind", exact=True).click()
+            page.locator(".answer").first.get_by_label("3 serious").check()
+            page.get_by_label("kind", exact=True).check()
             page.locator("h1").click()
         page.keyboard.press("213"[i % 3])
         expect(page.locator("#facts")).to_contain_text(f"{i + 1} compared by ann")

@@ -19,7 +19,7 @@ def asked(tmp_path, checkpoint):
     with TestClient(create_app(server), base_url="http://localhost") as client:
 
         def ask(name, **body):
-            answer = client.post(f"/web/redteam/{name}", json={"attacker": "ann", **body})
+            answer = client.post(f"/web/redteam/{name}", json={"attacker": "ann", "max_tokens": 16, **body})
             return answer.status_code, answer.json()
 
         ask.server = server
