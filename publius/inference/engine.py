@@ -24,6 +24,7 @@ from publius.inference.guide import Guides
 from publius.inference.host import CacheDtype, Dtype, Host
 from publius.inference.pages import PAGE, PagePool
 from publius.inference.postprocess import postprocess
+from publius.inference.readings import Probe
 from publius.inference.refusals import Room, check_ids, check_request
 from publius.inference.request import Completion, Request
 from publius.inference.sampler import row_uniforms
@@ -36,7 +37,6 @@ from publius.model.transformer import Transformer
 from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Engine", "Request", "Sampling", "Stats"]
-
 
 _LOGITS = 1 << 24
 """Most logits held at once while scoring (64 MB in fp32)."""
@@ -178,8 +178,7 @@ class Engine:
     @property
     def stats(self) -> Stats:
         """Counts so far."""
-        scheduler = self._scheduler
-        if scheduler is None:
+        if (scheduler := self._scheduler) is None:
             return self._stats
         return self._stats._replace(
             reused=self._stats.reused + scheduler.reused,
@@ -272,11 +271,8 @@ class Engine:
             UserError: before any compute, as `generate`, naming the request.
         """
         if len(prompts) != len(continuations):
-            raise UserError(
-                f"{len(prompts)} prompts but {len(continuations)} continuations",
-                where="Engine.score",
-                fix="give one continuation for each prompt",
-            )
+            told = f"{len(prompts)} prompts but {len(continuations)} continuations"
+            raise UserError(told, where="Engine.score", fix="give one continuation for each prompt")
         scores = Scores(prompts, continuations)
         for i, (prompt, continuation) in enumerate(scores.texts):
             check_ids(i, continuation, "continuation", self.model.config.vocab_size)
@@ -331,6 +327,7 @@ class Engine:
         priority: int = 0,
         seconds: float | None = None,
         stream: int = 0,
+        probe: Probe | None = None,
     ) -> Request:
         """Take a request; `step` works on it until its `stop_reason` is set.
 
@@ -339,16 +336,16 @@ class Engine:
             priority: larger runs first, and may make others wait.
             seconds: it is ended after so many, with what it has.
             stream: numbers its random stream.
+            probe: read on the state each token is drawn from: `Request.readings`.
 
         Raises:
             UserError: as `generate`.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
-        request = Request(prompt, sampling, stream=stream, priority=priority, deadline=deadline)
-        self.enqueue(request)
-        return request
+        end = None if seconds is None else time.monotonic() + seconds
+        request = Request(prompt, sampling, stream=stream, priority=priority, deadline=end, probe=probe)
+        return self.enqueue(request)
 
-    def enqueue(self, request: Request) -> None:
+    def enqueue(self, request: Request) -> Request:
         """As `submit`, a request of one's own making.
 
         Raises:
@@ -357,6 +354,7 @@ class Engine:
         with self._lock:
             self._check(0, request)
             self._submit(request)
+        return request
 
     def _submit(self, request: Request) -> None:
         with self._lock:
@@ -403,6 +401,5 @@ class Engine:
     def _check(self, index: int, request: Request, prompt: Sequence[int] | None = None) -> None:
         """Refuse what could not be run to its end."""
         with self._lock:
-            room = Room(self.model.config.vocab_size, self.context, self._ready().pool.count * PAGE)
-            check_request(index, request, room, prompt)
+            check_request(index, request, Room(self.model.config, self._ready().pool.count * PAGE), prompt)
             request.guide = self._guides.guide(index, request.prompt, request.sampling)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from publius.core.errors import UserError
+from publius.inference.readings import Probe, States
 from publius.inference.request import Alternatives, Request
 from publius.inference.runner import Ran, wanted_rows
 from publius.inference.sampler import Drawn, adjusted, draw, likeliest, scores
@@ -53,6 +54,8 @@ def postprocess(plan: Sequence[Work], ran: Ran, tokenizer: Tokenizer) -> list[in
         if scored:
             _score(logits_NV, scored)
         drawn = _draw(rows, logits_NV if len(index) == at else logits_NV[index]) if rows else []
+        if ran.states is not None:
+            _read(rows, index, ran.states)
     stood: list[int] = []
     done = 0
     for number, work in enumerate(plan):
@@ -120,14 +123,48 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
     ]
 
 
+def _read(rows: Sequence[_Row], index: Sequence[int], states: States) -> None:
+    """What the probes say of the states that `rows` (at `index` of the states) were drawn from."""
+    asked: dict[Probe, list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.work.request.probe is not None:
+            asked.setdefault(row.work.request.probe, []).append(number)
+    values_NS = states.values_NS
+    for probe, numbers in asked.items():
+        places = [index[number] for number in numbers]
+        whole = len(places) == len(values_NS)
+        found = probe.read(states if whole else States(values_NS[places], states.layers))
+        for number, reading in zip(numbers, found, strict=True):
+            rows[number].work.request.keep(rows[number].guesses, reading)
+
+
 def _score(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> None:
-    """Log-probabilities of the targets of each (request, place, row) into the requests."""
+    """Log-probabilities of the targets of each (request, place, row) into the requests, and of the likeliest
+    ids where they are asked for: all from one sum, so that equal tokens have equal numbers."""
     targets = [(request.targets or {})[place] for request, place, _ in scored]
-    rows = [row for (_, _, row), ids in zip(scored, targets, strict=True) for _ in ids]
-    values = scores(logits_NV, rows, [token for ids in targets for token in ids])
+    ranked = _likeliest_ids(logits_NV, scored)
+    asked = [[*ids, *more] for ids, more in zip(targets, ranked, strict=True)]
+    rows = [row for (_, _, row), ids in zip(scored, asked, strict=True) for _ in ids]
+    values = scores(logits_NV, rows, [token for ids in asked for token in ids])
     done = 0
-    for (request, place, _), ids in zip(scored, targets, strict=True):
-        request.scores[place] = found = values[done : done + len(ids)]
-        done += len(ids)
+    for (request, place, _), ids, more in zip(scored, targets, ranked, strict=True):
+        found = values[done : done + len(ids) + len(more)]
+        done += len(found)
+        request.scores[place] = found[: len(ids)]
+        if more:
+            request.ranked[place] = tuple(zip(more, found[len(ids) :], strict=True))
         if any(value != value for value in found):
             _fail(request)
+
+
+def _likeliest_ids(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> list[list[int]]:
+    """For each place that is scored the ids its request wants ranked, best first; mostly none."""
+    counts = [min(request.sampling.alternatives, logits_NV.shape[1]) for request, _, _ in scored]
+    found: list[list[int]] = [[] for _ in counts]
+    asking = [number for number, count in enumerate(counts) if count]
+    if asking:
+        rows = [scored[number][2] for number in asking]
+        ids_NK = logits_NV[rows].topk(max(counts)).indices.tolist()
+        for number, ids in zip(asking, ids_NK, strict=True):
+            found[number] = ids[: counts[number]]
+    return found

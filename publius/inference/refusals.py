@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from publius.core.errors import UserError
 from publius.inference.request import Request
+from publius.model.config import ModelConfig
 
 __all__ = ["Room", "check_ids", "check_request"]
 
@@ -14,15 +15,14 @@ __all__ = ["Room", "check_ids", "check_request"]
 class Room(NamedTuple):
     """What an engine holds."""
 
-    vocabulary: int
-    context: int
-    """Most tokens of a prompt and its continuation."""
+    config: ModelConfig
     cache: int
     """Most tokens whose keys and values are kept."""
 
 
 def check_request(index: int, request: Request, room: Room, prompt: Sequence[int] | None = None) -> None:
-    """Refuse a prompt that is empty, out of the vocabulary, or too long with what is to follow.
+    """Refuse a prompt that is empty, out of the vocabulary, or too long with what is to follow; and a probe
+    made for another model.
 
     Args:
         index: of the request, for the message.
@@ -37,14 +37,17 @@ def check_request(index: int, request: Request, room: Room, prompt: Sequence[int
     if not prompt:
         raise UserError("the prompt is empty", where=where, fix="give at least one token (<|bos|>)")
     told = f"prompt of {len(prompt)} tokens and {new} new ones exceed"
-    if len(prompt) + new > room.context:
-        most = max(0, room.context - len(prompt))
+    context = room.config.max_position
+    if len(prompt) + new > context:
+        most = max(0, context - len(prompt))
         fix = f"shorten the prompt or ask for at most {most} new tokens"
-        raise UserError(f"{told} the context of {room.context}", where=where, fix=fix)
-    check_ids(index, prompt, "prompt", room.vocabulary)
+        raise UserError(f"{told} the context of {context}", where=where, fix=fix)
+    check_ids(index, prompt, "prompt", room.config.vocab_size)
     if request.most > room.cache:
         fix = "shorten the prompt, ask for fewer new tokens, or make the engine with more cache_tokens"
         raise UserError(f"{told} the cache of {room.cache} tokens", where=where, fix=fix)
+    if request.probe is not None:
+        request.probe.check(room.config, where)
 
 
 def check_ids(index: int, tokens: Sequence[int], name: str, vocabulary: int) -> None:

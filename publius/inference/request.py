@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from publius.core.errors import UserError
 from publius.inference.guide import Guide
+from publius.inference.readings import Probe
 from publius.inference.sampling import Sampling
 from publius.tokenizer.tokenizer import Tokenizer
 
@@ -70,7 +71,8 @@ class Request:
         priority: larger runs first.
         deadline: `time.monotonic()` after which it is ended with what it has.
         targets: to score instead of continuing: at place i of the prompt, the ids whose log-probability as
-            the next token is wanted.
+            the next token is wanted; with `sampling.alternatives`, so many of the likeliest there as well.
+        probe: read on the state that every token is drawn from: `readings`.
     """
 
     prompt: Sequence[int]
@@ -79,10 +81,13 @@ class Request:
     priority: int = 0
     deadline: float | None = None
     targets: dict[int, list[int]] | None = None
+    probe: Probe | None = None
     tokens: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
     alternatives: list[Alternatives] = field(default_factory=list[Alternatives])
     scores: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+    ranked: dict[int, Alternatives] = field(default_factory=dict[int, Alternatives])
+    """Of what is scored: the likeliest ids at each place."""
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
     error: UserError | None = None
@@ -101,6 +106,7 @@ class Request:
     guide: Guide | None = None
     """Which tokens may come next."""
     _text: bytearray = field(default_factory=bytearray)
+    _read: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         """The ids are taken now: who asked may change their list later.
@@ -109,6 +115,24 @@ class Request:
             UserError: for a prompt that is not a row of whole numbers.
         """
         self.prompt = whole(self.prompt, "prompt")
+
+    @property
+    def readings(self) -> NDArray[np.float32]:
+        """[tokens, K]: the probe's outputs on the state each token was drawn from, the first of them at the
+        prompt's last place; no columns without a probe. A view: it does not grow with the request."""
+        if self._read is None:
+            return np.full(
+                (len(self.tokens), 0 if self.probe is None else len(self.probe)), np.nan, np.float32
+            )
+        return self._read[: len(self.tokens)]
+
+    def keep(self, ahead: int, reading: NDArray[np.float32]) -> None:
+        """The outputs at the state that the token `ahead` of the next is drawn from. Of a guess that does not
+        stand they are written over."""
+        if self._read is None:
+            assert self.probe is not None
+            self._read = np.full((self.sampling.max_tokens, len(self.probe)), np.nan, np.float32)
+        self._read[len(self.tokens) + ahead] = reading
 
     @property
     def length(self) -> int:

@@ -19,10 +19,11 @@ from torch import Tensor
 from publius.inference.kv_cache import PagedCache, PagedView
 from publius.inference.native import NativeModel
 from publius.inference.pages import PAGE
+from publius.inference.readings import States, joined_layers, tapped, whitened
 from publius.inference.scheduler import Work
 from publius.model.transformer import Transformer
 
-__all__ = ["NativeRunner", "Ran", "Runner", "TorchRunner", "wanted_rows"]
+__all__ = ["NativeRunner", "Ran", "Runner", "TorchRunner", "wanted_layers", "wanted_rows"]
 
 
 class Ran(NamedTuple):
@@ -32,6 +33,8 @@ class Ran(NamedTuple):
     """Of `wanted_rows` of every work in turn."""
     spoilt: frozenset[int] = frozenset()
     """Works (by number) whose states are not numbers: their pages must not be shared."""
+    states: States | None = None
+    """Of the same rows, where a request of the plan has a probe."""
 
 
 class Runner(Protocol):
@@ -51,6 +54,12 @@ def wanted_rows(work: Work) -> list[int]:
     if request.targets is not None:
         return [i for i in range(work.size) if first + i in request.targets]
     return list(range(work.size - 1, work.size + len(work.draft))) if work.complete else []
+
+
+def wanted_layers(plan: Sequence[Work]) -> tuple[int, ...] | None:
+    """After which layers the states of wanted rows are read; None where no request has a probe."""
+    probes = {work.request.probe for work in plan} - {None}
+    return joined_layers([probe for probe in probes if probe is not None]) if probes else None
 
 
 def tokens_of(work: Work) -> list[int]:
@@ -89,9 +98,11 @@ class NativeRunner:
         ids, places, first_rows, rows = (
             np.array(values, np.int32) for values in (tokens, positions, starts, wanted)
         )
-        return Ran(
-            self._model.forward(ids, places, first_rows, tables, rows, self._cache.keys, self._cache.values)
+        layers, cache = wanted_layers(plan), self._cache
+        logits_NV, states_NS = self._model.forward(
+            ids, places, first_rows, tables, rows, cache.keys, cache.values, layers
         )
+        return Ran(logits_NV, states=None if states_NS is None else States(states_NS, layers or ()))
 
 
 class TorchRunner:
@@ -110,19 +121,29 @@ class TorchRunner:
         """As `Runner.run`. A masked place weighs nothing, but nothing times NaN is NaN: one token that is not
         numbers spoils its whole chunk, also what comes before it, and what is written is cleared."""
         hidden: list[Tensor] = [torch.empty(0)] * len(plan)
+        before: list[list[Tensor]] = [[]] * len(plan)
         spoilt: list[int] = []
+        layers = wanted_layers(plan)
         with _eager(self._model), torch.autocast(self._model.device.type, enabled=False):
             for group in _alike(plan):
-                states_BTD = self._forward([plan[i] for i in group])
+                with tapped(self._model, layers or ()) as taken:
+                    states_BTD = self._forward([plan[i] for i in group])
                 sound = states_BTD.isfinite().all(-1).all(-1).tolist()
                 spoilt += [i for i, fine in zip(group, sound, strict=True) if not fine]
                 for row, i in enumerate(group):
-                    hidden[i] = states_BTD[row, wanted_rows(plan[i])]
-            logits_NV = self._model.logits(torch.cat(hidden))
+                    wanted = wanted_rows(plan[i])
+                    hidden[i] = states_BTD[row, wanted]
+                    before[i] = [stream_BTD[row, wanted] for stream_BTD in taken]
+            final_ND = torch.cat(hidden)
+            logits_NV = self._model.logits(final_ND)
         for i in spoilt:
             request = plan[i].request
             self._cache.clear(request.pages[request.computed // PAGE :])
-        return Ran(logits_NV, frozenset(spoilt))
+        if layers is None:
+            return Ran(logits_NV, frozenset(spoilt))
+        eps = self._model.config.norm_eps
+        streams = [whitened(torch.cat(parts), eps) for parts in zip(*before, strict=True)]
+        return Ran(logits_NV, frozenset(spoilt), States(torch.cat([*streams, final_ND.float()], -1), layers))
 
     def _forward(self, works: Sequence[Work]) -> Tensor:
         device = self._model.device

@@ -1,13 +1,14 @@
-"""Which reads a batch of scores needs, and where in them each score is."""
+"""Which reads a batch of scores needs, and where in them each score is; and a text's own scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from publius.inference.request import Request, whole
+from publius.inference.request import Alternatives, Request, whole
 from publius.inference.sampling import Sampling
 
-__all__ = ["Scores"]
+__all__ = ["Reading", "Scored", "Scores"]
 
 
 class Scores:
@@ -52,4 +53,45 @@ class Scores:
         return [
             [request.scores[place][number] for place, number in places]
             for request, places in zip(self.requests, self._places, strict=True)
+        ]
+
+
+class Scored(NamedTuple):
+    """One token of a text that was read."""
+
+    id: int
+    logprob: float | None
+    """After all before it (nats, temperature 1); None of the first, which follows nothing."""
+    alternatives: Alternatives = ()
+
+
+class Reading:
+    """A text whose own tokens are scored, in one read.
+
+    Args:
+        text: token ids.
+        alternatives: how many of the likeliest ids to give for each token's place. What is the likeliest has,
+            to the bit, the log-probability the alternatives say.
+
+    Raises:
+        UserError: when it is not a row of token ids.
+    """
+
+    def __init__(self, text: Sequence[int], alternatives: int = 0) -> None:
+        self._text = whole(text, "prompt")
+        targets = {place: [token] for place, token in enumerate(self._text[1:])}
+        one = Sampling(max_tokens=1, alternatives=alternatives)
+        self.request = Request(self._text, one, targets=targets)
+        """What the engine runs (`Engine.complete`, or `Engine.enqueue` and `step`)."""
+
+    def found(self) -> list[Scored]:
+        """Every token of the text, once `request` has been run."""
+        request = self.request
+        return [
+            Scored(
+                token,
+                request.scores[place - 1][0] if place else None,
+                request.ranked.get(place - 1, ()),
+            )
+            for place, token in enumerate(self._text)
         ]

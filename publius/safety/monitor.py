@@ -2,22 +2,26 @@
 
 A `Monitor` is shared and holds no state of an exchange; `watch` begins one, and the `Watch` sees the prompt
 once and then the reply as it grows. What is written leaves the server only when every watch has allowed it,
-so a block lets nothing of what it blocks out.
+so a block lets nothing of what it blocks out. A monitor that fails blocks: nobody looked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from publius.core.messages import Conversation
+from publius.inference.readings import Probe
 
 __all__ = ["ALLOW", "Action", "Monitor", "Monitors", "Verdict", "Watch", "Watching"]
 
 Action = Literal["allow", "flag", "block"]
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _ORDER: dict[Action, int] = {"allow": 0, "flag": 1, "block": 2}
 
 
@@ -73,9 +77,8 @@ class Monitor(Protocol):
         ...
 
     @property
-    def probe(self) -> NDArray[np.float32] | None:
-        """[outputs, hidden size + 1], weights and last a bias, to be applied to the final hidden state of
-        every token a reply is drawn from; None when it only reads text."""
+    def probe(self) -> Probe | None:
+        """Read on the state that every token of a reply is drawn from; None when it only reads text."""
         ...
 
     def watch(self, conversation: Conversation) -> Watch:
@@ -86,20 +89,43 @@ class Monitor(Protocol):
 class Watching:
     """All monitors on one exchange: the gravest verdict counts, and what leaves is what all have verified."""
 
-    def __init__(self, watches: Sequence[Watch], columns: Sequence[slice]) -> None:
-        self._watches, self._columns = watches, columns
+    def __init__(
+        self, monitors: Sequence[Monitor], columns: Sequence[slice], conversation: Conversation
+    ) -> None:
+        self._names, self._columns = [monitor.name for monitor in monitors], columns
+        self._watches = [self._tried(m.name, lambda m=m: m.watch(conversation), None) for m in monitors]
 
     def prompt(self) -> Verdict:
         """As `Watch.prompt`."""
-        return _gravest([watch.prompt() for watch in self._watches])
+        return _gravest(
+            [
+                _failed(name) if watch is None else self._tried(name, watch.prompt, _failed(name))
+                for name, watch in zip(self._names, self._watches, strict=True)
+            ]
+        )
 
     def reply(self, text: str, scores: NDArray[np.float32], *, done: bool) -> tuple[Verdict, int]:
         """As `Watch.reply`; `scores` has the columns of all probes beside each other."""
         verdict, verified = ALLOW, len(text)
-        for watch, columns in zip(self._watches, self._columns, strict=True):
-            said, upto = watch.reply(text, scores[:, columns], done=done)
+        for name, watch, columns in zip(self._names, self._watches, self._columns, strict=True):
+            said, upto = _failed(name), 0
+            if watch is not None:
+                said, upto = self._tried(
+                    name,
+                    lambda w=watch, c=columns: w.reply(text, scores[:, c], done=done),
+                    (said, upto),
+                )
             verdict, verified = _gravest([verdict, said]), min(verified, upto)
         return verdict, verified
+
+    @staticmethod
+    def _tried(name: str, work: Callable[[], _T], otherwise: _T) -> _T:
+        """Fail closed: what a monitor raises is its block, and is logged (without content)."""
+        try:
+            return work()
+        except Exception as error:  # a layer may fail in any way, and must not open the door by it
+            _log.error("monitor %s failed: %s", name, type(error).__name__)
+            return otherwise
 
 
 class Monitors:
@@ -107,20 +133,26 @@ class Monitors:
 
     def __init__(self, monitors: Sequence[Monitor] = ()) -> None:
         self.monitors = tuple(monitors)
-        probes = [monitor.probe for monitor in self.monitors]
         self._columns: list[slice] = []
-        column = 0
-        for probe in probes:
+        column, probes = 0, list[Probe]()
+        for monitor in self.monitors:
+            probe = monitor.probe
             width = 0 if probe is None else len(probe)
             self._columns.append(slice(column, column + width))
             column += width
-        given = [probe for probe in probes if probe is not None]
-        self.probe: NDArray[np.float32] | None = np.concatenate(given) if given else None
-        """All probes beside each other, for the engine."""
+            if probe is not None:
+                probes.append(probe)
+        self.probe: Probe | None = Probe.beside(probes)
+        """All probes beside each other, for the engine: give it as `Request.probe`, and `Request.readings` to
+        `Watching.reply`."""
 
     def watch(self, conversation: Conversation) -> Watching:
         """Begin to watch an exchange with every layer."""
-        return Watching([monitor.watch(conversation) for monitor in self.monitors], self._columns)
+        return Watching(self.monitors, self._columns, conversation)
+
+
+def _failed(name: str) -> Verdict:
+    return Verdict("block", "monitor_error", "A safety check could not be made.", monitor=name)
 
 
 def _gravest(verdicts: Sequence[Verdict]) -> Verdict:

@@ -15,16 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from publius import __version__
 from publius.core.errors import UserError
-from publius.serve import messages, web
+from publius.serve import bedrock, messages, openai, web
 from publius.serve.errors import ApiError, api_error
 from publius.serve.http import new_id, request_id
-from publius.serve.messages.batches import BatchRunner
+from publius.serve.messages.batches import BatchRunner, batch_router
+from publius.serve.openapi import describe
 from publius.serve.server import Server
 
 __all__ = ["create_app", "is_loopback"]
 
 _log = logging.getLogger("publius.serve")
-_DIALECTS = ((("/",), messages),)
+_DIALECTS = (
+    (("/v1/chat/", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"), openai),
+    (("/model/",), bedrock),
+    (("/",), messages),
+)
 """Whose error words a path is answered in: the first whose beginning it has."""
 
 
@@ -50,7 +55,8 @@ def create_app(server: Server) -> FastAPI:
         separate_input_output_schemas=False,
     )  # fmt: skip
     app.state.server = server
-    for router in (messages.router, web.router):
+    app.openapi = lambda: describe(app)
+    for router in (messages.router, batch_router, openai.router, bedrock.router, web.router):
         app.include_router(router(server))
     app.add_api_route("/health", _health, methods=["GET"], tags=["Operation"])
     app.add_api_route("/metrics", _metrics, methods=["GET"], tags=["Operation"])
@@ -93,7 +99,7 @@ def _of_status(status: int, request: Request) -> ApiError:
     if status == 404:
         return ApiError("not_found_error", f"there is nothing at {request.scope['path'][:200]}")
     if status == 405:
-        return ApiError("invalid_request_error", f"method {request.method} is not allowed here")
+        return ApiError("invalid_request_error", f"method {request.method} is not allowed here", status=405)
     return ApiError("invalid_request_error" if status < 500 else "api_error", f"HTTP {status}")
 
 

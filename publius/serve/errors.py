@@ -51,6 +51,7 @@ class ApiError(Exception):
         message: for the client. Begins with the path of the field that is wrong, where one is.
         details: `error.details` of the Messages API (`{"error_code": ...}`), None for none.
         headers: of the response, beside those every response has (`retry-after`).
+        status: of HTTP, where it is not the type's own.
     """
 
     def __init__(
@@ -60,15 +61,12 @@ class ApiError(Exception):
         *,
         details: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.type: ErrorType = type
         self.message, self.details, self.headers = message, details, dict(headers or {})
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return STATUS[self.type]
+        self.status = STATUS[type] if status is None else status
 
 
 def api_error(error: Exception) -> ApiError:

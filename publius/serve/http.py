@@ -56,7 +56,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-async def read_json(request: Request, limit: int) -> dict[str, Any]:
+async def read_json(request: Request, limit: int = 32 << 20) -> dict[str, Any]:
     """The body as a JSON object, whatever its content type says.
 
     Raises:

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from publius.core.errors import UserError
 from publius.evals import fingerprint
 from publius.inference.engine import Engine
@@ -79,7 +76,6 @@ class Hub:
         aliases: further name -> id.
         unreleased: serve models that no gate has allowed.
         rows, most_waiting: of each model, as `ServeConfig`.
-        probe: of the monitors, for the engines; its hidden size must be the models'.
         device: where the models run.
 
     Raises:
@@ -96,12 +92,10 @@ class Hub:
         unreleased: bool = False,
         rows: int = 64,
         most_waiting: int = 512,
-        probe: NDArray[np.float32] | None = None,
         device: str = "cpu",
     ) -> None:
         self._targets, self._home, self._unreleased = list(targets), home, unreleased
         self._rows, self._most_waiting, self._device = rows, most_waiting, device
-        self.probe = probe
         self._aliases = dict(aliases or {})
         if not targets:
             raise UserError("no model to serve", where="publius serve", fix="name a run, run/stage or folder")

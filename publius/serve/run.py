@@ -25,7 +25,7 @@ from publius.serve.config import ServeConfig
 from publius.serve.guard import Guard
 from publius.serve.hub import Hub, Target
 from publius.serve.server import Server
-from publius.serve.store import Store
+from publius.serve.store import Store, default_url
 
 __all__ = ["build", "serve"]
 
@@ -59,8 +59,8 @@ def build(
             where="--host",
             fix="serve a release, or stay on 127.0.0.1",
         )
-    store = Store.open(config.store or f"sqlite:///{(home / 'serve.sqlite').absolute()}")
-    opened = key is None and not store.keys.any()
+    store = Store.open(config.store or default_url(home.absolute()))
+    opened = key is None and not config.aws_keys and not store.keys.all()
     if opened and not local:
         raise UserError(
             f"without a key, {config.host} would be open to everyone",
@@ -165,7 +165,8 @@ def _greet(server: Server, scheme: str, key: str | None) -> None:
         console.print(f"{names}: {model.path} ({model.context:,} tokens)", markup=False)
     if server.guard.open:
         console.print("no key is set: whoever is on this machine may ask", markup=False)
-    console.print(f"chat: {base}/{f'#key={key}' if key else ''}", markup=False, soft_wrap=True)
+    shown = key if console.is_terminal else None  # what is written to a file is read by others
+    console.print(f"chat: {base}/{f'#key={shown}' if shown else ''}", markup=False, soft_wrap=True)
     console.print(
         f"APIs: {base}/v1/messages   {base}/v1/chat/completions   {base}/model/ID/invoke", markup=False
     )

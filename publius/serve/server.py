@@ -8,16 +8,12 @@ Nothing reaches a model, and nothing a model wrote leaves, by another way.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
-
-import numpy as np
 
 from publius.core.messages import Conversation, TextBlock, ThinkingBlock, ToolUseBlock, user
 from publius.inference.assistant import reply_stops
@@ -49,6 +45,7 @@ from publius.serve.holdback import HoldBack
 from publius.serve.http import new_id
 from publius.serve.hub import Hub, ServedModel
 from publius.serve.metrics import Metrics
+from publius.serve.signatures import seal, unseal
 from publius.serve.store import Store
 from publius.serve.worker import Generation
 from publius.tokenizer.special import THINK, TOOL_USE_END
@@ -56,7 +53,6 @@ from publius.tokenizer.special import THINK, TOOL_USE_END
 __all__ = ["Reply", "Server"]
 
 _log = logging.getLogger("publius.serve")
-_NO_SCORES = np.zeros((0, 0), np.float32)
 
 
 class Reply(NamedTuple):
@@ -93,14 +89,14 @@ class Server:
 
     # ---- thinking is signed, so that it can be sent back and told from a forgery ----
 
-    def sign(self, model: str, thinking: str) -> str:
-        """The signature of a thinking block that `model` (a served id) wrote."""
-        body = f"{model}\0{thinking}".encode()
-        return "v1." + hmac.new(self.secret, body, hashlib.sha256).hexdigest()
-
-    def signed(self, model: str, block: ThinkingBlock) -> bool:
-        """Whether this server's `model` wrote it."""
-        return hmac.compare_digest(block.signature.encode(), self.sign(model, block.thinking).encode())
+    def restore(self, block: ThinkingBlock) -> ThinkingBlock | None:
+        """A thinking block a client sends back, with its thinking where that was left out; None for one that
+        no model served here wrote."""
+        for model in self.hub.models():
+            thought = unseal(self.secret, model.id, block.signature)
+            if thought is not None and block.thinking in ("", thought):
+                return block.model_copy(update={"thinking": thought})
+        return None
 
     # ---- prompts ----
 
@@ -194,6 +190,7 @@ class Server:
             sampling = self._sampling(model, ask, prompt)
             request = Request(prompt.ids, sampling, stream=ask.stream, priority=ask.priority)
         request.deadline = began + self.config.timeout
+        request.probe = self.monitors.probe
         generation = model.worker.submit(request)
         turn.request = request
         self._live.add(generation)
@@ -233,7 +230,7 @@ class Server:
                 parts += self._take(turn, reader, token)
             if over:
                 parts += reader.finish(request.stop_sequence)
-            for part in hold.take(parts, self._scores(request), done=over):
+            for part in hold.take(parts, request.readings[: turn.read], done=over):
                 yield self._event(turn, part)
             if hold.blocked:
                 break
@@ -245,11 +242,6 @@ class Server:
             yield self._ended(turn, "refusal", verdict=hold.verdict)
             return
         yield self._ended(turn, self._why(turn, request, reader), verdict=hold.verdict)
-
-    @staticmethod
-    def _scores(request: Request) -> np.ndarray:
-        readings = getattr(request, "readings", None)
-        return np.asarray(readings, np.float32) if readings else _NO_SCORES
 
     @staticmethod
     def _take(turn: _Turn, reader: BlockReader, token: int) -> list[Part]:
@@ -284,7 +276,7 @@ class Server:
         if isinstance(block, TextBlock):
             block = TextBlock(text=text)
         elif isinstance(block, ThinkingBlock):
-            block = ThinkingBlock(thinking=text, signature=self.sign(turn.model.id, text))
+            block = ThinkingBlock(thinking=text, signature=seal(self.secret, turn.model.id, text))
         else:
             block = ToolUseBlock(id=block.id, name=block.name, input=given)
             turn.calls += 1

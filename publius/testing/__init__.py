@@ -1,4 +1,5 @@
-"""Fakes for tests, ours and users': a byte tokenizer, a two-layer model, an engine, conversations."""
+"""Fakes for tests, ours and users': a byte tokenizer, a two-layer model, an engine, conversations; and a real
+server in a process of its own."""
 
 from publius.testing.fakes import (
     ScriptedEngine,
@@ -8,12 +9,17 @@ from publius.testing.fakes import (
     tiny_config,
     tiny_model,
 )
+from publius.testing.server import Answer, RunningServer, served, write_tiny_checkpoint
 
 __all__ = [
+    "Answer",
+    "RunningServer",
     "ScriptedEngine",
     "byte_tokenizer",
     "fake_conversations",
     "fake_engine",
+    "served",
     "tiny_config",
     "tiny_model",
+    "write_tiny_checkpoint",
 ]

@@ -1,4 +1,4 @@
-"""Draws a token for each row of logits, and scores given ones, without leaving the CPU's own code."""
+"""Draws a token for each row of logits, scores given ones, and reads probes, in the CPU's own code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from publius.inference.native.build import library
 
-__all__ = ["can_draw", "draw_rows", "score_rows"]
+__all__ = ["can_draw", "draw_rows", "read_rows", "score_rows"]
 
 
 def can_draw(logits_BV: Tensor) -> bool:
-    """Whether `draw_rows` and `score_rows` take these: fp32 on a CPU that has the library, a row together."""
+    """Whether the functions here take these: fp32 on a CPU that has the library, each row together."""
     fits = logits_BV.device.type == "cpu" and logits_BV.dtype == torch.float32 and logits_BV.stride(1) == 1
     return fits and library() is not None
 
@@ -67,3 +67,21 @@ def score_rows(logits_BV: Tensor, rows: Sequence[int], tokens: Sequence[int]) ->
         len(places), *(ctypes.c_void_p(a.ctypes.data) for a in (places, ids, logps)),
     )  # fmt: skip
     return logps.tolist()
+
+
+def read_rows(states_NS: Tensor, weights_KS: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Linear outputs [N, K] of each row, summed in one order wherever the row stands.
+
+    Args:
+        states_NS: as `can_draw` wants them.
+        weights_KS: [K, S + 1], a bias last, contiguous.
+    """
+    found = library()
+    assert found is not None, "ask can_draw first"
+    rows, outputs = len(states_NS), len(weights_KS)
+    read = np.empty((rows, outputs), np.float32)
+    found.publius_read(
+        ctypes.c_void_p(states_NS.data_ptr()), rows, states_NS.shape[1], ctypes.c_int64(states_NS.stride(0)),
+        ctypes.c_void_p(weights_KS.ctypes.data), outputs, ctypes.c_void_p(read.ctypes.data),
+    )  # fmt: skip
+    return read

@@ -80,7 +80,7 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     own = places[4];
     spans = cut ? (float *)places[5] : nullptr;
     quantized = places[6];
-    counters = std::vector<std::atomic<int>>(size_t(c.layers) * 13 + 4);
+    counters = std::vector<std::atomic<int>>(size_t(c.layers) * 13 + 4 + call.taps);
   }
 
   void work(int member) {
@@ -90,6 +90,7 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     m.team->barrier();
     for (int l = 0; l < c.layers; l++) {
       const Layer &layer = m.layers[l];
+      tap(phase, l);
       shared(phase++, call.rows, 4, [&](int row) { norm(row, layer.before_attention, row); });
       m.team->barrier();
       product(phase, layer.qkv, Rows<A>{act, act_wide}, call.rows, mine, Write{qkv, qkv_wide});
@@ -108,7 +109,10 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
       product(phase, layer.down, Rows<A>{middle, inner_wide}, call.rows, mine, Add{x, wide});
       m.team->barrier();
     }
-    shared(phase++, call.outputs, 4, [&](int i) { norm(call.wanted[i], m.last_norm, i); });
+    shared(phase++, call.outputs, 4, [&](int i) {
+      norm(call.wanted[i], m.last_norm, i);
+      if (call.states) state(i, m.last_norm, call.taps);
+    });
     m.team->barrier();
     product(phase, m.head, Rows<A>{act, act_wide}, call.outputs, mine, Write{call.logits, size_t(padded(c.vocab))});
   }
@@ -198,6 +202,23 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     v16 scale = splat(1.0f / std::sqrt(sum(squares) / c.width + c.eps));
     for (size_t i = 0; i < wide; i += LANES)
       put(act + to * act_wide + i, load<v16>(from + i) * scale * load<v16>(weight + i));
+  }
+
+  // Wanted rows' residual stream, where it is asked for after `done` layers. Nobody waits for it: until the next
+  // barrier nothing writes to the stream.
+  void tap(int &phase, int done) {
+    for (int t = 0; t < call.taps; t++)
+      if (call.layers[t] == done) shared(phase++, call.outputs, 4, [&](int i) { state(i, nullptr, t); });
+  }
+
+  // RMSNorm of wanted row `i`, in full precision, into its state number `place`.
+  void state(int i, const float *weight, int place) {
+    const float *from = x + call.wanted[i] * wide;
+    float *to = call.states + (size_t(i) * (call.taps + 1) + place) * c.width;
+    v16 squares{};
+    for (size_t k = 0; k < wide; k += LANES) squares += load<v16>(from + k) * load<v16>(from + k);
+    const float scale = 1.0f / std::sqrt(sum(squares) / c.width + c.eps);
+    for (int k = 0; k < c.width; k++) to[k] = from[k] * scale * (weight ? weight[k] : 1.0f);
   }
 
   void norm_head(float *head, const float *weight) {
@@ -354,6 +375,22 @@ void publius_draw(const float *logits, int rows, int count, int64_t stride, cons
     const Row row(logits + i * stride, count, temperatures[i], masks[i], masked);
     draw_row(row, temperatures[i], uniforms[i], tokens + i, logps + i);
   }
+}
+
+// Linear outputs [rows, outputs] of rows of states, `width` numbers in each; of weights [outputs, width + 1] the last
+// is a bias. Each in one order: 16 sums side by side, then the rest.
+void publius_read(const float *states, int rows, int width, int64_t stride, const float *weights, int outputs,
+                  float *read) {
+  const int whole = width / LANES * LANES;
+  for (int i = 0; i < rows; i++)
+    for (int o = 0; o < outputs; o++) {
+      const float *x = states + i * stride, *w = weights + size_t(o) * (width + 1);
+      v16 sums{};
+      for (int k = 0; k < whole; k += LANES) sums = fused(load<v16>(x + k), load<v16>(w + k), sums);
+      float all = sum(sums) + w[width];
+      for (int k = whole; k < width; k++) all += x[k] * w[k];
+      read[size_t(i) * outputs + o] = all;
+    }
 }
 
 // Log-probabilities, at temperature 1, of `tokens` in `rows` of logits; the same row's next to each other.

@@ -46,6 +46,9 @@ extern "C" struct Call {
                                          // in int8 each followed by the fp32 scales of its PAGE tokens
   int64_t pages;
   float *logits;                         // [outputs, padded vocab]
+  int32_t taps;                          // of the wanted rows' states: how many besides the last
+  const int32_t *layers;                 // [taps]: after how many layers, rising
+  float *states;                         // [outputs, taps + 1, width], or null
 };
 
 }  // namespace

@@ -50,6 +50,7 @@ class _Call(ctypes.Structure):
         + [(name, ctypes.c_void_p) for name in ("tokens", "positions", "starts", "tables", "wanted")]
         + [(name, ctypes.c_void_p) for name in ("keys", "values")]
         + [("pages", ctypes.c_int64), ("logits", ctypes.c_void_p)]
+        + [("taps", ctypes.c_int32), ("layers", ctypes.c_void_p), ("states", ctypes.c_void_p)]
     )
 
 
@@ -151,8 +152,9 @@ class NativeModel:
         wanted: Ints,
         keys: Tensor,
         values: Tensor,
-    ) -> Tensor:
-        """Logits fp32 [wanted, V].
+        layers: tuple[int, ...] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits fp32 [wanted, V], and of the same rows the states fp32 [wanted, (layers + 1) * D] if wanted.
 
         Args:
             tokens, positions: [rows], the rows of a sequence next to each other, at rising positions.
@@ -160,17 +162,25 @@ class NativeModel:
             tables: [sequences, n], the page of every 16 positions.
             wanted: rows whose logits are returned.
             keys, values: of `PagedCache`, written at the new positions and read before them.
+            layers: after which layers (rising) the residual stream is wanted, divided by its root mean
+                square, before the final hidden state; None wants no states at all.
         """
         # Said in full: the native pass writes fp32 whatever PyTorch's defaults are.
         logits = torch.empty(len(wanted), self._columns, dtype=torch.float32, device="cpu")
+        taps = np.array(layers or (), np.int32)
+        states = None
+        if layers is not None:
+            wide = (len(taps) + 1) * self.config.hidden_size
+            states = torch.empty(len(wanted), wide, dtype=torch.float32, device="cpu")
         call = _Call(
             len(tokens), len(starts) - 1, len(wanted), tables.shape[1],
             tokens.ctypes.data, positions.ctypes.data, starts.ctypes.data, tables.ctypes.data,
             wanted.ctypes.data,
             keys.data_ptr(), values.data_ptr(), keys.shape[1], logits.data_ptr(),
+            len(taps), taps.ctypes.data, None if states is None else states.data_ptr(),
         )  # fmt: skip
         self._library.publius_forward(self._model, ctypes.byref(call))
-        return logits[:, : self.config.vocab_size]
+        return logits[:, : self.config.vocab_size], states
 
 
 def _at(tensor: Tensor) -> ctypes.c_void_p:

@@ -38,10 +38,14 @@ def usage_body(usage: Usage, *, long_cache: bool = False) -> dict[str, Any]:
     }
 
 
-def message_body(reply: Reply, ask: Ask, id: str) -> dict[str, Any]:
-    """The Message. One without any block holds an empty text, because some clients count blocks."""
+def message_body(reply: Reply, ask: Ask, id: str, *, omit_thinking: bool = False) -> dict[str, Any]:
+    """The Message. One without any block holds an empty text, because some clients count blocks.
+
+    Args:
+        omit_thinking: as `event_bodies`.
+    """
     ended = reply.ended
-    content = [_block_body(block) for block in reply.blocks] or [_opened(TextBlock(text=""))]
+    content = [_block_body(block, omit_thinking) for block in reply.blocks] or [_opened(TextBlock(text=""))]
     return {
         "id": id,
         "type": "message",
@@ -143,12 +147,16 @@ def _opened(block: ReplyBlock) -> dict[str, Any]:
             return {"type": "tool_use", "id": block.id, "name": block.name, "input": {}}
 
 
-def _block_body(block: ReplyBlock) -> dict[str, Any]:
+def _block_body(block: ReplyBlock, omit_thinking: bool) -> dict[str, Any]:
     match block:
         case TextBlock():
             return {"type": "text", "text": block.text, "citations": None}
         case ThinkingBlock():
-            return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
+            return {
+                "type": "thinking",
+                "thinking": "" if omit_thinking else block.thinking,
+                "signature": block.signature,
+            }
         case ToolUseBlock():
             return {"type": "tool_use", "id": block.id, "name": block.name, "input": block.input}
 

@@ -13,7 +13,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from publius.core.messages import ThinkingBlock
 from publius.serve.errors import ApiError, api_error
 from publius.serve.exchange import Ask, Event
 from publius.serve.guard import Caller
@@ -23,6 +22,7 @@ from publius.serve.messages.body import Body, CountBody
 from publius.serve.messages.encode import event_bodies, message_body
 from publius.serve.messages.errors import error_body
 from publius.serve.messages.schema import VERSIONS, parse_count, parse_messages
+from publius.serve.openapi import taking
 from publius.serve.server import Server
 
 __all__ = ["parse_ask", "router"]
@@ -34,18 +34,11 @@ def router(server: Server) -> APIRouter:
     """Messages, token counts and models."""
     routes = APIRouter(tags=["Messages"])
     for path in ("/v1/messages", "/anthropic/v1/messages"):
-        routes.add_api_route(path, create, methods=["POST"], openapi_extra=_takes(Body))
-        routes.add_api_route(f"{path}/count_tokens", count, methods=["POST"], openapi_extra=_takes(CountBody))
+        routes.add_api_route(path, create, methods=["POST"], openapi_extra=taking(Body))
+        routes.add_api_route(f"{path}/count_tokens", count, methods=["POST"], openapi_extra=taking(CountBody))
     routes.add_api_route("/v1/models", models, methods=["GET"])
     routes.add_api_route("/v1/models/{model:path}", model, methods=["GET"])
     return routes
-
-
-def _takes(kind: type[CountBody]) -> dict[str, Any]:
-    """The request body, for OpenAPI; definitions stand inside, so that nothing refers elsewhere."""
-    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def create(request: Request) -> Response:
@@ -57,13 +50,13 @@ async def create(request: Request) -> Response:
     ask = parse_ask(server, body, version)
     id, asked = new_id("msg"), request_id(request)
     headers = {**server.guard.headers(caller), "request-id": asked}
+    omit = (body.get("thinking") or {}).get("display") == "omitted"
     if body.get("stream") is not True:
         reply = await _unless_gone(request, server, ask, caller, asked)
-        return JSONResponse(message_body(reply, ask, id), headers=headers)
+        return JSONResponse(message_body(reply, ask, id, omit_thinking=omit), headers=headers)
     events = server.exchange(ask, caller, asked)
     first = await anext(events)  # what is refused before the reply begins has a status of its own
-    display = (body.get("thinking") or {}).get("display")
-    frames = _frames(_again(first, events), ask, id, asked, omit_thinking=display == "omitted")
+    frames = _frames(_again(first, events), ask, id, asked, omit_thinking=omit)
     return sse(frames, headers)
 
 
@@ -87,18 +80,7 @@ def parse_ask(server: Server, body: dict[str, Any], version: str) -> Ask:
     Raises:
         ApiError: what is wrong with it.
     """
-    return parse_messages(
-        body, version=version, verify=_verify(server, body), strict=server.config.strict_versions
-    )
-
-
-def _verify(server: Server, body: dict[str, Any]) -> Any:
-    ids = [model.id for model in server.hub.models()]
-
-    def verify(block: ThinkingBlock) -> bool:
-        return any(server.signed(id, block) for id in ids)
-
-    return verify
+    return parse_messages(body, version=version, restore=server.restore, strict=server.config.strict_versions)
 
 
 async def _again(first: Event, rest: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
@@ -137,7 +119,7 @@ async def count(request: Request) -> Response:
     caller = await _admit(server, request, "messages")
     version = _version(request)
     body = await read_json(request, server.config.body_bytes)
-    ask = parse_count(body, version=version, verify=_verify(server, body))
+    ask = parse_count(body, version=version, restore=server.restore)
     tokens = await asyncio.to_thread(server.count, ask)
     headers = {**server.guard.headers(caller), "request-id": request_id(request)}
     return JSONResponse({"input_tokens": tokens}, headers=headers)
@@ -185,7 +167,9 @@ def _model_body(model: ServedModel, id: str) -> dict[str, Any]:
         "type": "model",
         "display_name": id.replace("-", " ").title(),
         "created_at": datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "lifecycle": {"status": "active", "deprecated_at": None, "retires_at": None},
+        "lifecycle": "active",
+        "deprecated_at": None,
+        "retires_at": None,
         "max_input_tokens": model.context - 1,
         "max_tokens": model.context - 1,
         "capabilities": {

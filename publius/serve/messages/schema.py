@@ -50,8 +50,8 @@ _LEAST_BUDGET = 1024
 _log = logging.getLogger("publius.serve")
 
 _B = TypeVar("_B", bound=BaseModel)
-Verify = Callable[[ThinkingBlock], bool]
-"""Whether a thinking block sent back was written here."""
+Restore = Callable[[ThinkingBlock], ThinkingBlock | None]
+"""A thinking block sent back, whole again; None for one that was not written here."""
 
 
 def validated(kind: type[_B], body: dict[str, Any]) -> _B:
@@ -74,13 +74,13 @@ def validated(kind: type[_B], body: dict[str, Any]) -> _B:
 
 
 def parse_messages(
-    body: dict[str, Any], *, version: str = OLDEST, verify: Verify | None = None, strict: bool = False
+    body: dict[str, Any], *, version: str = OLDEST, restore: Restore | None = None, strict: bool = False
 ) -> Ask:
     """A body of `POST /v1/messages`.
 
     Args:
         version: of the API.
-        verify: says whether a thinking block was written here; None takes all.
+        restore: `Server.restore`; None takes every thinking block as it is.
         strict: refuse sampling parameters under the newest version, as the vendor does.
 
     Raises:
@@ -101,17 +101,17 @@ def parse_messages(
         top_k=given.top_k or None,
         stop=stops,
     )
-    return _ask(given, version, verify, sampling, given.max_tokens)
+    return _ask(given, version, restore, sampling, given.max_tokens)
 
 
-def parse_count(body: dict[str, Any], *, version: str = OLDEST, verify: Verify | None = None) -> Ask:
+def parse_count(body: dict[str, Any], *, version: str = OLDEST, restore: Restore | None = None) -> Ask:
     """A body of `POST /v1/messages/count_tokens`; raises as `parse_messages`."""
     given = validated(CountBody, body)
-    return _ask(given, version, verify, Sampling(), None)
+    return _ask(given, version, restore, Sampling(), None)
 
 
 def _ask(
-    given: CountBody, version: str, verify: Verify | None, sampling: Sampling, max_tokens: int | None
+    given: CountBody, version: str, restore: Restore | None, sampling: Sampling, max_tokens: int | None
 ) -> Ask:
     if given.thread is not None:
         raise ApiError(
@@ -120,7 +120,7 @@ def _ask(
             details={"error_code": "thread_unsupported_request"},
         )
     tools = _tools(given)
-    messages, marks = _messages(given, version, verify)
+    messages, marks = _messages(given, version, restore)
     system = _system(given)
     conversation = Conversation(system=system or None, tools=tools, messages=messages)
     thinking, budget = _thinking(given, max_tokens, messages)
@@ -174,7 +174,7 @@ class _Mark(NamedTuple):
 
 
 def _messages(
-    given: CountBody, version: str, verify: Verify | None
+    given: CountBody, version: str, restore: Restore | None
 ) -> tuple[tuple[Message, ...], list[_Mark]]:
     """Turns of one role after another are one turn; earlier thinking is left out, as the model never reads it
     again once the user has spoken."""
@@ -187,7 +187,7 @@ def _messages(
         blocks = merged[-1][1]
         for at, part in enumerate(one.content):
             where = f"messages.{number}.content.{at}"
-            block = _block(part, one.role, where, version, verify)
+            block = _block(part, one.role, where, version, restore)
             if isinstance(block, ThinkingBlock) and number < last_user:
                 continue
             if block is not None:
@@ -212,7 +212,7 @@ def _speaks(message: MessageIn) -> bool:
     return message.role == "user" and not any(isinstance(part, ToolResultIn) for part in message.content)
 
 
-def _block(part: Any, role: str, where: str, version: str, verify: Verify | None) -> Block | None:
+def _block(part: Any, role: str, where: str, version: str, restore: Restore | None) -> Block | None:
     match part:
         case TextIn():
             if version == NEWEST and role == "user" and part.citations:
@@ -221,9 +221,10 @@ def _block(part: Any, role: str, where: str, version: str, verify: Verify | None
         case ThinkingIn():
             _only("assistant", role, where, "thinking")
             block = ThinkingBlock(thinking=part.thinking, signature=part.signature)
-            if verify is not None and not verify(block):
+            known = block if restore is None else restore(block)
+            if known is None:
                 raise _bad(f"{where}: Invalid `signature` in `thinking` block")
-            return block
+            return known
         case RedactedIn():
             _only("assistant", role, where, "redacted_thinking")
             return None

@@ -103,7 +103,7 @@ class Native:
             np.array(range(len(tokens)) if wanted is None else wanted, np.int32),
             self._cache.keys,
             self._cache.values,
-        )
+        )[0]
 
 
 @torch.no_grad()

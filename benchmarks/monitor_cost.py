@@ -1,0 +1,153 @@
+"""What reading a probe at every drawn token costs the engine, on this CPU.
+
+    python benchmarks/monitor_cost.py --out docs/results
+    python benchmarks/monitor_cost.py --quick
+
+Rows of random prompts decode greedily at the 10M shape of `train_vs_hf.py`, fresh weights. Where 2% is to be
+seen the machine's own unrest is larger: so within a run every other step reads a probe and those between do
+not, and a run gives the median step of either kind. Of their ratios the median and quartiles are reported.
+Steps are those after every row's first token; time is this process's own, of one thread unless told, so that
+what else runs here is not counted. `--quick` is a smoke test, not a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from engines import FIRST_ID, SHAPES, WIDTHS, our_engine
+from harness import child, entry, extra, markdown, options_of, record_of, say, write_record
+
+from publius.core.config import Config
+from publius.inference import Engine, Request, Sampling
+from publius.inference.readings import Probe
+
+COST = 0.02
+"""What is asked: so much more time at most."""
+
+
+class Work(Config):
+    """Rows that decode, and what is read of them."""
+
+    size: str = "10M"
+    dtype: str = "float32"
+    rows: int = 8
+    prompt: int = 64
+    new: int = 64
+    outputs: int = 1
+    layers: tuple[int, ...] = ()
+    runs: int = 30
+
+
+def probe_of(work: Work) -> Probe:
+    """Random weights: what they say does not matter."""
+    wide = (len(work.layers) + 1) * SHAPES[work.size].hidden_size + 1
+    return Probe(np.random.default_rng(0).normal(size=(work.outputs, wide)).astype(np.float32), work.layers)
+
+
+def decode(engine: Engine, work: Work, number: int, probe: Probe) -> list[float]:
+    """Seconds of the median step that reads and of the median one that does not."""
+    rng, ids = random.Random(number), range(FIRST_ID, SHAPES[work.size].vocab_size)
+    sampling = Sampling(max_tokens=work.new, temperature=0.0)
+    requests: list[Request] = [
+        engine.submit(rng.choices(ids, k=work.prompt), sampling, probe=probe) for _ in range(work.rows)
+    ]
+    while not all(request.tokens for request in requests):
+        engine.step()
+    found: tuple[list[float], list[float]] = ([], [])
+    more, step = True, number
+    while more:
+        reads = step % 2
+        for request in requests:
+            request.probe = probe if reads else None
+        begun = time.process_time()
+        more = engine.step()
+        found[1 - reads].append(time.process_time() - begun)
+        step += 1
+    read: list[bool] = [bool(np.isfinite(row).all()) for row in requests[-1].readings[1:]]
+    if any(now == before for now, before in itertools.pairwise(read)):  # of the last to come in, every other
+        raise AssertionError("a token was drawn and not read, or read unasked")
+    return [statistics.median(side) for side in found]
+
+
+def time_pairs(work: Work) -> dict[str, Any]:
+    """In a child: seconds of a step with and without, of every run."""
+    engine, probe = our_engine(SHAPES[work.size], work.dtype), probe_of(work)
+    return {"pairs": [decode(engine, work, number, probe) for number in range(work.runs + 1)][1:]}
+
+
+def cases(work: Work) -> list[Work]:
+    """One row and many, one output and sixteen, and three layers more."""
+    many = {"rows": 32, "outputs": 16, "layers": (2, 4)}
+    return [
+        work.model_copy(update={"rows": 1}),
+        work,
+        work.model_copy(update={"rows": 32}),
+        work.model_copy(update={"outputs": 16}),
+        work.model_copy(update=many),
+    ]
+
+
+def table(results: list[tuple[Work, dict[str, Any]]]) -> str:
+    """Markdown: a case a line."""
+    rows: list[list[str]] = []
+    for work, result in results:
+        told = f"{work.size} {work.dtype}", str(work.rows), str(work.outputs), str(len(work.layers) + 1)
+        if "error" in result:
+            rows.append([*told, result["error"], "", ""])
+            continue
+        with_it, without = (statistics.median(side) for side in zip(*result["pairs"], strict=True))
+        more = extra(result["pairs"])
+        rows.append(
+            [
+                *told,
+                f"{work.rows / with_it:,.0f} / {work.rows / without:,.0f}",
+                f"{more['median']:+.2%} ({more['low']:+.2%} to {more['high']:+.2%})",
+                "met" if more["median"] <= COST else "missed",
+            ]
+        )
+    head = ["model", "rows", "outputs", "states", "tokens/s with / without", "time", f"at most {COST:.0%}"]
+    return markdown(head, rows)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = options_of(__doc__, "1M, few and short rows", 900.0)
+    parser.add_argument("--size", choices=list(SHAPES), default="10M")
+    parser.add_argument("--dtype", choices=list(WIDTHS), default="float32")
+    parser.add_argument("--runs", type=int, default=30)
+    parser.set_defaults(threads=1)
+    options = parser.parse_args()
+    if options.quick:
+        options.size, options.runs = "1M", 2
+    return options
+
+
+def main() -> None:
+    """Measure, record, print."""
+    options = arguments()
+    base = Work(size=options.size, dtype=options.dtype, runs=options.runs, new=8 if options.quick else 64)
+    found: list[tuple[Work, dict[str, Any]]] = []
+    for work in cases(base)[: 2 if options.quick else None]:
+        payload = work.model_dump(mode="json")
+        result = child(Path(__file__), "pairs", payload, seconds=options.limit, threads=options.threads)
+        told = result.get("error") or extra(result["pairs"])
+        say(f"{work.rows} rows, {work.outputs} outputs, {len(work.layers) + 1} states: {told}")
+        found.append((work, result))
+    print(table(found))
+    if options.out is not None:
+        plain = {name: value for name, value in vars(options).items() if name != "out"}
+        lines = [{"work": work.model_dump(mode="json"), **result} for work, result in found]
+        record = record_of(torch.device("cpu"), settings=plain, results=lines)
+        say(f"written: {write_record(options.out, 'monitor-cost', record)}")
+
+
+if __name__ == "__main__":
+    entry(main, {"pairs": lambda payload: time_pairs(Work.model_validate(payload))})

@@ -1,0 +1,5 @@
+"""The gateway: one address in front of several servers; a conversation goes to the one that has read it."""
+
+from publius.serve.gateway.app import Gateway, GatewayConfig
+
+__all__ = ["Gateway", "GatewayConfig"]

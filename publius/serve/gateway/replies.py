@@ -1,0 +1,66 @@
+"""What the gateway says itself: its own pages, and errors in the words of the API that was called."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Send
+
+from publius.serve.errors import ApiError
+from publius.serve.openai.errors import error_body
+
+__all__ = ["Reply", "broken_frame", "refusal"]
+
+_OPENAI = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/tokenizer_info")
+_BROKEN = ApiError("api_error", "the server that was answering is gone")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole response."""
+
+    status: int
+    body: bytes
+    kind: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+    async def send(self, send: Send) -> None:
+        """As ASGI."""
+        named = {"content-type": self.kind, "content-length": str(len(self.body)), **self.headers}
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def _messages_body(error: ApiError, request_id: str | None) -> dict[str, Any]:
+    body: dict[str, Any] = {"type": "error", "error": {"type": error.type, "message": error.message}}
+    return body if request_id is None else {**body, "request_id": request_id}
+
+
+def refusal(path: str, error: ApiError) -> Reply:
+    """The response of a request that no backend answered, in the dialect of its path."""
+    number = f"req_{secrets.token_hex(12)}"
+    headers = {"request-id": number, **error.headers}
+    if path.startswith("/model/"):
+        status, kind = (
+            (400, "ValidationException") if error.status < 500 else (503, "ServiceUnavailableException")
+        )
+        headers |= {"x-amzn-errortype": kind, "x-amzn-requestid": number}
+        return Reply(status, json.dumps({"message": error.message}).encode(), headers=headers)
+    if path in _OPENAI:
+        status = 503 if error.type == "overloaded_error" else error.status
+        headers["x-request-id"] = number
+        return Reply(status, json.dumps(error_body(error)).encode(), headers=headers)
+    return Reply(error.status, json.dumps(_messages_body(error, number)).encode(), headers=headers)
+
+
+def broken_frame(path: str, kind: str) -> bytes | None:
+    """How a stream of events that a backend left unfinished is ended; None where nothing can be said."""
+    if not kind.startswith("text/event-stream"):
+        return None
+    if path in _OPENAI:
+        return f"data: {json.dumps(error_body(_BROKEN))}\n\n".encode()
+    return f"event: error\ndata: {json.dumps(_messages_body(_BROKEN, None))}\n\n".encode()

@@ -1,0 +1,1 @@
+"""How a store gets from one version of Publius to the next; Alembic runs what is here."""
