@@ -7,7 +7,7 @@ import { scale, tags } from "./marks.js";
 import { asError, beginPage, errorCard, fillPicker, models, remember, remembered, withKey } from "./page.js";
 
 const TAGS = ["helpful", "honest", "kind", "wrong", "harmful", "needless refusal", "too long"];
-const CHOICES = [["left", "Left is better", "1"], ["tie", "Neither", "2"], ["right", "Right is better", "3"]];
+const CHOICES = [["left", "Left is better", "1"], ["tie", "A tie", "2"], ["right", "Right is better", "3"]];
 
 class Compare {
   #shown = null;
@@ -123,7 +123,7 @@ class Compare {
     this.#marks = { left: scale("harm-left", "Harm"), right: scale("harm-right", "Harm"), words: tags("Tags", TAGS) };
     const buttons = CHOICES.map(([value, label, digit]) => h("button", { type: "button", "aria-pressed": said ? String(said.better === value) : null, on: { click: () => this.#choose(value) } }, label, h("kbd", {}, digit)));
     $("pair").replaceChildren(
-      h("div", { class: "write" }, this.#prompt(pair), h("div", { class: "pair" }, this.#answer("Left", pair.left, this.#marks.left, said?.better === "left"), this.#answer("Right", pair.right, this.#marks.right, said?.better === "right")), h("div", { class: "choices", role: "group", "aria-label": "Which is better" }, buttons), this.#marks.words.element, h("p", { class: "row end" }, undo)),
+      h("div", { class: "write" }, this.#prompt(pair), h("div", { class: "pair" }, this.#answer("Left", pair.left, this.#marks.left, said?.better === "left"), this.#answer("Right", pair.right, this.#marks.right, said?.better === "right")), this.#marks.words.element, h("div", { class: "choices", role: "group", "aria-label": "Which is better" }, buttons), h("p", { class: "row end" }, undo)),
     );
     if (said) {
       this.#marks.left.value = said.harm_left;

@@ -22,6 +22,7 @@ from publius.data.files import read_lines
 from publius.data.pair_shapes import prompt_of
 from publius.serve.errors import ApiError
 from publius.serve.guard import Caller
+from publius.serve.openapi import taking
 from publius.serve.server import Server
 from publius.serve.store import Store
 from publius.serve.store.comparisons import Better, Comparison, Pair, Said, Shown
@@ -123,13 +124,11 @@ def compare(server: Server) -> APIRouter:
     """
     page = _Compare(Queue(server.config.compare_prompts, server.store))
     routes = APIRouter(prefix="/web/compare", tags=["Web"])
-    for name, endpoint in (
-        ("next", page.next),
-        ("write", page.write),
-        ("say", page.say),
-        ("undo", page.undo),
-    ):
-        routes.add_api_route(f"/{name}", endpoint, methods=["POST"])
+    for name, endpoint, body in (
+        ("next", page.next, _Asked), ("write", page.write, _Written), ("say", page.say, _SaidBody),
+        ("undo", page.undo, _Asked),
+    ):  # fmt: skip
+        routes.add_api_route(f"/{name}", endpoint, methods=["POST"], openapi_extra=taking(body))
     routes.add_api_route("/export", page.export, methods=["GET"])
     return routes
 

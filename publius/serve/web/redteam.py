@@ -23,6 +23,7 @@ from publius.core.messages import Conversation, Message, assistant, check_roles,
 from publius.data.pocket.crafts import CATEGORIES, why_harmful
 from publius.serve.errors import ApiError
 from publius.serve.guard import Caller
+from publius.serve.openapi import taking
 from publius.serve.server import Server
 from publius.serve.store.findings import HumanFinding
 from publius.serve.web.asking import (
@@ -77,15 +78,17 @@ class _Who(Fields):
 def redteam() -> APIRouter:
     """Routes under `/web/redteam/`."""
     routes = APIRouter(prefix="/web/redteam", tags=["Web"])
-    for name, endpoint in (("about", _about), ("reply", _reply), ("found", _found), ("undo", _undo)):
-        routes.add_api_route(f"/{name}", endpoint, methods=["POST"])
+    for name, endpoint, body in (
+        ("about", _about, _Who), ("reply", _reply, _Play), ("found", _found, _Found), ("undo", _undo, _Who)
+    ):  # fmt: skip
+        routes.add_api_route(f"/{name}", endpoint, methods=["POST"], openapi_extra=taking(body))
     return routes
 
 
 def _categories(server: Server) -> list[dict[str, str]]:
     """What can go wrong, in the words of the world the models grew up in, or else of the constitution."""
     if any(model.world is not None for model in server.hub.models()):
-        named = {category: why_harmful(category) for category in CATEGORIES}
+        named = {category: f"{why_harmful(category)}." for category in CATEGORIES}
     else:
         named = Constitution.load().categories
     return [{"id": id, "about": about[:1].upper() + about[1:]} for id, about in named.items()]

@@ -200,5 +200,5 @@ def test_ones_own_prompt_from_the_page(page, real):
     page.fill("#text", "What of <b>my</b> mill?")
     page.click("#write")
     expect(page.locator(".said")).to_have_text("What of <b>my</b> mill?")
-    page.click("text=Neither")
+    page.click("text=A tie")
     expect(page.locator("#facts")).to_contain_text("1 compared by anonymous")
