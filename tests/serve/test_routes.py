@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import json
 import logging
 import re
 import secrets
@@ -173,3 +174,20 @@ def test_limits_are_told_and_kept(app, address, home):
     assert answers[0][1]["anthropic-ratelimit-requests-limit"] == "2"
     assert answers[0][1]["anthropic-ratelimit-requests-remaining"] == "1"
     assert 1 <= int(answers[2][1]["retry-after"]) <= 60 and b"rate_limit_error" in answers[2][2]
+
+
+def test_openapi_is_whole(app):
+    told_of = app.openapi()
+    references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(told_of))
+    for reference in references:
+        found = told_of
+        for word in reference.split("/"):
+            found = found[word]
+    lost = [
+        (path, name)
+        for path, methods in told_of["paths"].items()
+        for operation in methods.values()
+        for name in re.findall(r"\{(\w+)\}", path)
+        if name not in {p["name"] for p in operation.get("parameters", ()) if p["in"] == "path"}
+    ]
+    assert references and lost == []
