@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from publius import __version__
 from publius.core.errors import UserError
-from publius.serve import bedrock, messages, openai
+from publius.serve import bedrock, messages, openai, web
 from publius.serve.errors import ApiError, api_error
 from publius.serve.http import new_id, request_id
 from publius.serve.messages.batches import BatchRunner, batch_router
@@ -56,7 +56,7 @@ def create_app(server: Server) -> FastAPI:
     )  # fmt: skip
     app.state.server = server
     app.openapi = lambda: describe(app)
-    for router in (messages.router, batch_router, openai.router, bedrock.router):
+    for router in (messages.router, batch_router, openai.router, bedrock.router, web.router):
         app.include_router(router(server))
     app.add_api_route("/health", _health, methods=["GET"], tags=["Operation"])
     app.add_api_route("/metrics", _metrics, methods=["GET"], tags=["Operation"])
