@@ -33,9 +33,10 @@ from publius.serve.errors import ApiError, api_error
 from publius.serve.exchange import Ask, Ended, Event, ReplyBlock
 from publius.serve.guard import Caller
 from publius.serve.http import EventStream, new_id, read_json, request_id
+from publius.serve.messages.conversation import OLDEST, validated
 from publius.serve.messages.encode import message_body
 from publius.serve.messages.routes import parse_ask
-from publius.serve.messages.schema import OLDEST, parse_count, validated
+from publius.serve.messages.schema import parse_count
 from publius.serve.replies import begun, whole
 from publius.serve.server import Reply, Server
 

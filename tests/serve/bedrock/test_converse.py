@@ -15,7 +15,8 @@ from publius.serve.bedrock.converse import in_converse_words, messages_body, pic
 from publius.serve.bedrock.shapes import ConverseRequest
 from publius.serve.errors import ApiError
 from publius.serve.exchange import Ended, Refusal, Usage
-from publius.serve.messages.schema import parse_messages, validated
+from publius.serve.messages.conversation import validated
+from publius.serve.messages.schema import parse_messages
 
 SERVICE = botocore.session.Session().get_service_model("bedrock-runtime")
 HELLO = {"role": "user", "content": [{"text": "hello"}]}
