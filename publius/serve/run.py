@@ -27,7 +27,7 @@ from publius.serve.hub import Hub, Target
 from publius.serve.server import Server
 from publius.serve.store import Store, default_url
 
-__all__ = ["build", "serve"]
+__all__ = ["build", "log_lines", "serve"]
 
 _log = logging.getLogger("publius.serve")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -82,7 +82,7 @@ def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: 
         key: shown in the address of the web page, so that it opens ready.
     """
     config = server.config
-    _log_lines()
+    log_lines()
     settings = uvicorn.Config(
         create_app(server), host=config.host, port=config.port, log_config=None, access_log=False,
         http="httptools", ws="none", timeout_keep_alive=75, server_header=False, date_header=True,
@@ -188,7 +188,7 @@ class _Lines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def _log_lines() -> None:
+def log_lines() -> None:
     """Our log to stderr as JSON; uvicorn's only where something is wrong."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())

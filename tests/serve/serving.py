@@ -36,6 +36,7 @@ class Spoken:
         key: str | None = KEY,
         **settings: Any,
     ) -> None:
+        home.mkdir(exist_ok=True)
         config = ServeConfig(unreleased=True, store=f"sqlite:///{home / 'serve.db'}", **settings)
         targets = [Target("publius-haiku", str(checkpoint))]
         self.server = build(
@@ -85,7 +86,9 @@ class Spoken:
         return self.send("POST", "/v1/messages", {**question, **body})
 
     def pages(self) -> int:
-        """Pages of the engine in use."""
+        """Pages of the engine in use, once its thread has done what was asked of it until now."""
+        for model in self.server.hub.models():
+            self.run(model.worker.call(lambda: None))
         return sum(model.engine.stats.pages for model in self.server.hub.models())
 
 

@@ -119,6 +119,7 @@ def test_nothing_new_is_asked_for(url: str) -> None:
 def test_a_text_is_a_document_and_its_echo_the_text(url: str) -> None:
     asked = {**EVAL, "prompt": "the mill", "max_tokens": 2}
     body = post(url, asked)
+    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 0  # all of it was read, to be scored
     (choice,) = body["choices"]
     assert choice["text"].startswith("the mill") and body["usage"]["prompt_tokens"] == 9
     shown, by_ids = choice["logprobs"], post(url, {**asked, "prompt": ROWS[:1]})["choices"][0]["logprobs"]
