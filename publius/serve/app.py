@@ -92,6 +92,8 @@ async def _failed(request: Request, error: Exception) -> Response:
     server.metrics.error(told.type)
     path = request.scope["path"]
     dialect = next(one for beginnings, one in _DIALECTS if path.startswith(beginnings))
+    if path.startswith("/v1/models") and "anthropic-version" not in request.headers:
+        dialect = openai  # the path is both vendors'; only one of them says its version
     return dialect.error_response(told, request_id(request))
 
 

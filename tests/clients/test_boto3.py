@@ -6,6 +6,7 @@ import json
 import ssl
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -16,6 +17,7 @@ from anthropic import AnthropicBedrock
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
+from publius.testing import served, write_tiny_checkpoint
 from tests.serve.bedrock.running import ARN, AWS_KEYS, KEY, MODEL, Running, running
 
 WORD = {"type": "string", "enum": ["mill"]}
@@ -348,7 +350,7 @@ def test_wrong_signatures_are_refused(
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
 
 
-def test_ids_that_nobody_can_prove_pass_where_a_proxy_has_checked_them(tmp_path: Any) -> None:
+def test_ids_that_nobody_can_prove_pass_where_a_proxy_has_checked_them(tmp_path: Path) -> None:
     with running(tmp_path, aws_keys=AWS_KEYS, aws_unverified=True) as server:
         with closing(server.boto3("AKIDPROXY", "whatever")) as client:
             got = client.converse(modelId=MODEL, messages=HELLO, outputConfig=SAYS_MILL)
@@ -360,7 +362,7 @@ def test_ids_that_nobody_can_prove_pass_where_a_proxy_has_checked_them(tmp_path:
             client.converse(modelId=MODEL, messages=HELLO)
 
 
-def test_a_server_without_keys_takes_any_credentials(tmp_path: Any) -> None:
+def test_a_server_without_keys_takes_any_credentials(tmp_path: Path) -> None:
     with running(tmp_path, key=None) as server, closing(server.boto3("any", "thing")) as client:
         got = client.converse(modelId=MODEL, messages=HELLO, outputConfig=SAYS_MILL)
         assert got["stopReason"] == "end_turn"
@@ -398,6 +400,21 @@ def test_a_wrong_bearer_token_is_refused(secured: Running, monkeypatch: pytest.M
         pytest.raises(client.exceptions.AccessDeniedException),
     ):
         client.converse(modelId=MODEL, messages=HELLO)
+
+
+def test_a_server_process(tmp_path: Path) -> None:
+    """What the command line starts, from its option for access keys to the end of a stream."""
+    model = write_tiny_checkpoint(tmp_path / "tiny")
+    pairs = [f"--aws-key={key_id}={secret}" for key_id, secret in AWS_KEYS.items()]
+    with served(model, options=["--unreleased", *pairs], folder=tmp_path / "home") as process:
+        clients = Running(process.url, None)
+        with closing(clients.boto3()) as client:
+            stream = client.converse_stream(modelId=MODEL, messages=HELLO, toolConfig=FORCED)["stream"]
+            assert list(stream)[-2]["messageStop"]["stopReason"] == "tool_use"
+            got = client.invoke_model(modelId=ARN, body=body())
+            assert json.loads(got["body"].read())["content"][0]["text"] == '"mill"'
+        with closing(clients.boto3(secret="wrong")) as client, pytest.raises(ClientError, match="Signature"):
+            client.converse(modelId=MODEL, messages=HELLO)
 
 
 # ---- the vendor's own client ----

@@ -215,14 +215,32 @@ def _output(request: ConverseRequest) -> dict[str, Any]:
     return output
 
 
-def in_converse_words(error: ApiError) -> ApiError:
-    """The same error with the field at the head of its message as Converse calls it."""
+def in_converse_words(error: ApiError, request: ConverseRequest) -> ApiError:
+    """The same error with the field at the head of its message as Converse calls it, and its number as it is
+    in the request: cache points count there, and are no blocks of their own in Messages."""
+    message = error.message
     for name, ours in _FIELDS.items():
-        match = re.match(rf"{re.escape(name)}(?=[.:\[])", error.message)
+        match = re.match(rf"{re.escape(name)}(?=[.:])", message)
         if match:
-            message = ours + error.message[match.end() :].replace("input_schema", "toolSpec.inputSchema.json")
-            return ApiError(error.type, message, details=error.details, headers=error.headers)
-    return error
+            message = ours + message[match.end() :].replace("input_schema", "toolSpec.inputSchema.json")
+            break
+    place = re.match(r"(messages\.(\d+)\.content|system|toolConfig\.tools)\.(\d+)", message)
+    if place:
+        given = _listed(request, place[1].split(".")[0], int(place[2] or 0))
+        kept = [number for number, one in enumerate(given) if one.member()[0] != "cache_point"]
+        if int(place[3]) < len(kept):
+            message = f"{place[1]}.{kept[int(place[3])]}{message[place.end() :]}"
+    return ApiError(error.type, message, details=error.details, headers=error.headers)
+
+
+def _listed(request: ConverseRequest, field: str, message: int) -> Sequence[Any]:
+    match field:
+        case "messages":
+            return request.messages[message].content if message < len(request.messages) else ()
+        case "system":
+            return request.system or ()
+        case _:
+            return request.tool_config.tools if request.tool_config else ()
 
 
 def response(

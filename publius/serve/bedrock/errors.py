@@ -16,7 +16,7 @@ __all__ = ["CredentialError", "error_response", "exception_frame", "invalid"]
 _HTTP: dict[ErrorType, tuple[int, str]] = {
     "invalid_request_error": (400, "ValidationException"),
     "authentication_error": (403, "AccessDeniedException"),
-    "billing_error": (400, "ServiceQuotaExceededException"),
+    "billing_error": (403, "AccessDeniedException"),  # a spent budget: ThrottlingException would be retried
     "permission_error": (403, "AccessDeniedException"),
     "not_found_error": (404, "ResourceNotFoundException"),
     "conflict_error": (400, "ValidationException"),

@@ -9,8 +9,8 @@ from typing import Any
 from publius.serve.bedrock import eventstream
 from publius.serve.bedrock.errors import invalid
 from publius.serve.exchange import Ask, Ended, Event, Usage
+from publius.serve.messages.conversation import NEWEST, OLDEST
 from publius.serve.messages.encode import event_bodies
-from publius.serve.messages.schema import NEWEST, OLDEST
 
 __all__ = ["Clock", "chunks", "token_headers", "unwrapped"]
 

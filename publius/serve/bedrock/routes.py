@@ -33,9 +33,10 @@ from publius.serve.errors import ApiError, api_error
 from publius.serve.exchange import Ask, Ended, Event, ReplyBlock
 from publius.serve.guard import Caller
 from publius.serve.http import EventStream, new_id, read_json, request_id
+from publius.serve.messages.conversation import OLDEST, validated
 from publius.serve.messages.encode import message_body
 from publius.serve.messages.routes import parse_ask
-from publius.serve.messages.schema import OLDEST, parse_count, validated
+from publius.serve.messages.schema import parse_count
 from publius.serve.replies import begun, whole
 from publius.serve.server import Reply, Server
 
@@ -79,7 +80,7 @@ def router(server: Server) -> APIRouter:
             name=operation.__name__,
             summary=openapi.NAMES[path],
             responses=openapi.responses(path),
-            openapi_extra=openapi.takes(path),
+            openapi_extra=openapi.takes(path, server.hub.models()[0].id),
         )
     return routes
 
@@ -157,7 +158,7 @@ async def converse(call: _Call) -> Response:
     """`POST /model/{id}/converse`."""
     request = validated(ConverseRequest, call.body)
     paths, body = _paths(request), _messages(call, request)
-    ask, omit = _conversed(call, body), _omitted(body)
+    ask, omit = _conversed(call, request, body), _omitted(body)
     reply = await whole(call.request, call.server, ask, call.caller, request_id(call.request))
     additional = picked(message_body(reply, ask, new_id("msg_bdrk")), paths) if paths else None
     told = response(reply.blocks, reply.ended, call.clock.elapsed(), additional, omit_thinking=omit)
@@ -168,7 +169,7 @@ async def converse_stream(call: _Call) -> Response:
     """`POST /model/{id}/converse-stream`."""
     request = validated(ConverseRequest, call.body)
     paths, body = _paths(request), _messages(call, request)
-    ask, omit = _conversed(call, body), _omitted(body)
+    ask, omit = _conversed(call, request, body), _omitted(body)
 
     def additional(blocks: list[ReplyBlock], ended: Ended) -> dict[str, Any] | None:
         reply = Reply(tuple(blocks), ended, ())
@@ -189,14 +190,14 @@ def _messages(call: _Call, request: ConverseRequest) -> dict[str, Any]:
     return messages_body(request, call.server.hub.get(call.model).context) | {"model": call.model}
 
 
-def _conversed(call: _Call, body: dict[str, Any], *, counted: bool = False) -> Ask:
+def _conversed(call: _Call, request: ConverseRequest, body: dict[str, Any], *, counted: bool = False) -> Ask:
     """Converse's own version of the API is the one that takes sampling parameters."""
     try:
         if counted:
             return parse_count(body, version=OLDEST, restore=call.server.restore)
         return parse_ask(call.server, body, OLDEST)
     except ApiError as error:
-        raise in_converse_words(error) from None
+        raise in_converse_words(error, request) from None
 
 
 def _paths(request: ConverseRequest) -> list[str]:
@@ -212,7 +213,7 @@ async def count_tokens(call: _Call) -> Response:
     """`POST /model/{id}/count-tokens`."""
     kind, given = validated(CountTokensRequest, call.body).input.member()
     if kind == "converse":
-        ask = _conversed(call, _messages(call, given), counted=True)
+        ask = _conversed(call, given, _messages(call, given), counted=True)
     else:
         try:
             body = base64.b64decode(given.body, validate=True)

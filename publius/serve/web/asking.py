@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from publius.core.messages import Conversation, assistant
+from publius.core.messages import Conversation, Message, assistant
 from publius.inference.engine import Sampling
 from publius.serve.errors import ApiError
 from publius.serve.exchange import Ask
@@ -25,6 +25,7 @@ __all__ = [
     "answer",
     "as_message",
     "body_of",
+    "has_own_key",
     "name_of",
     "reply_to",
     "the_server",
@@ -76,13 +77,18 @@ async def body_of(request: Request, kind: type[_F]) -> _F:
         raise ApiError("invalid_request_error", f"{place}: {first['msg']}") from None
 
 
+def has_own_key(caller: Caller) -> bool:
+    """Whether the key is theirs alone: made for them, not the environment's, and not none at all."""
+    return caller.key_id not in ("", "environment")
+
+
 def name_of(caller: Caller, given: str) -> str:
-    """Under which name what people say is kept: their key's; on an open server, the one they give.
+    """Under which name what people say is kept: that of their own key, or else the one they give.
 
     Raises:
         UserError: for a name that is no short line.
     """
-    return caller.name if caller.key_id else one_line(given or "anonymous", "the name")
+    return caller.name if has_own_key(caller) else one_line(given or "anonymous", "the name")
 
 
 def answer(body: object, status: int = 200) -> Response:
@@ -96,9 +102,9 @@ async def reply_to(
     caller: Caller,
     model: str,
     conversation: Conversation,
+    max_tokens: int,
     *,
     stream: int = 0,
-    max_tokens: int = 1024,
 ) -> Reply:
     """A whole reply at temperature 1, through the choke-point as any other.
 
@@ -109,7 +115,7 @@ async def reply_to(
     return await the_server(request).collect(ask, caller, request_id(request))
 
 
-def as_message(reply: Reply):
+def as_message(reply: Reply) -> Message:
     """A reply as the assistant's message; what a monitor declined says so."""
     if reply.ended.refusal is not None and not reply.blocks:
         return assistant(reply.ended.refusal.explanation)

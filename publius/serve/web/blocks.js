@@ -2,6 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { show } from "./markdown.js";
+import { textOf } from "./tree.js";
 
 const pretty = (value) => JSON.stringify(value, null, 2);
 const brief = (input) => {
@@ -89,6 +90,7 @@ export function endingNote(node) {
     max_tokens: "The reply reached the largest number of tokens and was cut.",
     model_context_window_exceeded: "The conversation has filled the model's memory; the reply was cut.",
     stopped: "Stopped.",
+    end_turn: textOf(node).trim() ? null : "The model ended its reply without a word.",
   }[node.stopReason];
   return said ? h("p", { class: "fine" }, said) : null;
 }

@@ -8,7 +8,7 @@ import { Settings } from "./settings.js";
 import { Shelf } from "./shelf.js";
 import { Thread } from "./thread.js";
 import { offered, run, specs } from "./tools.js";
-import { add, begin, messages, path, textOf, upTo } from "./tree.js";
+import { add, begin, drop, messages, path, textOf, upTo } from "./tree.js";
 
 const MOST_ROUNDS = 12; // of tool calls in one turn: a model that calls for ever is stopped
 const wide = matchMedia("(min-width: 60rem)");
@@ -19,7 +19,7 @@ class Chat {
   #conversation = begin();
   #ending = null; // aborts the reply that comes
   #list = new Conversations(this.#shelf, { open: (id) => this.#open(id), gone: (id) => id === this.#conversation.id && this.#new() });
-  #thread = new Thread($("thread"), { edit: (node, text) => this.#send(text, node.parent), again: (node) => this.#answer(node.parent), choose: (node) => this.#choose(node) });
+  #thread = new Thread($("thread"), { edit: (node, text) => this.#send(text, node.parent), again: (node) => this.#answer(node.parent), retry: (node) => this.#retry(node), choose: (node) => this.#choose(node) });
 
   async start() {
     await this.#shelf.load();
@@ -36,6 +36,7 @@ class Chat {
     try {
       fillPicker($("model"), await models(), remembered("model", ""));
       $("notice").replaceChildren();
+      this.#drawSend();
       await this.#changeModel();
     } catch (error) {
       $("notice").replaceChildren(errorCard(asError(error), () => this.#fetchModels()));
@@ -140,7 +141,7 @@ class Chat {
 
   #sendBox() {
     const text = $("message").value.trim();
-    if (!text) return;
+    if (!text || !$("model").value) return;
     $("message").value = "";
     const nodes = path(this.#conversation);
     this.#send(text, nodes.at(-1)?.id ?? "");
@@ -149,6 +150,11 @@ class Chat {
   #send(text, parent) {
     const node = add(this.#conversation, parent, "user", [{ type: "text", text }]);
     return this.#answer(node.id);
+  }
+
+  #retry(node) {
+    if (!node.content.length) drop(this.#conversation, node);
+    return this.#answer(node.parent);
   }
 
   #stop() {
@@ -256,7 +262,7 @@ class Chat {
     if (button.getAttribute("aria-label") !== label) button.replaceChildren(icon(this.#busy ? "stop" : "send"));
     button.setAttribute("aria-label", label);
     button.title = this.#busy ? "Stop (Esc)" : "Send (Enter)";
-    button.disabled = !this.#busy && !$("message").value.trim();
+    button.disabled = !this.#busy && !($("message").value.trim() && $("model").value);
   }
 
   #atEnd() {

@@ -1,13 +1,13 @@
 // The compare page: two blind answers, and which is better.
 
-import { json, key } from "./api.js";
+import { json } from "./api.js";
 import { showBlocks } from "./blocks.js";
 import { $, append, h, icon, say, writing } from "./dom.js";
 import { scale, tags } from "./marks.js";
 import { asError, beginPage, errorCard, fillPicker, models, remember, remembered, withKey } from "./page.js";
 
 const TAGS = ["helpful", "honest", "kind", "wrong", "harmful", "needless refusal", "too long"];
-const CHOICES = [["left", "Left is better", "1"], ["tie", "Neither", "2"], ["right", "Right is better", "3"]];
+const CHOICES = [["left", "Left is better", "1"], ["tie", "A tie", "2"], ["right", "Right is better", "3"]];
 
 class Compare {
   #shown = null;
@@ -18,7 +18,6 @@ class Compare {
 
   async start() {
     $("rater").value = remembered("name", "");
-    $("rater-row").hidden = key() !== "";
     $("rater").addEventListener("input", () => remember("name", $("rater").value));
     for (const id of ["model-a", "model-b"]) $(id).addEventListener("change", () => remember(id, $(id).value));
     $("write").addEventListener("click", () => this.#write());
@@ -32,7 +31,8 @@ class Compare {
   }
 
   #who() {
-    return { rater: $("rater").value.trim(), models: [$("model-a").value, $("model-b").value].filter(Boolean) };
+    const max_tokens = Math.min(8192, Math.max(1, Math.floor(Number($("length").value)) || 512));
+    return { rater: $("rater").value.trim(), models: [$("model-a").value, $("model-b").value].filter(Boolean), max_tokens };
   }
 
   #ask(name, body = {}) {
@@ -107,7 +107,8 @@ class Compare {
     else if (event.key === "u") this.#undo();
   }
 
-  #show({ pair, said, progress, agreement, rater }) {
+  #show({ pair, said, progress, agreement, rater, own_key }) {
+    $("rater-row").hidden = own_key; // a key of one's own has one's name
     this.#shown = pair;
     this.#since = performance.now();
     this.#mine = progress.mine;
@@ -122,7 +123,7 @@ class Compare {
     this.#marks = { left: scale("harm-left", "Harm"), right: scale("harm-right", "Harm"), words: tags("Tags", TAGS) };
     const buttons = CHOICES.map(([value, label, digit]) => h("button", { type: "button", "aria-pressed": said ? String(said.better === value) : null, on: { click: () => this.#choose(value) } }, label, h("kbd", {}, digit)));
     $("pair").replaceChildren(
-      h("div", { class: "write" }, this.#prompt(pair), h("div", { class: "pair" }, this.#answer("Left", pair.left, this.#marks.left, said?.better === "left"), this.#answer("Right", pair.right, this.#marks.right, said?.better === "right")), h("div", { class: "choices", role: "group", "aria-label": "Which is better" }, buttons), this.#marks.words.element, h("p", { class: "row end" }, undo)),
+      h("div", { class: "write" }, this.#prompt(pair), h("div", { class: "pair" }, this.#answer("Left", pair.left, this.#marks.left, said?.better === "left"), this.#answer("Right", pair.right, this.#marks.right, said?.better === "right")), this.#marks.words.element, h("div", { class: "choices", role: "group", "aria-label": "Which is better" }, buttons), h("p", { class: "row end" }, undo)),
     );
     if (said) {
       this.#marks.left.value = said.harm_left;

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -23,6 +22,7 @@ from publius.data.files import read_lines
 from publius.data.pair_shapes import prompt_of
 from publius.serve.errors import ApiError
 from publius.serve.guard import Caller
+from publius.serve.openapi import taking
 from publius.serve.server import Server
 from publius.serve.store import Store
 from publius.serve.store.comparisons import Better, Comparison, Pair, Said, Shown
@@ -33,6 +33,7 @@ from publius.serve.web.asking import (
     answer,
     as_message,
     body_of,
+    has_own_key,
     name_of,
     reply_to,
     the_server,
@@ -98,6 +99,7 @@ def _row(path: str, line: Any) -> dict[str, Any]:
 class _Asked(Fields):
     rater: str = ""
     models: list[str] = Field(default=[], max_length=2)
+    max_tokens: int = Field(default=512, ge=1, le=8192)
 
 
 class _Written(_Asked):
@@ -122,13 +124,11 @@ def compare(server: Server) -> APIRouter:
     """
     page = _Compare(Queue(server.config.compare_prompts, server.store))
     routes = APIRouter(prefix="/web/compare", tags=["Web"])
-    for name, endpoint in (
-        ("next", page.next),
-        ("write", page.write),
-        ("say", page.say),
-        ("undo", page.undo),
-    ):
-        routes.add_api_route(f"/{name}", endpoint, methods=["POST"])
+    for name, endpoint, body in (
+        ("next", page.next, _Asked), ("write", page.write, _Written), ("say", page.say, _SaidBody),
+        ("undo", page.undo, _Asked),
+    ):  # fmt: skip
+        routes.add_api_route(f"/{name}", endpoint, methods=["POST"], openapi_extra=taking(body))
     routes.add_api_route("/export", page.export, methods=["GET"])
     return routes
 
@@ -143,22 +143,22 @@ class _Compare:
         rater = name_of(caller, body.rater)
         shown = await asyncio.to_thread(the_server(request).store.comparisons.next, rater)
         if shown is None:
-            shown = await self._queued(request, caller, rater, body.models)
-        return await self._answer(request, rater, shown)
+            shown = await self._queued(request, caller, rater, body)
+        return await self._answer(request, caller, rater, shown)
 
     async def write(self, request: Request) -> Response:
         """A pair of answers to a prompt of the rater's own."""
         caller, body = await admit(request, "label"), await body_of(request, _Written)
         rater = name_of(caller, body.rater)
         prompt = Conversation(system=body.system or None, messages=(user(body.text),))
-        pair = await self._pair(request, caller, prompt, body.models)
+        pair = await self._pair(request, caller, prompt, body)
         if pair is None:
             raise ApiError(
                 "invalid_request_error",
                 "text: the answers came out alike each time; ask something else, or compare two models",
             )
         shown = await asyncio.to_thread(the_server(request).store.comparisons.show, pair.id, rater)
-        return await self._answer(request, rater, shown)
+        return await self._answer(request, caller, rater, shown)
 
     async def say(self, request: Request) -> Response:
         """Keep what the rater says of a pair."""
@@ -168,7 +168,7 @@ class _Compare:
             body.pair, rater, body.better, body.harm_left, body.harm_right, body.tags, body.seconds
         )
         await asyncio.to_thread(the_server(request).store.comparisons.add, said)
-        return await self._answer(request, rater, None)
+        return await self._answer(request, caller, rater, None)
 
     async def undo(self, request: Request) -> Response:
         """Take the rater's latest back, and show that pair again with what they had said."""
@@ -176,7 +176,7 @@ class _Compare:
         rater, comparisons = name_of(caller, body.rater), the_server(request).store.comparisons
         said = await asyncio.to_thread(comparisons.undo, rater)
         shown = await asyncio.to_thread(comparisons.show, said.pair, rater) if said else None
-        return await self._answer(request, rater, shown, said)
+        return await self._answer(request, caller, rater, shown, said)
 
     async def export(self, request: Request) -> Response:
         """Every compared pair as a preference record, one a line, for `ingest_preferences`."""
@@ -188,16 +188,14 @@ class _Compare:
         headers = {**SETTINGS, "content-disposition": 'attachment; filename="preferences.jsonl"'}
         return Response("".join(lines), headers=headers, media_type="application/x-ndjson")
 
-    async def _queued(
-        self, request: Request, caller: Caller, rater: str, models: Sequence[str]
-    ) -> Shown | None:
+    async def _queued(self, request: Request, caller: Caller, rater: str, asked: _Asked) -> Shown | None:
         for _ in range(_FRUITLESS):
             prompt = self._queue.take()
             if prompt is None:
                 return None
             pair = None
             try:
-                pair = await self._pair(request, caller, prompt, models)
+                pair = await self._pair(request, caller, prompt, asked)
             except BaseException:
                 self._queue.put_back(prompt)
                 raise
@@ -206,16 +204,16 @@ class _Compare:
         return None
 
     async def _pair(
-        self, request: Request, caller: Caller, prompt: Conversation, models: Sequence[str]
+        self, request: Request, caller: Caller, prompt: Conversation, asked: _Asked
     ) -> Pair | None:
         """Two different answers, by two models or by one twice; None when they stay alike."""
         server = the_server(request)
-        first = models[0] if models else server.hub.models()[0].id
-        names = (first, models[-1] if models else first)
+        models = asked.models or [server.hub.models()[0].id]
+        names = (models[0], models[-1])
         for attempt in range(_TRIES):
             one, other = await asyncio.gather(
                 *(
-                    reply_to(request, caller, name, prompt, stream=2 * attempt + side)
+                    reply_to(request, caller, name, prompt, asked.max_tokens, stream=2 * attempt + side)
                     for side, name in enumerate(names)
                 )
             )
@@ -228,7 +226,7 @@ class _Compare:
         return None
 
     async def _answer(
-        self, request: Request, rater: str, shown: Shown | None, said: Said | None = None
+        self, request: Request, caller: Caller, rater: str, shown: Shown | None, said: Said | None = None
     ) -> Response:
         comparisons = the_server(request).store.comparisons
         progress, agreement = await asyncio.to_thread(
@@ -237,6 +235,7 @@ class _Compare:
         mine = progress.by_rater.get(rater, 0)
         body = {
             "rater": rater,
+            "own_key": has_own_key(caller),
             "pair": None if shown is None else _as_shown(shown),
             "said": None if said is None else _as_said(said),
             "progress": {

@@ -76,7 +76,11 @@ export function iconButton(name, label, click, attributes = {}) {
 
 /** Copy, and show for a moment on `button` that it was done. */
 export async function copy(text, button) {
-  await navigator.clipboard.writeText(text);
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    return toast("This browser does not let a page of plain HTTP copy.");
+  }
   const before = [...button.childNodes];
   button.replaceChildren(icon("check"));
   say("Copied");

@@ -10,7 +10,7 @@ export class Draft {
   requestId = "";
   done = false;
   #partial = "";
-  #first = 0;
+  #began = 0;
   #last = 0;
 
   /** Take one event of the stream. */
@@ -18,6 +18,7 @@ export class Draft {
     const block = this.content[event.index];
     switch (event.type) {
       case "message_start":
+        this.#began = performance.now();
         this.model = event.message.model;
         this.usage = { ...event.message.usage };
         break;
@@ -47,17 +48,16 @@ export class Draft {
 
   #delta(block, delta) {
     this.#last = performance.now();
-    this.#first ||= this.#last;
     if (delta.type === "text_delta") block.text += delta.text;
     else if (delta.type === "thinking_delta") block.thinking += delta.thinking;
     else if (delta.type === "signature_delta") block.signature = delta.signature;
     else if (delta.type === "input_json_delta") block.written = this.#partial += delta.partial_json;
   }
 
-  /** Output tokens a second between the first and the last piece; null when there is too little to tell. */
+  /** Output tokens a second since the reply began; null when it all came at once. */
   get speed() {
-    const seconds = (this.#last - this.#first) / 1000;
-    return seconds > 0.05 && this.usage.output_tokens > 1 ? (this.usage.output_tokens - 1) / seconds : null;
+    const seconds = (this.#last - this.#began) / 1000;
+    return seconds > 0.01 && this.usage.output_tokens > 0 ? this.usage.output_tokens / seconds : null;
   }
 
   /** What was whole, when the stream was cut: text as far as it came, no half of a tool call. */

@@ -1,6 +1,6 @@
 // The red-team page: attack a model over some turns, then say whether it broke.
 
-import { json, key } from "./api.js";
+import { json } from "./api.js";
 import { $, h, icon, say } from "./dom.js";
 import { markdown } from "./markdown.js";
 import { HARM, scale, tags } from "./marks.js";
@@ -21,18 +21,25 @@ class RedTeam {
     $("undo").prepend(icon("undo"));
     $("over").prepend(icon("plus"));
     $("attacker").value = remembered("name", "");
-    $("attacker-row").hidden = key() !== "";
     this.#listen();
     this.#draw();
-    await this.#do(async () => {
-      fillPicker($("model"), await models(), remembered("attacked", ""));
+    await this.#look(async () => fillPicker($("model"), await models(), remembered("attacked", "")));
+  }
+
+  /** How things stand, in the background: nobody has to wait for it. */
+  async #look(first = async () => {}) {
+    try {
+      await first();
       this.#standing(await this.#ask("about"));
-    });
+      this.#enable();
+    } catch (error) {
+      $("notice").replaceChildren(errorCard(asError(error), () => this.#look(first)));
+    }
   }
 
   #listen() {
     $("attacker").addEventListener("input", () => remember("name", $("attacker").value));
-    $("attacker").addEventListener("change", () => this.#do(async () => this.#standing(await this.#ask("about"))));
+    $("attacker").addEventListener("change", () => this.#look());
     $("category").addEventListener("change", () => this.#about());
     $("send").addEventListener("click", () => this.#send());
     $("over").addEventListener("click", () => this.#over());
@@ -83,7 +90,7 @@ class RedTeam {
 
   #send() {
     const text = $("message").value.trim();
-    if (!text || this.#busy) return;
+    if (!text || this.#busy || !$("model").value) return;
     const turns = [...this.#turns, { role: "user", text }];
     $("message").value = "";
     this.#turns = turns;
@@ -130,7 +137,7 @@ class RedTeam {
     const ready = !this.#busy && this.#receipt !== "";
     for (const id of ["broke", "held"]) $(id).disabled = !ready;
     $("over").disabled = this.#busy || !this.#turns.length;
-    $("send").disabled = this.#busy || !$("message").value.trim();
+    $("send").disabled = this.#busy || !$("message").value.trim() || !$("model").value;
     $("model").disabled = this.#busy;
     $("report-hint").textContent = ready ? "Kept with the whole conversation." : "Talk to the model first; then say what came of it.";
   }
@@ -140,7 +147,8 @@ class RedTeam {
     $("category-about").textContent = option?.dataset.about ?? "";
   }
 
-  #standing({ categories, mine, tried, worked, attacker }) {
+  #standing({ categories, mine, tried, worked, attacker, own_key }) {
+    $("attacker-row").hidden = own_key; // a key of one's own has one's name
     const chosen = $("category").value;
     const name = (id) => id.replaceAll("_", " ");
     $("category").replaceChildren(...categories.map(({ id, about, found }) => h("option", { value: id, data: { about } }, found ? `${name(id)} (${found} found)` : name(id))), h("option", { value: "other", data: { about: "Anything else that should not be." } }, "other"));

@@ -22,9 +22,21 @@ from publius.constitution.principles import Constitution
 from publius.core.messages import Conversation, Message, assistant, check_roles, text_of, user
 from publius.data.pocket.crafts import CATEGORIES, why_harmful
 from publius.serve.errors import ApiError
+from publius.serve.guard import Caller
+from publius.serve.openapi import taking
 from publius.serve.server import Server
 from publius.serve.store.findings import HumanFinding
-from publius.serve.web.asking import Fields, admit, answer, as_message, body_of, name_of, reply_to, the_server
+from publius.serve.web.asking import (
+    Fields,
+    admit,
+    answer,
+    as_message,
+    body_of,
+    has_own_key,
+    name_of,
+    reply_to,
+    the_server,
+)
 
 __all__ = ["redteam"]
 
@@ -41,6 +53,7 @@ class _Play(Fields):
     model: str
     system: str = Field(default="", max_length=20_000)
     turns: list[_Turn] = Field(min_length=1, max_length=400)
+    max_tokens: int = Field(default=512, ge=1, le=8192)
 
     def conversation(self) -> Conversation:
         """As the model is asked."""
@@ -65,15 +78,17 @@ class _Who(Fields):
 def redteam() -> APIRouter:
     """Routes under `/web/redteam/`."""
     routes = APIRouter(prefix="/web/redteam", tags=["Web"])
-    for name, endpoint in (("about", _about), ("reply", _reply), ("found", _found), ("undo", _undo)):
-        routes.add_api_route(f"/{name}", endpoint, methods=["POST"])
+    for name, endpoint, body in (
+        ("about", _about, _Who), ("reply", _reply, _Play), ("found", _found, _Found), ("undo", _undo, _Who)
+    ):  # fmt: skip
+        routes.add_api_route(f"/{name}", endpoint, methods=["POST"], openapi_extra=taking(body))
     return routes
 
 
 def _categories(server: Server) -> list[dict[str, str]]:
     """What can go wrong, in the words of the world the models grew up in, or else of the constitution."""
     if any(model.world is not None for model in server.hub.models()):
-        named = {category: why_harmful(category) for category in CATEGORIES}
+        named = {category: f"{why_harmful(category)}." for category in CATEGORIES}
     else:
         named = Constitution.load().categories
     return [{"id": id, "about": about[:1].upper() + about[1:]} for id, about in named.items()]
@@ -82,7 +97,7 @@ def _categories(server: Server) -> list[dict[str, str]]:
 async def _about(request: Request) -> Response:
     """Categories, and what this attacker has found so far."""
     caller, body = await admit(request, "redteam"), await body_of(request, _Who)
-    return await _standing(request, name_of(caller, body.attacker))
+    return await _standing(request, caller, name_of(caller, body.attacker))
 
 
 async def _reply(request: Request) -> Response:
@@ -90,7 +105,7 @@ async def _reply(request: Request) -> Response:
     caller, play = await admit(request, "redteam"), await body_of(request, _Play)
     conversation = play.conversation()
     check_roles(conversation, "turns")
-    reply = await reply_to(request, caller, play.model, conversation)
+    reply = await reply_to(request, caller, play.model, conversation, play.max_tokens)
     text = text_of(as_message(reply))
     refusal = reply.ended.refusal
     return answer(
@@ -121,7 +136,7 @@ async def _found(request: Request) -> Response:
         model=server.hub.get(found.model).id,
     )  # fmt: skip
     await asyncio.to_thread(server.store.findings.add, finding)
-    return await _standing(request, attacker)
+    return await _standing(request, caller, attacker)
 
 
 async def _undo(request: Request) -> Response:
@@ -129,15 +144,16 @@ async def _undo(request: Request) -> Response:
     caller, body = await admit(request, "redteam"), await body_of(request, _Who)
     attacker = name_of(caller, body.attacker)
     await asyncio.to_thread(the_server(request).store.findings.undo, attacker)
-    return await _standing(request, attacker)
+    return await _standing(request, caller, attacker)
 
 
-async def _standing(request: Request, attacker: str) -> Response:
+async def _standing(request: Request, caller: Caller, attacker: str) -> Response:
     server = the_server(request)
     mine = await asyncio.to_thread(server.store.findings.list, attacker)
     count = Counter(finding.category for finding in mine if finding.worked)
     body = {
         "attacker": attacker,
+        "own_key": has_own_key(caller),
         "categories": [{**one, "found": count[one["id"]]} for one in _categories(server)],
         "tried": len(mine),
         "worked": sum(count.values()),

@@ -49,12 +49,21 @@ export class Shelf {
   /** Keep it as it is now. */
   async keep(conversation) {
     this.#here.set(conversation.id, conversation);
-    if (this.lasting) await done(this.#table("readwrite").put(conversation));
+    await this.#try((table) => table.put(conversation));
   }
 
   /** Forget it. */
   async remove(id) {
     this.#here.delete(id);
-    if (this.lasting) await done(this.#table("readwrite").delete(id));
+    await this.#try((table) => table.delete(id));
+  }
+
+  async #try(change) {
+    if (!this.lasting) return;
+    try {
+      await done(change(this.#table("readwrite")));
+    } catch {
+      this.lasting = false; // the disk is full, or the browser has taken the database away
+    }
   }
 }

@@ -19,7 +19,8 @@ export function turns(nodes) {
   return found;
 }
 
-/** Draws a conversation into `place`. `acts` are what buttons do: `edit(node, text)`, `again(node)`, `choose(node)`. */
+/** Draws a conversation into `place`. `acts` are what buttons do: `edit(node, text)`, `again(node)`,
+ * `retry(node)` (of a reply that failed), `choose(node)`. */
 export class Thread {
   #place;
   #acts;
@@ -33,7 +34,24 @@ export class Thread {
   /** Draw all of it. `busy` hides what cannot be done while a reply comes. */
   draw(conversation, busy) {
     this.#live = null;
+    const restore = this.#remember();
     this.#place.replaceChildren(...turns(path(conversation)).map((turn) => (turn.role === "user" ? this.#asked(conversation, turn.nodes[0], busy) : this.#answered(conversation, turn.nodes, busy))));
+    restore();
+  }
+
+  /** Where the reader was: what had the focus, and what they had unfolded. Gives what puts it back. */
+  #remember() {
+    const focused = this.#place.contains(document.activeElement) ? document.activeElement : null;
+    const label = focused?.getAttribute("aria-label");
+    const at = [...this.#place.children].findIndex((turn) => turn.contains(focused));
+    const folds = () => [...this.#place.children].flatMap((turn) => [...turn.querySelectorAll("details")].map((one, i) => [`${turn.dataset.node}/${i}`, one]));
+    const open = new Set(folds().flatMap(([name, one]) => (one.open ? [name] : [])));
+    return () => {
+      for (const [name, one] of folds()) one.open = open.has(name);
+      const turn = this.#place.children[at];
+      const same = label && [...(turn?.querySelectorAll("button") ?? [])].find((button) => button.getAttribute("aria-label") === label);
+      (same?.disabled ? turn.querySelector(".acts button:not(:disabled)") : same)?.focus();
+    };
   }
 
   /** Show more of the reply that comes in `node`, which was drawn last. */
@@ -103,7 +121,7 @@ export class Thread {
     const copyButton = iconButton("copy", "Copy reply", () => copy(said, copyButton));
     return append(turn, [
       endingNote(last),
-      last.error && errorCard(last.error, busy ? null : again),
+      last.error && errorCard(last.error, busy ? null : () => this.#acts.retry(last)),
       h("div", { class: "acts" }, this.#branches(conversation, nodes[0], busy), copyButton, iconButton("again", "Regenerate", again, { disabled: busy }), h("span", { class: "usage" }, usageLine(last))),
     ]);
   }

@@ -15,6 +15,7 @@ from publius.core.messages import ToolSpec
 from publius.data.pocket.tools import TOOLS
 from publius.data.pocket.world import World
 from publius.serve.errors import ApiError
+from publius.serve.openapi import taking
 from publius.serve.web.asking import Fields, admit, answer, body_of, the_server
 
 __all__ = ["tools"]
@@ -39,7 +40,7 @@ def tools() -> APIRouter:
     """`GET /web/tools` (what is offered for `?model=`), `POST /tools/almanac` (`{model, input}`)."""
     routes = APIRouter(tags=["Web"])
     routes.add_api_route("/web/tools", _offered, methods=["GET"])
-    routes.add_api_route("/tools/almanac", _almanac, methods=["POST"])
+    routes.add_api_route("/tools/almanac", _almanac, methods=["POST"], openapi_extra=taking(_Call))
     return routes
 
 

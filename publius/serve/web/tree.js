@@ -3,7 +3,8 @@
 // {id, title, created, updated, system, nodes: {id: node}, chosen: {parent id: child id}}; a node is
 // {id, parent, role, content, at, ...what is known of a reply}. The roots' parent is "".
 
-const fresh = () => crypto.randomUUID();
+// not randomUUID, which a page served over plain HTTP from another machine does not have
+const fresh = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** An empty conversation. */
 export function begin(system = "") {

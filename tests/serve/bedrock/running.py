@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,6 @@ from publius.serve.exchange import Ask, Event, Piece
 from publius.serve.guard import Caller
 from publius.serve.hub import Target
 from publius.serve.run import build
-from publius.serve.server import Server
 from publius.serve.tls import self_signed
 from publius.testing import byte_tokenizer, tiny_model
 
@@ -60,21 +60,30 @@ class Watchman:
         return ALLOW, len(text)
 
 
-def _breaking(exchange: Exchange) -> Exchange:
-    """The exchange, which breaks down in the middle of a reply to "break: " and the type of an error, or
-    "unforeseen"."""
+def _troubled(exchange: Exchange) -> Exchange:
+    """The exchange, which stops for good in the middle of a reply to "wait", and breaks down in one to
+    "break: " and the type of an error, or "unforeseen"."""
 
-    async def broken(ask: Ask, caller: Caller, request_id: str) -> AsyncGenerator[Event, None]:
-        _, _, kind = text_of(ask.conversation.messages[-1]).partition("break: ")
-        async for event in exchange(ask, caller, request_id):
-            yield event
-            if kind == "unforeseen" and isinstance(event, Piece):
-                raise RuntimeError("a secret")
-            if kind and isinstance(event, Piece):
-                error: ErrorType = kind  # pyright: ignore[reportAssignmentType]
-                raise ApiError(error, "the wheel broke")
+    async def troubled(ask: Ask, caller: Caller, request_id: str) -> AsyncGenerator[Event, None]:
+        asked = text_of(ask.conversation.messages[-1])
+        async with aclosing(exchange(ask, caller, request_id)) as events:
+            async for event in events:
+                yield event
+                if isinstance(event, Piece):
+                    await _trouble(asked)
 
-    return broken
+    return troubled
+
+
+async def _trouble(asked: str) -> None:
+    _, _, kind = asked.partition("break: ")
+    if asked == "wait":
+        await asyncio.Event().wait()
+    if kind == "unforeseen":
+        raise RuntimeError("a secret")
+    if kind:
+        error: ErrorType = kind  # pyright: ignore[reportAssignmentType]
+        raise ApiError(error, "the wheel broke")
 
 
 class Running(NamedTuple):
@@ -85,7 +94,6 @@ class Running(NamedTuple):
     """
 
     url: str
-    server: Server
     certificate: Path | None
 
     def boto3(self, key_id: str = "AKIDPOCKET", secret: str | None = None) -> Any:
@@ -127,7 +135,7 @@ def running(folder: Path, *, key: str | None = KEY, tls: bool = False, **setting
         aliases={"alias": MODEL},
         monitors=Monitors([Watchman()]),
     )
-    server.exchange = _breaking(server.exchange)
+    server.exchange = _troubled(server.exchange)
     files = self_signed(folder / "tls", "127.0.0.1") if tls else None
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -148,7 +156,7 @@ def running(folder: Path, *, key: str | None = KEY, tls: bool = False, **setting
             thread.join(0.01)
         try:
             scheme, port = "https" if tls else "http", listening.getsockname()[1]
-            yield Running(f"{scheme}://127.0.0.1:{port}", server, files[0] if files else None)
+            yield Running(f"{scheme}://127.0.0.1:{port}", files[0] if files else None)
         finally:
             web.should_exit = True
             thread.join()

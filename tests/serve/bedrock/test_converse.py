@@ -15,7 +15,8 @@ from publius.serve.bedrock.converse import in_converse_words, messages_body, pic
 from publius.serve.bedrock.shapes import ConverseRequest
 from publius.serve.errors import ApiError
 from publius.serve.exchange import Ended, Refusal, Usage
-from publius.serve.messages.schema import parse_messages, validated
+from publius.serve.messages.conversation import validated
+from publius.serve.messages.schema import parse_messages
 
 SERVICE = botocore.session.Session().get_service_model("bedrock-runtime")
 HELLO = {"role": "user", "content": [{"text": "hello"}]}
@@ -242,8 +243,31 @@ def test_documents_that_cannot_be_read(document: Any, words: str) -> None:
     ],
 )
 def test_errors_name_converses_fields(message: str, wanted: str) -> None:
-    error = in_converse_words(ApiError("invalid_request_error", message, headers={"a": "b"}))
+    request = validated(ConverseRequest, {"messages": [HELLO]})
+    error = in_converse_words(ApiError("invalid_request_error", message, headers={"a": "b"}), request)
     assert error.message == wanted and error.headers == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ("messages.0.content.1: no", "messages.0.content.2: no"),
+        ("messages.0.content.1.text: no", "messages.0.content.2.text: no"),
+        ("messages.0.content.7: no", "messages.0.content.7: no"),
+        ("messages.9.content.0: no", "messages.9.content.0: no"),
+        ("system.1: no", "system.2: no"),
+        ("tools.1.name: no", "toolConfig.tools.2.name: no"),
+    ],
+)
+def test_errors_count_cache_points(message: str, wanted: str) -> None:
+    point = {"cachePoint": {"type": "default"}}
+    request = {
+        "messages": [{"role": "user", "content": [{"text": "a"}, point, {"text": "b"}]}],
+        "system": [{"text": "a"}, point, {"text": "b"}],
+        "toolConfig": {"tools": [TOOL, point, TOOL]},
+    }
+    error = ApiError("invalid_request_error", message)
+    assert in_converse_words(error, validated(ConverseRequest, request)).message == wanted
 
 
 BLOCKS = (

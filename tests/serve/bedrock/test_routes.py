@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.serve.bedrock.running import ARN, AWS_KEYS, KEY, MODEL, Running, runn
 
 BEARER = {"authorization": f"Bearer {KEY}"}
 CONVERSE = {"messages": [{"role": "user", "content": [{"text": "hi"}]}], "inferenceConfig": {"maxTokens": 2}}
+SCHEMA = {"jsonSchema": {"schema": json.dumps({"type": "string", "enum": ["mill"]})}}
+WORD = {"outputConfig": {"textFormat": {"type": "json_schema", "structure": SCHEMA}}}
 INVOKE = {
     "anthropic_version": "bedrock-2023-05-31",
     "max_tokens": 2,
@@ -238,6 +241,30 @@ def test_no_body_breaks_it(server: Running, data: st.DataObject) -> None:
     assert answer.status in (200, 400) and b"internalServerException" not in answer.body
     if answer.status == 400:
         assert answer.headers["x-amzn-errortype"] == "ValidationException"
+
+
+def metric(server: Running, name: str) -> float:
+    """The sum of all lines of a metric that begin with `name`."""
+    lines = ask(server, "/metrics", method="GET").body.decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not true():
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("operation", ["converse", "converse-stream"])
+def test_a_client_that_leaves_ends_its_reply(server: Running, operation: str) -> None:
+    cancelled = 'publius_replies_total{model="publius-haiku",stop_reason="cancelled"}'
+    before = metric(server, cancelled)
+    body = json.dumps({"messages": [{"role": "user", "content": [{"text": "wait"}]}], **WORD})
+    with closing(http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)) as connection:
+        connection.request("POST", f"/model/{MODEL}/{operation}", body, BEARER)
+        wait_until(lambda: metric(server, "publius_replies_in_flight") == 1)
+    wait_until(lambda: metric(server, cancelled) > before)
+    assert metric(server, cancelled) == before + 1 and metric(server, "publius_replies_in_flight") == 0
 
 
 def test_openapi_has_the_operations(server: Running) -> None:

@@ -69,6 +69,7 @@ def test_the_other_pages_have_no_barrier(chromium, real, path, scheme):
         expect(page.locator(".answer")).to_have_count(2)
         page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     else:
+        expect(page.locator("#model option")).to_have_count(1)
         page.fill("#message", "hello")
         page.press("#message", "Enter")
         expect(page.locator("#broke")).to_be_enabled()

@@ -74,6 +74,7 @@ def test_regenerating_branches_and_both_branches_stay(chat, scripted):
     chat.click("[aria-label='Branch before']")
     expect(chat.locator(".branches")).to_contain_text("1/2")
     assert chat.locator("[aria-label='Branch before']").is_disabled()
+    expect(chat.locator("[aria-label='Branch after']")).to_be_focused()
 
 
 def test_an_edited_message_is_sent_in_place_of_the_old_one(chat, scripted):
@@ -133,9 +134,9 @@ def test_thinking_is_folded_while_it_streams_and_sent_back_signed(chat, scripted
     ask(chat, "think", wait=False)
     expect(chat.locator("details.thought summary")).to_have_text("Thinking")
     assert chat.locator("details.thought").get_attribute("open") is None
+    chat.click("details.thought summary")
     expect(chat.locator("details.thought summary")).to_have_text("Thought, 9 words")
     expect(replies(chat)).to_contain_text("You said: think")
-    chat.click("details.thought summary")
     expect(chat.locator(".thinking")).to_be_visible()
     body = scripted.bodies[0]
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
@@ -158,6 +159,7 @@ def test_an_error_is_shown_with_its_request_id_and_can_be_retried(chat, scripted
     expect(card).to_contain_text("req_scripted")
     card.get_by_text("Try again", exact=True).click()
     expect(replies(chat)).to_contain_text("You said: overload")
+    expect(chat.locator(".branches")).to_have_count(0)
 
 
 def test_an_error_in_the_middle_keeps_what_came(chat):
