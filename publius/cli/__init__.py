@@ -4,7 +4,7 @@ Results go to stdout (`--json` prints nothing else there), words for people to s
 can mend ends with one message and exit code 2, never a traceback.
 """
 
-from publius.cli import constitution, evaluate, models, runs
+from publius.cli import audit, constitution, evaluate, models, runs
 from publius.cli.base import app, main
 
-__all__ = ["app", "constitution", "evaluate", "main", "models", "runs"]
+__all__ = ["app", "audit", "constitution", "evaluate", "main", "models", "runs"]
