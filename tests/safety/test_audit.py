@@ -74,7 +74,7 @@ def test_a_log_forged_whole_by_another_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     other = AuditLog(path, Ed25519PrivateKey.generate())
     other.append("req", [])
-    with pytest.raises(UserError, match="record 0.*signature"):
+    with pytest.raises(UserError, match=r"record 0.*signature"):
         verify(path, key=PUBLIC)
     with pytest.raises(UserError, match="record 0"):
         AuditLog(path, KEY)
