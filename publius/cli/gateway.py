@@ -6,11 +6,10 @@ import os
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from publius.cli.base import app
 from publius.core.errors import UserError
-from publius.serve.gateway import Gateway, GatewayConfig
+from publius.serve.gateway import GatewayConfig, run_gateway
 
 __all__ = ["gateway"]
 
@@ -42,12 +41,4 @@ def gateway(
     config = GatewayConfig(
         tuple(backend), key=key, interval=interval, timeout=timeout, bound=bound, spare=spare
     )
-    uvicorn.run(
-        Gateway(config),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=drain,
-    )
+    run_gateway(config, host=host, port=port, drain=drain)

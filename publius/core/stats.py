@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
     "CalibrationBin",
     "Estimate",
+    "auroc",
+    "binomial_upper",
     "bootstrap",
     "calibration",
     "calibration_error",
@@ -40,6 +43,62 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> Estimate:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return Estimate(p, n, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def binomial_upper(successes: int, n: int, confidence: float = 0.95) -> float:
+    """The one-sided upper bound of a rate (Clopper and Pearson 1934): exact, never surer than is promised."""
+    if n == 0 or successes >= n:
+        return 1.0
+    low, high = successes / n, 1.0
+    for _ in range(60):  # the chance to see so few falls as the rate rises
+        middle = (low + high) / 2
+        low, high = (middle, high) if _at_most(successes, n, middle) > 1 - confidence else (low, middle)
+    return high
+
+
+def _at_most(successes: int, n: int, rate: float) -> float:
+    """The chance of at most so many of `n`."""
+    if rate <= 0:
+        return 1.0
+    terms = [
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        + k * math.log(rate) + (n - k) * math.log1p(-rate)
+        for k in range(successes + 1)
+    ]  # fmt: skip
+    return math.fsum(math.exp(term) for term in terms)
+
+
+def auroc(positives: Sequence[float], negatives: Sequence[float], z: float = 1.959964) -> Estimate:
+    """How often a positive scores above a negative (a tie is half), with DeLong's interval (1988).
+
+    Where all are told apart that interval has no width: then it is Wilson's, of as many as there are on the
+    smaller side. NaN where a side is empty.
+    """
+    m, n = len(positives), len(negatives)
+    if not m or not n:
+        return Estimate(math.nan, m + n, 0.0, 1.0)
+    high, low = sorted(positives), sorted(negatives)
+    above = [_rank(low, score) / n for score in positives]
+    below = [1 - _rank(high, score) / m for score in negatives]
+    area = sum(above) / m
+    spread = _variance(above) / m + _variance(below) / n
+    if spread == 0:  # nothing was ever out of order: what a rate of none among the fewer would leave open
+        fewer = wilson(round(area * min(m, n)), min(m, n), z)
+        return Estimate(area, m + n, fewer.low, fewer.high)
+    half = z * math.sqrt(spread)
+    return Estimate(area, m + n, max(0.0, area - half), min(1.0, area + half))
+
+
+def _rank(ordered: Sequence[float], score: float) -> float:
+    """How many lie below, those equal by half."""
+    return (bisect_left(ordered, score) + bisect_right(ordered, score)) / 2
+
+
+def _variance(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def mean_estimate(values: Sequence[float], z: float = 1.959964) -> Estimate:

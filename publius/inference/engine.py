@@ -332,11 +332,8 @@ class Engine:
         """Take a request; `step` works on it until its `stop_reason` is set.
 
         Args:
-            prompt, sampling: as `generate`.
-            priority: larger runs first, and may make others wait.
             seconds: it is ended after so many, with what it has.
-            stream: numbers its random stream.
-            probe: read on the state each token is drawn from: `Request.readings`.
+            prompt, sampling, priority, stream, probe: as `Request`.
 
         Raises:
             UserError: as `generate`.
@@ -346,11 +343,7 @@ class Engine:
         return self.enqueue(request)
 
     def enqueue(self, request: Request) -> Request:
-        """As `submit`, a request of one's own making.
-
-        Raises:
-            UserError: as `generate`.
-        """
+        """As `submit`, a request of one's own making; raises as `generate`."""
         with self._lock:
             self._check(0, request)
             self._submit(request)

@@ -68,7 +68,7 @@ class Request:
         prompt: token ids.
         sampling: how.
         stream: numbers its random stream, beside the seed.
-        priority: larger runs first.
+        priority: larger runs first, and may make others wait.
         deadline: `time.monotonic()` after which it is ended with what it has.
         targets: to score instead of continuing: at place i of the prompt, the ids whose log-probability as
             the next token is wanted; with `sampling.alternatives`, so many of the likeliest there as well.

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from publius import __version__
 from publius.core.errors import UserError
-from publius.serve import messages, openai
+from publius.serve import bedrock, messages, openai, web
 from publius.serve.errors import ApiError, api_error
 from publius.serve.http import new_id, request_id
 from publius.serve.messages.batches import BatchRunner, batch_router
@@ -27,6 +27,7 @@ __all__ = ["create_app", "is_loopback"]
 _log = logging.getLogger("publius.serve")
 _DIALECTS = (
     (("/v1/chat/", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"), openai),
+    (("/model/",), bedrock),
     (("/",), messages),
 )
 """Whose error words a path is answered in: the first whose beginning it has."""
@@ -55,7 +56,7 @@ def create_app(server: Server) -> FastAPI:
     )  # fmt: skip
     app.state.server = server
     app.openapi = lambda: describe(app)
-    for router in (messages.router, batch_router, openai.router):
+    for router in (messages.router, batch_router, openai.router, bedrock.router, web.router):
         app.include_router(router(server))
     app.add_api_route("/health", _health, methods=["GET"], tags=["Operation"])
     app.add_api_route("/metrics", _metrics, methods=["GET"], tags=["Operation"])
@@ -91,6 +92,8 @@ async def _failed(request: Request, error: Exception) -> Response:
     server.metrics.error(told.type)
     path = request.scope["path"]
     dialect = next(one for beginnings, one in _DIALECTS if path.startswith(beginnings))
+    if path.startswith("/v1/models") and "anthropic-version" not in request.headers:
+        dialect = openai  # the path is both vendors'; only one of them says its version
     return dialect.error_response(told, request_id(request))
 
 

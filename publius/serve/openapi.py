@@ -6,6 +6,7 @@ one place of the whole document, so definitions are moved there.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,12 +30,22 @@ def describe(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         shared: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
-        for path in document.get("paths", {}).values():
-            for operation in path.values():
+        for path, operations in document.get("paths", {}).items():
+            for operation in operations.values():
+                _name_parameters(path, operation)
                 for content in operation.get("requestBody", {}).get("content", {}).values():
                     content["schema"] = _hoisted(content["schema"], shared)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _name_parameters(path: str, operation: dict[str, Any]) -> None:
+    """Endpoints read the parameters of their path themselves, too."""
+    given = operation.setdefault("parameters", [])
+    named = {one["name"] for one in given if one["in"] == "path"}
+    for name in re.findall(r"{(\w+)}", path):
+        if name not in named:
+            given.append({"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
 
 
 def _hoisted(schema: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from publius.serve.hub import Hub, Target
 from publius.serve.server import Server
 from publius.serve.store import Store, default_url
 
-__all__ = ["build", "serve"]
+__all__ = ["build", "log_lines", "serve"]
 
 _log = logging.getLogger("publius.serve")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -40,13 +40,14 @@ def build(
     home: Path = Path(),
     aliases: dict[str, str] | None = None,
     key: str | None = None,
-    monitors: Monitors | None = None,
+    monitors: Callable[[str, str], Monitors] = lambda id, fingerprint: Monitors(),
     device: str = "cpu",
 ) -> Server:
     """Load the models and open the store.
 
     Args:
         key: one that may do everything, beside those of the store.
+        monitors: as `Hub`.
 
     Raises:
         UserError: as `Hub` and `Store.open`; and for what would be open to other machines: models without a
@@ -60,7 +61,7 @@ def build(
             fix="serve a release, or stay on 127.0.0.1",
         )
     store = Store.open(config.store or default_url(home.absolute()))
-    opened = key is None and not store.keys.all()
+    opened = key is None and not config.aws_keys and not store.keys.all()
     if opened and not local:
         raise UserError(
             f"without a key, {config.host} would be open to everyone",
@@ -69,9 +70,9 @@ def build(
         )
     hub = Hub(
         targets, home=home, aliases=aliases, unreleased=config.unreleased, rows=config.rows,
-        most_waiting=config.most_waiting, device=device,
+        most_waiting=config.most_waiting, monitors=monitors, device=device,
     )  # fmt: skip
-    return Server(config, hub, store, Guard(store, key=key, open=opened), monitors)
+    return Server(config, hub, store, Guard(store, key=key, open=opened))
 
 
 def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: str | None = None) -> None:
@@ -82,7 +83,7 @@ def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: 
         key: shown in the address of the web page, so that it opens ready.
     """
     config = server.config
-    _log_lines()
+    log_lines()
     settings = uvicorn.Config(
         create_app(server), host=config.host, port=config.port, log_config=None, access_log=False,
         http="httptools", ws="none", timeout_keep_alive=75, server_header=False, date_header=True,
@@ -188,7 +189,7 @@ class _Lines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def _log_lines() -> None:
+def log_lines() -> None:
     """Our log to stderr as JSON; uvicorn's only where something is wrong."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())

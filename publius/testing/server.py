@@ -121,7 +121,7 @@ class RunningServer:
         raise UserError(f"the server is {what}: {tail}", where="served")
 
 
-def write_tiny_checkpoint(folder: Path, *, seed: int = 0, printable: bool = True, **changes: object) -> Path:
+def write_tiny_checkpoint(folder: Path, *, seed: int = 0, printable: bool = True, **changes: Any) -> Path:
     """Write `tiny_model` with the byte tokenizer as a checkpoint that `publius serve --unreleased` takes.
 
     Its head is its own: a tied one says the same letter again and again.

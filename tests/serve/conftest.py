@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from publius.model.checkpoint import save_checkpoint
-from publius.testing.fakes import byte_tokenizer, tiny_model
+from publius.testing.server import write_tiny_checkpoint
 from tests.serve.serving import Spoken
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random model that reads 4,096 tokens."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "haiku"
-    save_checkpoint(folder, tiny_model(max_position=4096), byte_tokenizer())
-    return folder
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "haiku", max_position=4096)
 
 
 @pytest.fixture

@@ -124,6 +124,30 @@ def put(value: Any, place: tuple[Any, ...], new: Any) -> None:
         return
 
 
+def at(value: Any, place: tuple[Any, ...]) -> Any:
+    """What stands at `place`."""
+    for key in place:
+        value = value[key]
+    return value
+
+
+def alike(value: Any) -> st.SearchStrategy[Any]:
+    """Another value of the same type: such a body gets further."""
+    match value:
+        case bool():
+            return st.booleans()
+        case int():
+            return st.integers(0, 40)
+        case float():
+            return st.floats(0, 1)
+        case str():
+            return st.text(max_size=30) | st.just(value * 2)
+        case list():
+            return st.just(value + value[-1:]) | st.just(value[:-1]) | st.just(value[1:])
+        case _:
+            return st.just(...)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -142,7 +166,7 @@ def valid(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 def hostile(draw: st.DrawFn) -> tuple[str, bytes, dict[str, str]]:
     """A path, a body, and further headers."""
     path, body = draw(valid())
-    how = draw(st.sampled_from(("change", "change", "change", "change", "cut", "torn", "any", "bytes")))
+    how = draw(st.sampled_from((*("alike",) * 5, *("change",) * 4, "cut", "torn", "any", "bytes")))
     if how == "torn":
         sent = draw(st.sampled_from(TORN))
     elif how == "any":
@@ -150,9 +174,13 @@ def hostile(draw: st.DrawFn) -> tuple[str, bytes, dict[str, str]]:
     elif how == "bytes":
         sent = draw(st.binary(max_size=200))
     else:
-        for _ in range(draw(st.integers(1, 4))):
+        for _ in range(draw(st.sampled_from((1, 1, 1, 2, 4)))):
             place = draw(st.sampled_from(list(places(body)) or [("model",)]))
-            put(body, place, copy.deepcopy(draw(st.sampled_from((..., *ODD)) | JSON)))
+            if how == "alike" and place in places(body):
+                new = draw(alike(at(body, place)))
+            else:
+                new = draw(st.sampled_from((..., *ODD)) | JSON)
+            put(body, place, copy.deepcopy(new))
         sent = json.dumps(body).encode()
         if how == "cut":
             sent = sent[: draw(st.integers(0, len(sent)))]

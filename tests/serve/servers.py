@@ -31,7 +31,8 @@ class _Quiet(uvicorn.Server):
 @contextmanager
 def running(app: ASGIApp, port: int | None = None) -> Iterator[str]:
     """Serve `app` while the block runs; its address."""
-    listening = socket.socket()
+    # The protocol is named because asyncio turns off delayed sending only where it is.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port or 0))
     config = uvicorn.Config(app, log_level="critical", server_header=False, timeout_graceful_shutdown=1)

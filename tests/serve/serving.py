@@ -36,10 +36,16 @@ class Spoken:
         key: str | None = KEY,
         **settings: Any,
     ) -> None:
+        home.mkdir(exist_ok=True)
         config = ServeConfig(unreleased=True, store=f"sqlite:///{home / 'serve.db'}", **settings)
         targets = [Target("publius-haiku", str(checkpoint))]
         self.server = build(
-            config, targets, home=home, aliases={"claude-test": "publius-haiku"}, key=key, monitors=monitors
+            config,
+            targets,
+            home=home,
+            aliases={"claude-test": "publius-haiku"},
+            key=key,
+            monitors=lambda *_: monitors or Monitors(),
         )
         self.app = create_app(self.server)
         self._loop = asyncio.new_event_loop()
@@ -85,7 +91,9 @@ class Spoken:
         return self.send("POST", "/v1/messages", {**question, **body})
 
     def pages(self) -> int:
-        """Pages of the engine in use."""
+        """Pages of the engine in use, once its thread has done what was asked of it until now."""
+        for model in self.server.hub.models():
+            self.run(model.worker.call(lambda: None))
         return sum(model.engine.stats.pages for model in self.server.hub.models())
 
 

@@ -48,10 +48,12 @@ def unharmed(server: RunningServer) -> Iterator[None]:
     assert server.process.poll() is None, server.log.read_text("utf-8")[-2000:]
     assert server.ask("POST", "/v1/messages", GOOD).status == 200
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (busy(server) or sockets(server) > before):
-        time.sleep(0.1)
-    assert busy(server) == {}
-    assert sockets(server) <= before
+    left: object = True
+    while left and time.monotonic() < deadline:
+        left = busy(server)
+        time.sleep(0.05)  # that question's own connection is closed
+        left = left or max(0, sockets(server) - before)
+    assert not left
     assert "Traceback" not in server.log.read_text("utf-8", "replace")
 
 
@@ -128,14 +130,15 @@ def test_hostile_bodies(server):
         send()
     finally:
         line.close()
-    assert sum(seen.values()) >= BODIES and seen.get(200, 0) > BODIES // 50 and seen.get(400, 0) > BODIES // 4
+    assert sum(seen.values()) >= BODIES
+    assert seen.get(200, 0) > BODIES // 20 and seen.get(400, 0) > BODIES // 5, seen
 
 
 def raw_request(server: RunningServer, body: bytes, *, path: str = "/v1/messages") -> bytes:
     """An HTTP request as bytes."""
     lines = [
         f"POST {path} HTTP/1.1", "host: localhost", f"x-api-key: {server.key}",
-        "anthropic-version: 2023-06-01", "content-type: application/json",
+        "anthropic-version: 2023-06-01", "connection: close", "content-type: application/json",
         f"content-length: {len(body)}", "", "",
     ]  # fmt: skip
     return "\r\n".join(lines).encode() + body

@@ -9,9 +9,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx2
+import openai
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,8 +22,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from publius.core.errors import UserError
+from publius.serve.app import create_app
+from publius.serve.config import ServeConfig
 from publius.serve.gateway import Gateway, GatewayConfig
 from publius.serve.gateway.affinity import Key, key_of, ordered, share
+from publius.serve.hub import Target
+from publius.serve.run import build
 from tests.serve.servers import free_port, running
 
 CHAT = "/v1/chat/completions"
@@ -283,6 +290,40 @@ def test_a_batch_is_found_wherever_it_is() -> None:
         for name in ("a", "b"):
             assert client.get(f"/v1/messages/batches/{name}").json() == {"id": name}
         assert client.get("/v1/messages/batches/c").status_code == 404
+
+
+def test_publius_itself_behind_it(checkpoint: Path, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        urls: list[str] = []
+        for name in ("a", "b"):
+            config = ServeConfig(unreleased=True, rows=8, store=f"sqlite:///{tmp_path / name}.db")
+            server = build(config, [Target("tiny", str(checkpoint))], home=tmp_path, key="k")
+            stack.callback(server.store.close)
+            urls.append(stack.enter_context(running(create_app(server))))
+        address = stack.enter_context(running(Gateway(GatewayConfig(tuple(urls), key="k", interval=0.1))))
+        client = stack.enter_context(openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0))
+        native = stack.enter_context(anthropic.Anthropic(base_url=address, api_key="k", max_retries=0))
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        for number in range(6):
+            talk: list[Any] = [{"role": "user", "content": f"{number}: the mill by the river, and the owls"}]
+            for turn in range(3):
+                chunks = client.chat.completions.create(
+                    model="tiny",
+                    messages=talk,
+                    max_tokens=4,
+                    stream=True,
+                    stream_options={"include_usage": True},
+                )
+                *_, last = chunks
+                assert last.usage is not None and last.usage.prompt_tokens_details is not None
+                assert turn == 0 or (last.usage.prompt_tokens_details.cached_tokens or 0) >= 32
+                talk += [{"role": "assistant", "content": "so?"}, {"role": "user", "content": "go on"}]
+        message = native.messages.create(model="tiny", max_tokens=4, messages=talk[:1])
+        assert message.usage.output_tokens >= 1 and message._request_id is not None
+        with pytest.raises(anthropic.NotFoundError):
+            native.messages.create(model="absent", max_tokens=4, messages=talk[:1])
+        with pytest.raises(openai.AuthenticationError):
+            client.with_options(api_key="wrong").models.list()
 
 
 def test_too_large_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import json
 import logging
 import re
 import secrets
@@ -13,16 +14,16 @@ from typing import NamedTuple
 
 import pytest
 from fastapi import FastAPI
+from starlette.routing import BaseRoute, Mount
+
 from publius.serve.app import create_app
 from publius.serve.config import ServeConfig
+from publius.serve.exchange import Usage
 from publius.serve.hub import Target
 from publius.serve.run import build
 from publius.serve.store import Limits, Store
-from starlette.routing import BaseRoute, Mount
-from tests.serve.servers import running
-
-from publius.serve.exchange import Usage
 from publius.testing import write_tiny_checkpoint
+from tests.serve.servers import running
 
 OPEN = {
     "/health", "/openapi.json", "/tokenizer_info", "/tokenize", "/detokenize", "/v1/tokenizer_info",
@@ -30,8 +31,9 @@ OPEN = {
 }  # fmt: skip
 """Routes that answer everybody; beside them only the files of the web page."""
 PAGE_TYPES = ("text/html", "text/css", "text/javascript", "application/javascript", "image/", "font/")
-REFUSED = (401, 402, 403, 429)
-"""429 is what OpenAI and Bedrock say of a spent budget."""
+REFUSED = (401, 402, 403)
+SPENT = (*REFUSED, 429)
+"""OpenAI says 429 of a spent budget. Bedrock says 400, by the name of the error."""
 
 
 class Asked(NamedTuple):
@@ -135,8 +137,9 @@ def test_every_route_refuses_who_may_not_ask(app, address, keys, caplog):
     wrong: list[tuple[Asked, dict[str, str], int]] = []
     for asked, given in itertools.product(all_routes(app.routes), headers):
         status, kind, body = told(address, asked, given)
-        allowed = REFUSED if keys["spent"] in str(given) else REFUSED[:3]
-        if status not in allowed and not is_open(asked, status, kind):
+        spent = keys["spent"] in str(given)
+        refused = status in (SPENT if spent else REFUSED) or (spent and "budget" in body and status == 400)
+        if not refused and not is_open(asked, status, kind):
             wrong.append((asked, given, status))
         assert all(text not in body for text in keys.values())
     assert wrong == []
@@ -173,3 +176,20 @@ def test_limits_are_told_and_kept(app, address, home):
     assert answers[0][1]["anthropic-ratelimit-requests-limit"] == "2"
     assert answers[0][1]["anthropic-ratelimit-requests-remaining"] == "1"
     assert 1 <= int(answers[2][1]["retry-after"]) <= 60 and b"rate_limit_error" in answers[2][2]
+
+
+def test_openapi_is_whole(app):
+    told_of = app.openapi()
+    references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(told_of))
+    for reference in references:
+        found = told_of
+        for word in reference.split("/"):
+            found = found[word]
+    lost = [
+        (path, name)
+        for path, methods in told_of["paths"].items()
+        for operation in methods.values()
+        for name in re.findall(r"\{(\w+)\}", path)
+        if name not in {p["name"] for p in operation.get("parameters", ()) if p["in"] == "path"}
+    ]
+    assert references and lost == []

@@ -25,7 +25,7 @@ from publius.serve.gateway.replies import Reply, broken_frame, refusal
 
 __all__ = ["Gateway", "GatewayConfig"]
 
-log = logging.getLogger("publius.gateway")
+log = logging.getLogger("publius.serve.gateway")
 
 _HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer",

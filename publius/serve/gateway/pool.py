@@ -15,7 +15,7 @@ from publius.serve.gateway.affinity import Key, ordered, share
 
 __all__ = ["Backend", "Pool", "model_page"]
 
-log = logging.getLogger("publius.gateway")
+log = logging.getLogger("publius.serve.gateway")
 
 _PROBE_SECONDS = 5.0
 _LONGEST_WAIT = 30.0

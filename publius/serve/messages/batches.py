@@ -20,9 +20,9 @@ from publius.serve.errors import ApiError
 from publius.serve.guard import Caller
 from publius.serve.http import new_id, read_json, request_id
 from publius.serve.messages.batch_runner import ItemRunner
+from publius.serve.messages.conversation import VERSIONS, validated
 from publius.serve.messages.encode import message_body
 from publius.serve.messages.routes import parse_ask
-from publius.serve.messages.schema import VERSIONS, validated
 from publius.serve.openapi import taking
 from publius.serve.server import Server
 from publius.serve.store import Batch, BatchItem, Store
@@ -95,7 +95,7 @@ async def create(request: Request) -> Response:
     """`POST /v1/messages/batches`."""
     server, caller = await _admit(request)
     version = request.headers.get("anthropic-version")
-    if version not in VERSIONS:
+    if version is None or version not in VERSIONS:
         raise ApiError(
             "invalid_request_error", f"anthropic-version: header must be one of {', '.join(VERSIONS)}"
         )

@@ -19,9 +19,10 @@ from publius.serve.guard import Caller
 from publius.serve.http import new_id, read_json, request_id, sse
 from publius.serve.hub import ServedModel
 from publius.serve.messages.body import Body, CountBody
+from publius.serve.messages.conversation import VERSIONS
 from publius.serve.messages.encode import event_bodies, message_body
 from publius.serve.messages.errors import error_body
-from publius.serve.messages.schema import VERSIONS, parse_count, parse_messages
+from publius.serve.messages.schema import parse_count, parse_messages
 from publius.serve.openapi import taking
 from publius.serve.server import Server
 

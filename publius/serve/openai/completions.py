@@ -166,7 +166,9 @@ class _Job:
         return [c.echo(self.prompts[c.prompt], self.scored[c.prompt]) for c in self.choices]
 
     def usage(self) -> dict[str, Any]:
-        return usage_of([(choice.prompt, choice.usage) for choice in self.choices])
+        """Of a prompt that was scored nothing had been read before: what was reused is our own reading."""
+        fresh = any(self.scored)
+        return usage_of([(c.prompt, c.usage._replace(reused=0) if fresh else c.usage) for c in self.choices])
 
 
 async def completions(server: Server, request: Request, caller: Caller) -> Response:

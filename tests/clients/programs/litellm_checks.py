@@ -97,7 +97,12 @@ def check_structured_output(setting: Setting) -> None:
 
 def check_thinking(setting: Setting) -> None:
     thinking = {"type": "enabled", "budget_tokens": 1024}
-    reply = completion(setting, "anthropic", thinking=thinking, max_tokens=1100, temperature=1)
+    more = {
+        "max_tokens": 1100,
+        "temperature": 1,
+        "allowed_openai_params": ["thinking"],
+    }  # a name it knows not
+    reply = completion(setting, "anthropic", thinking=thinking, **more)
     message = reply.choices[0].message
     assert message.reasoning_content and message.thinking_blocks[0]["signature"]
 

@@ -60,7 +60,7 @@ def task_of(kind: str) -> dict[str, Any]:
         }  # fmt: skip
     return task | {
         "output_type": "generate_until", "doc_to_target": "{{choices[0]}}",
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 16, "do_sample": False},
+        "generation_kwargs": {"until": ["END"], "max_gen_toks": 16, "do_sample": False},
         "metric_list": [{"metric": "exact_match"}],
     }  # fmt: skip
 

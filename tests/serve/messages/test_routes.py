@@ -172,7 +172,7 @@ def test_a_prompt_too_long_is_told_in_the_words_agents_look_for(spoken: Spoken):
     message = refused(
         spoken.ask(messages=[{"role": "user", "content": "x" * 5000}]), 400, "invalid_request_error"
     )
-    assert message == "prompt is too long: 5003 tokens > 4095 maximum"
+    assert message == "prompt is too long: 5004 tokens > 4095 maximum"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from alembic import context
 
 from publius.serve.store.tables import metadata
 
-__all__: list[str] = []
+__all__ = []
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

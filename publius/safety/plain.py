@@ -1,0 +1,39 @@
+"""Text as a reader sees it: tricks of case, look-alike letters, invisible characters and accents undone.
+
+Character by character, so that it is the same however the text comes: each has a form that depends on nothing
+around it. What is no letter or digit only separates: `HARD` where it holds a space, `SOFT` otherwise, for a
+hyphen inside a word is often a disguise.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import unicodedata
+from pathlib import Path
+
+__all__ = ["HARD", "SOFT", "letters_of"]
+
+SOFT, HARD = "-", " "
+
+_LOOKALIKES = {
+    letter: latin
+    for latin, letters in json.loads(Path(__file__).with_name("lookalikes.json").read_text("utf-8")).items()
+    for letter in letters
+}
+"""Casefolded letters of other scripts, and the Latin ones they look like."""
+
+
+@functools.lru_cache(maxsize=4096)
+def letters_of(character: str) -> str:
+    """The letters and digits a character stands for; `SOFT` or `HARD` when it separates; "" when it is
+    invisible, or an accent by itself.
+    """
+    if character.isspace():
+        return HARD
+    kind = unicodedata.category(character)
+    if kind in ("Mn", "Me", "Cf", "Cc", "Cs", "Co", "Cn"):
+        return ""
+    parts = unicodedata.normalize("NFKD", character).casefold()
+    found = [_LOOKALIKES.get(part, part) for part in unicodedata.normalize("NFKD", parts)]
+    return "".join(part for part in found if part.isalnum()) or SOFT

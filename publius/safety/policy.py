@@ -1,0 +1,185 @@
+"""A policy of monitors: which layers look at an exchange, in order, and what each may do.
+
+    layers:
+      - monitor: keywords
+        file: words.yaml
+      - monitor: probe
+        file: probe            # a folder; relative to the policy
+        threshold: 2.5         # log-odds; else the probe's own
+        hold_back: 8
+        action: block
+        on_error: closed
+        budget_ms: 50
+
+A layer that fails blocks (`on_error: closed`, the default); `open` lets what it should have judged pass,
+flagged, and must be asked for. A layer that overruns its budget on one exchange fails, and is asked no more:
+one slow layer must not hold up everybody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from publius.core.config import Config
+from publius.core.errors import UserError
+from publius.core.messages import Conversation
+from publius.inference.readings import Probe
+from publius.safety.keywords import KeywordMonitor
+from publius.safety.monitor import Monitor, Monitors, Verdict, Watch
+from publius.safety.probe import ProbeMonitor
+
+__all__ = ["Layer", "MonitorPolicy", "load_monitors"]
+
+_T = TypeVar("_T")
+
+
+class Layer(Config):
+    """One monitor and what it may do."""
+
+    monitor: Literal["keywords", "probe"]
+    file: str
+    """The list of words, or the probe's folder; relative to the policy."""
+    name: str = ""
+    """For logs; else the kind of monitor."""
+    action: Literal["flag", "block"] | None = None
+    """At most this; None leaves it to the monitor."""
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
+    """(probe) In place of its own."""
+    hold_back: int | None = Field(default=None, ge=0)
+    """(probe) Tokens, in place of its own."""
+    on_error: Literal["closed", "open"] = "closed"
+    budget_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Most time spent in it on one exchange; None does not look."""
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Layer:
+        if self.monitor != "probe" and (self.threshold is not None or self.hold_back is not None):
+            raise ValueError("threshold and hold_back are a probe's")
+        return self
+
+
+class MonitorPolicy(Config):
+    """All layers, in order."""
+
+    layers: tuple[Layer, ...]
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> MonitorPolicy:
+        names = [layer.name or layer.monitor for layer in self.layers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"layers of one name, {names}: give each its own")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> MonitorPolicy:
+        """From YAML or JSON.
+
+        Raises:
+            UserError: for a file that is missing, not YAML, or no policy, naming the field.
+        """
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        except OSError as error:
+            told = f"cannot read the policy: {error.strerror}"
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            told = f"the policy is not YAML: {str(error).splitlines()[0]}"
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the file"
+            told = f"the policy is wrong at {place}: {first['msg']}"
+        raise UserError(told, where=str(path), fix="see docs/safety.md for the fields")
+
+
+def load_monitors(path: Path, *, model: str | None = None) -> Monitors:
+    """The monitors of a policy file, ready to watch.
+
+    Args:
+        path: the policy.
+        model: fingerprint of the weights to be served: a probe trained on others is refused.
+
+    Raises:
+        UserError: for a malformed policy, or a layer whose file is missing or wrong.
+    """
+    policy = MonitorPolicy.load(path)
+    return Monitors([_monitor(layer, path.parent, model) for layer in policy.layers])
+
+
+def _monitor(layer: Layer, folder: Path, model: str | None) -> Monitor:
+    name, file = layer.name or layer.monitor, folder / layer.file
+    if layer.monitor == "keywords":
+        inner: Monitor = KeywordMonitor.load(file, name=name)
+    else:
+        inner = ProbeMonitor.load(
+            file, model=model, name=name, threshold=layer.threshold, hold_back=layer.hold_back
+        )
+    return _Layered(inner, layer)
+
+
+class _Layered:
+    """A monitor under a policy: less grave where it may not block, timed, open where it may fail so."""
+
+    def __init__(self, inner: Monitor, layer: Layer) -> None:
+        self._inner, self.layer = inner, layer
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def probe(self) -> Probe | None:
+        return self._inner.probe
+
+    def watch(self, conversation: Conversation) -> _LayeredWatch:
+        return _LayeredWatch(self._inner, self.layer, conversation)
+
+
+class _LayeredWatch:
+    def __init__(self, monitor: Monitor, layer: Layer, conversation: Conversation) -> None:
+        self._name, self._layer, self._spent, self._failed = monitor.name, layer, 0.0, False
+        self._watch: Watch | None = self._tried(lambda: monitor.watch(conversation), None)
+
+    def prompt(self) -> Verdict:
+        watch = self._watch
+        if watch is None:
+            return self._open()
+        return self._softened(self._tried(watch.prompt, self._open()))
+
+    def reply(self, text: str, scores: NDArray[np.float32], *, done: bool) -> tuple[Verdict, int]:
+        watch, passed = self._watch, (self._open(), len(text))
+        if watch is None:
+            return passed
+        said, verified = self._tried(lambda: watch.reply(text, scores, done=done), passed)
+        return self._softened(said), len(text) if self._layer.action == "flag" else verified
+
+    def _open(self) -> Verdict:
+        return Verdict("flag", "monitor_error", "A safety check could not be made.", monitor=self._name)
+
+    def _softened(self, said: Verdict) -> Verdict:
+        return (
+            said._replace(action="flag") if said.action == "block" and self._layer.action == "flag" else said
+        )
+
+    def _tried(self, work: Callable[[], _T], otherwise: _T) -> _T:
+        """What fails closed is raised, and `Watching` blocks."""
+        begun = time.perf_counter()
+        try:
+            if self._failed:
+                raise TimeoutError("over budget")
+            found = work()
+            self._spent += 1000 * (time.perf_counter() - begun)
+            if self._layer.budget_ms is not None and self._spent > self._layer.budget_ms:
+                raise TimeoutError("over budget")
+            return found
+        except Exception:  # any failure of a layer is that layer's failure, no one else's
+            self._failed = True
+            if self._layer.on_error == "closed":
+                raise
+            return otherwise

@@ -1,0 +1,264 @@
+"""Trains the probe: which states belong to replies that leak?
+
+Logistic regression on standardised states of every reply token (an exchange's label for all of them;
+exchanges weigh the same, and so do both classes), then Platt's two numbers on the averaged readings of other
+exchanges, so that the score is a probability; all folded into one matrix. The threshold is the lowest that
+keeps the upper 95% bound (Clopper and Pearson 1934) of false positives on the benign pool as low as asked.
+
+Shape letters: N reply tokens of all exchanges, S states, K outputs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from publius.core.config import Config
+from publius.core.errors import UserError
+from publius.core.stats import auroc, binomial_upper, calibration_error, wilson
+from publius.data.pocket.crafts import CATEGORIES
+from publius.inference.readings import Probe, states_of
+from publius.model.checkpoint import Checkpoint
+from publius.model.transformer import Transformer
+from publius.pipeline import Run, stage
+from publius.redteam.attack import STYLES
+from publius.redteam.findings import model_fingerprint
+from publius.safety.exchanges import SPLITS, Exchange, Exchanges
+from publius.safety.probe import ProbeDocument, TrainedProbe, averages, write_probe
+from publius.tokenizer.renderer import Renderer
+
+__all__ = ["TrainProbeConfig", "choose_threshold", "train_probe"]
+
+_ROWS, _STEPS = 32, 60
+
+
+class TrainProbeConfig(Config):
+    """How a probe is trained."""
+
+    layers: tuple[int, ...] | None = None
+    """After how many layers the stream is read besides the last state; None takes all of them."""
+    decay: float = Field(default=0.01, ge=0)
+    """L2 of the weights on standardised states."""
+    averages: tuple[float, ...] = (0.15, 0.3, 0.6, 1.0)
+    """Weights of the newest reading that are tried; the one that stops most on `val` is kept."""
+    false_positives: float = Field(default=0.005, gt=0, lt=1)
+    """Most of the benign exchanges that may be blocked, by the upper 95% bound."""
+    hold_back: int = Field(default=8, ge=0)
+    """Tokens."""
+    without: tuple[str, ...] = ()
+    """Categories that nothing is learned from, nor any threshold: to see what it makes of the unknown."""
+    shuffle: bool = False
+    """Train on shuffled labels: a control, which must find nothing."""
+    seed: int = 0
+
+
+class _Read(NamedTuple):
+    """An exchange and the states its reply was drawn from."""
+
+    exchange: Exchange
+    states_TS: NDArray[np.float32]
+
+
+@stage(version=1)
+def train_probe(
+    run: Run, config: TrainProbeConfig, *, model: Checkpoint, exchanges: Exchanges
+) -> TrainedProbe:
+    """A probe on `model`'s states.
+
+    Metrics, on test exchanges (items and wordings nobody trained on): `probe.auroc`, of open and of sealed
+    styles too (`.seen`, `.sealed`), refusals and benign replies being the negatives; `.refusals`, against
+    refusals alone; `probe.ece` of its score; `probe.stopped`, leaks above the threshold, by category too;
+    `probe.benign`, false positives on the pool the threshold was chosen on; `probe.benign.test` and
+    `probe.refusals.test`, the model's own test replies that would be blocked.
+
+    Raises:
+        UserError: when there are no leaks, or too few benign exchanges for the bound that is asked.
+    """
+    inner, renderer = model.load(), Renderer(model.tokenizer())
+    layers = tuple(range(1, inner.config.layers)) if config.layers is None else config.layers
+    identity = model_fingerprint(model)
+    read: dict[str, list[_Read]] = {}
+    with run.progress("probe", len(SPLITS) + 1) as ticker:
+        for split in SPLITS:
+            known = [e for e in exchanges.read(split) if split == "test" or e.category not in config.without]
+            read[split] = _states(inner, renderer, known, layers)
+            ticker.advance(note=split)
+        probe = Probe(_fitted(read["train"], config), layers)
+        ticker.advance(note="fitted")
+    own = [one for one in read["val"] if one.exchange.label == "help" and one.exchange.model == identity]
+    known = [one for one in read["val"] if one.exchange.label != "attempt"]
+    found: list[tuple[float, float, float]] = []
+    for average in config.averages:
+        threshold = choose_threshold(_scores(probe, own, average), config.false_positives)
+        leaks = _scores(probe, [one for one in known if one.exchange.label == "leak"], average)
+        found.append((sum(score > threshold for score in leaks) / max(1, len(leaks)), average, threshold))
+    _, average, threshold = max(found)
+    scale, shift = _platt(_scores(probe, known, average), [_leaks(one) for one in known])
+    weights = probe.weights * scale
+    weights[:, -1] += shift
+    probe, threshold = Probe(weights, layers), threshold * scale + shift
+    count = sum(score > threshold for score in _scores(probe, own, average))
+    _report(run, probe, average, threshold, read["test"], identity)
+    run.metric("probe.benign", wilson(count, len(own)))
+    run.metric("probe.average", average)
+    run.metric("probe.threshold", threshold)
+    document = ProbeDocument(
+        model=identity, outputs=("harm", *CATEGORIES), layers=layers, average=average, threshold=threshold,
+        hold_back=config.hold_back, benign=len(own), false_positives=binomial_upper(count, len(own)),
+    )  # fmt: skip
+    return write_probe(run.output, probe, document)
+
+
+def choose_threshold(benign: Sequence[float], most: float) -> float:
+    """The lowest threshold that keeps the upper 95% bound of benign scores above it at or under `most`.
+
+    Raises:
+        UserError: when there are too few scores to bound anything so tightly.
+    """
+    ordered = sorted(benign, reverse=True)
+    allowed = -1
+    while allowed + 1 < len(ordered) and binomial_upper(allowed + 1, len(ordered)) <= most:
+        allowed += 1
+    if allowed < 0:
+        raise UserError(
+            f"{len(ordered)} benign exchanges cannot show false positives under {most:.2%}",
+            where="train_probe.false_positives",
+            fix="draw more benign exchanges, or ask for less",
+        )
+    return ordered[allowed] if allowed < len(ordered) else ordered[-1]
+
+
+def _leaks(one: _Read) -> bool:
+    return one.exchange.label == "leak"
+
+
+def _states(
+    model: Transformer, renderer: Renderer, exchanges: Sequence[Exchange], layers: tuple[int, ...]
+) -> list[_Read]:
+    """The states of every reply's tokens, in order; replies that do not fit the model are left out."""
+    rows: list[tuple[Exchange, list[int], int]] = []
+    for exchange in exchanges:
+        begin = renderer.prompt(exchange.prompt)
+        begun = exchange.prompt.messages[-1].role == "assistant"
+        before = exchange.prompt.messages[:-1] if begun else exchange.prompt.messages
+        whole = exchange.prompt.model_copy(update={"messages": (*before, exchange.reply)})
+        tokens = renderer.render(whole).tokens
+        if len(tokens) <= model.config.max_position and tokens[: len(begin)] == begin != tokens:
+            rows.append((exchange, tokens, len(begin)))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    found: dict[int, _Read] = {}
+    for at in range(0, len(order), _ROWS):
+        part = order[at : at + _ROWS]
+        longest = max(len(rows[i][1]) for i in part)
+        tokens_BT = torch.tensor([rows[i][1] + [0] * (longest - len(rows[i][1])) for i in part])
+        states_BTS = states_of(model, tokens_BT, layers)
+        for row, i in enumerate(part):
+            exchange, tokens, first = rows[i]
+            found[i] = _Read(exchange, states_BTS[row, first - 1 : len(tokens) - 1].numpy().copy())
+    return [found[i] for i in range(len(rows))]
+
+
+def _fitted(read: Sequence[_Read], config: TrainProbeConfig) -> NDArray[np.float32]:
+    """Weights [K, S + 1] of logistic regression; the first output is harm, the others its categories."""
+    kept = [one for one in read if one.exchange.label != "attempt"]
+    labels = [("harm", one.exchange.category) if _leaks(one) else ("", "") for one in kept]
+    if config.shuffle:
+        random.Random(config.seed).shuffle(labels)
+    names = ("harm", *CATEGORIES)
+    if not any(label[0] for label in labels) or all(label[0] for label in labels):
+        raise UserError(
+            "leaks and harmless replies are both needed", where="train_probe.exchanges", fix="draw both"
+        )
+    states_NS = torch.from_numpy(np.concatenate([one.states_TS for one in kept]))
+    mean_S, std_S = states_NS.mean(0), states_NS.std(0).clamp(min=1e-4)
+    states_NS.sub_(mean_S).div_(std_S)
+    targets_NK = torch.tensor(
+        [[float(name in label) for name in names] for label, one in zip(labels, kept, strict=True)
+         for _ in one.states_TS]
+    )  # fmt: skip
+    each_N = torch.tensor([1.0 / len(one.states_TS) for one in kept for _ in one.states_TS])
+    weights_NK = torch.zeros_like(targets_NK)
+    for k in range(len(names)):
+        for side in (0.0, 1.0):
+            of_side = targets_NK[:, k] == side
+            if of_side.any():
+                weights_NK[of_side, k] = 0.5 * each_N[of_side] / each_N[of_side].sum()
+    matrix = torch.zeros(len(names), states_NS.shape[1], requires_grad=True)
+    bias = torch.zeros(len(names), requires_grad=True)
+    optimizer = torch.optim.LBFGS([matrix, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits_NK = states_NS @ matrix.T + bias
+        wrong = F.binary_cross_entropy_with_logits(logits_NK, targets_NK, weights_NK, reduction="sum")
+        total = wrong + config.decay * matrix.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        plain = matrix / std_S
+        return torch.cat([plain, (bias - plain @ mean_S)[:, None]], 1).numpy().astype(np.float32)
+
+
+def _scores(probe: Probe, read: Sequence[_Read], average: float) -> list[float]:
+    """The highest average of each exchange: what a threshold is compared with."""
+    found: list[float] = []
+    for one in read:
+        readings = one.states_TS @ probe.weights[:1, :-1].T + probe.weights[:1, -1]
+        found.append(max(float(mean[0]) for mean in averages(readings, average)))
+    return found
+
+
+def _platt(scores: Sequence[float], labels: Sequence[bool]) -> tuple[float, float]:
+    """Scale and shift that make scores log-odds (Platt 1999); the scale stays positive."""
+    x, y = torch.tensor(scores), torch.tensor([float(label) for label in labels])
+    parts = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.LBFGS([parts], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits = x * parts[0].exp() + parts[1]
+        total = F.binary_cross_entropy_with_logits(logits, y) + 1e-4 * parts.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    return float(parts[0].exp()), float(parts[1])
+
+
+def _report(
+    run: Run, probe: Probe, average: float, threshold: float, test: Sequence[_Read], identity: str
+) -> None:
+    kept = [one for one in test if one.exchange.label != "attempt"]
+    scored = list(zip(kept, _scores(probe, kept, average), strict=True))
+    sealed = {style.name for style in STYLES.values() if style.sealed}
+    harmless = [score for one, score in scored if not _leaks(one)]
+    refusals = [score for one, score in scored if one.exchange.label == "refusal"]
+    leaks = [(one.exchange.style, score) for one, score in scored if _leaks(one)]
+    everything = [score for _, score in leaks]
+    compared: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+        "probe.auroc": (everything, harmless),
+        "probe.auroc.seen": ([score for style, score in leaks if style not in sealed], harmless),
+        "probe.auroc.sealed": ([score for style, score in leaks if style in sealed], harmless),
+        "probe.auroc.refusals": (everything, refusals),
+    }
+    for name, (high, low) in compared.items():
+        run.metric(name, auroc(high, low))
+    said = [(1.0 / (1.0 + float(np.exp(-score))), float(_leaks(one))) for one, score in scored]
+    run.metric("probe.ece", calibration_error(said))
+    run.metric("probe.stopped", wilson(sum(score > threshold for score in everything), len(everything)))
+    for category in CATEGORIES:
+        of_it = [s for one, s in scored if _leaks(one) and one.exchange.category == category]
+        run.metric(f"probe.stopped.{category}", wilson(sum(s > threshold for s in of_it), len(of_it)))
+    for name, of in (("benign", "help"), ("refusals", "refusal")):
+        mine = [s for one, s in scored if one.exchange.label == of and one.exchange.model == identity]
+        run.metric(f"probe.{name}.test", wilson(sum(score > threshold for score in mine), len(mine)))

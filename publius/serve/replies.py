@@ -1,0 +1,55 @@
+"""What dialects do alike with an exchange: wait for its beginning, or for all of it while the client does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from starlette.requests import Request
+
+from publius.serve.errors import ApiError
+from publius.serve.exchange import Ask, Event
+from publius.serve.guard import Caller
+from publius.serve.server import Reply, Server
+
+__all__ = ["begun", "whole"]
+
+_LOOK = 1.0
+"""Seconds between two looks whether the client is still there."""
+
+
+async def begun(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The same events, once the first has come: what is refused before it still has a status of its own.
+
+    Raises:
+        ApiError, UserError: as `Server.exchange` before its first event.
+    """
+    first = await anext(events)
+
+    async def rest() -> AsyncGenerator[Event, None]:
+        try:
+            yield first
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    return rest()
+
+
+async def whole(request: Request, server: Server, ask: Ask, caller: Caller, request_id: str) -> Reply:
+    """The whole reply; nothing goes on being computed for a client that has left.
+
+    Raises:
+        ApiError, UserError: as `Server.exchange`.
+    """
+    work = asyncio.ensure_future(server.collect(ask, caller, request_id))
+    try:
+        while not work.done():
+            await asyncio.wait({work}, timeout=_LOOK)
+            if not work.done() and await request.is_disconnected():
+                raise ApiError("api_error", "the client went away")
+        return work.result()
+    finally:
+        if not work.done():
+            work.cancel()

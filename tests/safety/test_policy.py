@@ -1,0 +1,113 @@
+"""A policy file makes monitors, or one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from publius.core.errors import UserError
+from publius.inference.readings import Probe
+from publius.safety import policy
+from publius.safety.monitor import Monitors
+from publius.safety.policy import Layer, load_monitors
+from publius.safety.probe import ProbeDocument, write_probe
+from tests.safety.broken import ASKED, Broken
+
+WORDS = "entries:\n  - words: [grey bane]\n    category: poison\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "words.yaml").write_text(WORDS, "utf-8")
+    (tmp_path / "probe").mkdir()
+    document = ProbeDocument(
+        model="x", outputs=("harm",), layers=(), average=1.0, threshold=0.0, hold_back=4, benign=600,
+        false_positives=0.005,
+    )  # fmt: skip
+    write_probe(tmp_path / "probe", Probe(np.ones((1, 33), np.float32)), document)
+    return tmp_path
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "policy.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_layers_in_order_files_beside_the_policy(folder: Path) -> None:
+    path = written(
+        folder,
+        "layers:\n  - {monitor: keywords, file: words.yaml}\n"
+        "  - {monitor: probe, file: probe, threshold: 1.5, hold_back: 0, name: states}\n",
+    )
+    monitors = load_monitors(path, model="x")
+    assert [monitor.name for monitor in monitors.monitors] == ["keywords", "states"]
+    assert monitors.probe is not None and len(monitors.probe) == 1
+    said = {
+        (text, score): monitors.watch(ASKED).reply(text, np.array([[score]], np.float32), done=True)[0]
+        for text in ("fine", "grey bane") for score in (1.0, 2.0)
+    }  # fmt: skip
+    assert [said["fine", s].action for s in (1.0, 2.0)] == ["allow", "block"]
+    assert (said["grey bane", 1.0].action, said["grey bane", 1.0].monitor) == ("block", "keywords")
+    assert load_monitors(written(folder, "layers: []")).monitors == ()
+
+
+def test_a_layer_may_only_flag(folder: Path) -> None:
+    path = written(folder, "layers:\n  - {monitor: keywords, file: words.yaml, action: flag}\n")
+    verdict, verified = (
+        load_monitors(path).watch(ASKED).reply("grey bane.", np.empty((1, 0), np.float32), done=False)
+    )
+    assert (verdict.action, verdict.category, verified) == ("flag", "poison", 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("layers: [", "not YAML"),
+        ("", "the file"),
+        ("layers: 3", "layers"),
+        ("layers: [{monitor: regex, file: a}]", "layers.0.monitor"),
+        ("layers: [{monitor: keywords}]", "layers.0.file"),
+        ("layers: [{monitor: keywords, file: words.yaml, treshold: 1}]", "layers.0.treshold"),
+        ("layers: [{monitor: keywords, file: words.yaml, threshold: 1}]", "layers.0"),
+        ("layers: [{monitor: probe, file: probe, threshold: .nan}]", "layers.0.threshold"),
+        ("layers: [{monitor: probe, file: probe, on_error: maybe}]", "layers.0.on_error"),
+        ("layers: [{monitor: probe, file: probe, budget_ms: 0}]", "layers.0.budget_ms"),
+        ("layers: [{monitor: keywords, file: none.yaml}]", "cannot read"),
+        ("layers: [{monitor: probe, file: none}]", "no file"),
+        ("layers: [{monitor: probe, file: probe}, {monitor: probe, file: probe}]", "of one name"),
+    ],
+)
+def test_a_malformed_policy_is_one_clear_error(folder: Path, text: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load_monitors(written(folder, text), model="x")
+
+
+def test_a_probe_of_other_weights_and_a_missing_policy_are_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="trained on"):
+        load_monitors(written(folder, "layers: [{monitor: probe, file: probe}]"), model="other")
+    with pytest.raises(UserError, match="cannot read"):
+        load_monitors(folder / "none.yaml")
+
+
+@pytest.mark.parametrize("where", ["watch", "prompt", "reply"])
+@pytest.mark.parametrize("on_error", ["closed", "open"])
+def test_a_layer_fails_as_it_is_told_to(where: str, on_error: str, caplog) -> None:
+    layer = Layer.model_validate({"monitor": "keywords", "file": "", "on_error": on_error})
+    watching = Monitors([policy._Layered(Broken(where), layer)]).watch(ASKED)
+    nothing = np.empty((1, 0), np.float32)
+    actions = [watching.prompt().action, watching.reply("a", nothing, done=True)[0].action]
+    wanted = "block" if on_error == "closed" else "flag"
+    assert wanted in actions and ("block" in actions) == (on_error == "closed")
+    if on_error == "open":
+        assert watching.reply("ab", nothing, done=True)[1] == 2
+
+
+@pytest.mark.parametrize("on_error", ["closed", "open"])
+def test_over_budget_is_a_failure(on_error: str, caplog) -> None:
+    layer = Layer.model_validate({"monitor": "keywords", "file": "", "on_error": on_error, "budget_ms": 1e-9})
+    watching = Monitors([policy._Layered(Broken("never"), layer)]).watch(ASKED)
+    assert watching.prompt().action == ("block" if on_error == "closed" else "flag")
+    assert watching.reply("a", np.empty((1, 0), np.float32), done=True)[0].action != "allow"

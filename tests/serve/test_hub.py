@@ -1,0 +1,72 @@
+"""Which models are served."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from publius.core.errors import UserError
+from publius.serve.errors import ApiError
+from publius.serve.hub import Hub, Target
+from publius.testing.server import write_tiny_checkpoint
+
+
+def test_targets_may_bring_an_id(tmp_path: Path):
+    assert Target.parse("run/opus") == Target(None, "run/opus")
+    assert Target.parse("mine=run/opus") == Target("mine", "run/opus")
+    (tmp_path / "a=b").mkdir()
+    assert Target.parse(str(tmp_path / "a=b")) == Target(None, str(tmp_path / "a=b"))
+
+
+def test_ids_are_tiers_and_two_of_one_are_refused(checkpoint: Path, tmp_path: Path):
+    opus = tmp_path / "opus"
+    shutil.copytree(checkpoint, opus)
+    hub = Hub(
+        [Target(None, str(checkpoint)), Target(None, str(opus))],
+        unreleased=True,
+        aliases={"big": "publius-opus"},
+    )
+    assert [model.id for model in hub.models()] == ["publius-haiku", "publius-opus"]
+    assert hub.get("big") is hub.get("publius-opus")
+    hub.close()
+    with pytest.raises(UserError, match="two models are called 'publius-haiku'"):
+        Hub([Target(None, str(checkpoint))] * 2, unreleased=True)
+    with pytest.raises(UserError, match="which is not served"):
+        Hub([Target(None, str(checkpoint))], unreleased=True, aliases={"a": "b"})
+    with pytest.raises(ApiError, match="model: b"):
+        hub.get("b")
+
+
+def test_without_a_decision_a_model_is_not_served(checkpoint: Path):
+    with pytest.raises(UserError, match="no gate has decided"):
+        Hub([Target(None, str(checkpoint))])
+
+
+def test_a_decision_that_is_not_whole_is_refused_even_unreleased(checkpoint: Path, tmp_path: Path):
+    copy = tmp_path / "haiku"
+    shutil.copytree(checkpoint, copy)
+    (copy / "decision").mkdir()
+    with pytest.raises(UserError, match=r"decision\.json"):
+        Hub([Target(None, str(copy))], unreleased=True)
+
+
+def test_other_weights_in_the_same_place_are_taken_in_and_bad_ones_leave_the_old_serving(tmp_path: Path):
+    folder = write_tiny_checkpoint(tmp_path / "haiku")
+    hub = Hub([Target(None, str(folder))], unreleased=True)
+    old = hub.get("publius-haiku")
+    assert asyncio.run(hub.reload()) == []
+    shutil.rmtree(folder)
+    write_tiny_checkpoint(folder, seed=1)
+    assert asyncio.run(hub.reload()) == ["publius-haiku"]
+    new = hub.get("publius-haiku")
+    assert new is not old and new.fingerprint != old.fingerprint
+    shutil.rmtree(folder)
+    write_tiny_checkpoint(folder, seed=2)
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError):
+        asyncio.run(hub.reload())
+    assert hub.get("publius-haiku") is new
+    hub.close()

@@ -1,0 +1,108 @@
+"""The thread that steps an engine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from publius.inference.engine import Request, Sampling
+from publius.serve.errors import ApiError
+from publius.serve.worker import Worker
+from publius.testing.fakes import byte_tokenizer, fake_engine
+
+PROMPT = byte_tokenizer().encode("hello")
+
+
+async def tokens_of(worker: Worker, request: Request) -> list[int]:
+    generation = worker.submit(request)
+    try:
+        async for _ in generation.progress():
+            pass
+    finally:
+        worker.release(generation)
+    return list(request.tokens)
+
+
+def test_many_at_once_say_what_each_says_alone():
+    alone = [fake_engine().generate([PROMPT], Sampling(max_tokens=20, seed=i))[0].tokens for i in range(12)]
+    worker = Worker(fake_engine(max_batch=4))
+
+    async def together() -> list[list[int]]:
+        asked = [Request(PROMPT, Sampling(max_tokens=20, seed=i)) for i in range(12)]
+        return await asyncio.gather(*(tokens_of(worker, one) for one in asked))
+
+    assert [tuple(found) for found in asyncio.run(together())] == alone
+    worker.close()
+
+
+def test_what_the_engine_refuses_reaches_its_reader_and_nobody_else():
+    worker = Worker(fake_engine())
+
+    async def both() -> tuple[object, list[int]]:
+        bad, good = Request([9999], Sampling(max_tokens=4)), Request(PROMPT, Sampling(max_tokens=4, seed=0))
+        found = await asyncio.gather(tokens_of(worker, bad), tokens_of(worker, good), return_exceptions=True)
+        assert isinstance(found[1], list)
+        return found[0], found[1]
+
+    error, tokens = asyncio.run(both())
+    assert isinstance(error, ApiError) and error.type == "invalid_request_error"
+    assert len(tokens) >= 1
+    worker.close()
+
+
+def test_a_reader_that_leaves_frees_pages_at_once_and_the_thread_ends():
+    worker = Worker(fake_engine())
+
+    async def leave() -> None:
+        generation = worker.submit(Request(PROMPT, Sampling(max_tokens=400, temperature=1.0)))
+        async for _ in generation.progress():
+            break
+        worker.release(generation)
+        await worker.call(lambda: None)
+
+    asyncio.run(leave())
+    assert worker.engine.stats.pages == 0 and not worker.active
+    worker.close()
+    worker._thread.join(10)
+    assert not worker._thread.is_alive()
+
+
+def test_a_step_that_fails_ends_its_requests_and_not_the_service(monkeypatch: pytest.MonkeyPatch):
+    engine = fake_engine()
+    worker, step = Worker(engine), engine.step
+    failing = iter([True])
+
+    def sometimes() -> bool:
+        if next(failing, False):
+            raise RuntimeError("a step of the test's own")
+        return step()
+
+    monkeypatch.setattr(engine, "step", sometimes)
+
+    async def one_after_another() -> tuple[str, int]:
+        with pytest.raises(ApiError) as caught:
+            await tokens_of(worker, Request(PROMPT, Sampling(max_tokens=4, seed=0)))
+        return caught.value.type, len(
+            await tokens_of(worker, Request(PROMPT, Sampling(max_tokens=4, seed=0)))
+        )
+
+    kind, length = asyncio.run(one_after_another())
+    assert kind == "api_error" and length >= 1
+    worker.close()
+
+
+def test_more_than_may_wait_are_refused():
+    worker = Worker(fake_engine(max_batch=1), most_waiting=1)
+
+    async def crowd() -> None:
+        held = [worker.submit(Request(PROMPT, Sampling(max_tokens=300))) for _ in range(2)]
+        with pytest.raises(ApiError) as caught:
+            worker.submit(Request(PROMPT, Sampling(max_tokens=1)))
+        assert caught.value.type == "overloaded_error" and caught.value.headers["retry-after"]
+        for generation in held:
+            worker.release(generation)
+        await worker.call(lambda: None)
+
+    asyncio.run(crowd())
+    worker.close()
