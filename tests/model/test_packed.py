@@ -21,7 +21,8 @@ from torch._functorch.partitioners import default_partition
 
 from publius.model import attention, packed
 from publius.model.attention import document_mask, make_biases
-from publius.model.packed import Packing, attend_blocks, attend_documents, document_blocks, row_starts
+from publius.model.packed import Packing, attend_blocks, document_blocks, row_starts
+from publius.model.varlen import attend_documents
 from publius.testing.fakes import tiny_config, tiny_model
 from publius.training.batches import starts_of
 from publius.training.twin import Twin
