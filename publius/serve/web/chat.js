@@ -2,13 +2,14 @@
 
 import { reply } from "./api.js";
 import { Conversations } from "./conversations.js";
-import { $, icon, say, toast, writing } from "./dom.js";
+import { $, icon, toast, writing } from "./dom.js";
 import { asError, beginPage, errorCard, fillPicker, models, remember, remembered, withKey } from "./page.js";
 import { Settings } from "./settings.js";
 import { Shelf } from "./shelf.js";
 import { Thread } from "./thread.js";
+import { Teller } from "./teller.js";
 import { offered, run, specs } from "./tools.js";
-import { add, begin, drop, messages, path, textOf, upTo } from "./tree.js";
+import { add, begin, drop, messages, nameOf, path, textOf, upTo } from "./tree.js";
 
 const MOST_ROUNDS = 12; // of tool calls in one turn: a model that calls for ever is stopped
 const wide = matchMedia("(min-width: 60rem)");
@@ -58,6 +59,12 @@ class Chat {
     const box = $("message");
     $("send").addEventListener("click", () => (this.#busy ? this.#stop() : this.#sendBox()));
     box.addEventListener("input", () => this.#drawSend());
+    if (!CSS.supports("field-sizing", "content")) {
+      box.addEventListener("input", () => {
+        box.style.height = "auto";
+        box.style.height = `${box.scrollHeight}px`;
+      });
+    }
     box.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
@@ -166,7 +173,7 @@ class Chat {
     this.#stop();
     const [conversation, ending] = [this.#conversation, new AbortController()];
     this.#ending = ending;
-    say("Publius is answering");
+    const teller = new Teller();
     const here = () => this.#conversation === conversation;
     for (let round = 0; round < MOST_ROUNDS && parent; round++) {
       const node = add(conversation, parent, "assistant", [], { pending: true });
@@ -176,7 +183,7 @@ class Chat {
       }
       const model = $("model").value;
       const tools = this.#settings.tools;
-      await this.#fill(conversation, node, { model, tools, signal: ending.signal });
+      await this.#fill(conversation, node, { model, tools, teller, signal: ending.signal });
       parent = await this.#runTools(conversation, node, { model, tools, signal: ending.signal });
     }
     if (this.#ending === ending) this.#ending = null;
@@ -185,11 +192,11 @@ class Chat {
       remember("open", conversation.id);
       this.#draw();
       this.#scrollDown();
-      this.#tell(path(conversation).at(-1));
+      this.#told(teller, path(conversation).at(-1));
     } else this.#list.draw();
   }
 
-  async #fill(conversation, node, { model, tools, signal }) {
+  async #fill(conversation, node, { model, tools, teller, signal }) {
     const body = { model, messages: messages(upTo(conversation, node.parent)), ...this.#settings.fields() };
     if (conversation.system.trim()) body.system = conversation.system.trim();
     if (tools.length) body.tools = specs(tools);
@@ -200,6 +207,7 @@ class Chat {
         if (this.#conversation !== conversation || !node.pending) return;
         const follow = this.#atEnd();
         this.#thread.grow(draft.content);
+        teller.grow(textOf(draft));
         if (follow) this.#scrollDown(true);
       });
     };
@@ -236,10 +244,11 @@ class Chat {
     }
   }
 
-  #tell(node) {
-    if (!node || node.role !== "assistant") return;
-    if (node.stopReason === "stopped") say("Stopped");
-    else if (!node.error) say(`Publius: ${textOf(node)}`);
+  #told(teller, node) {
+    if (node?.role !== "assistant" || node.error) return; // an error's card has spoken for itself
+    if (node.stopReason === "stopped") teller.end("", "Stopped.");
+    else if (node.stopReason === "refusal") teller.end(textOf(node), `Declined. ${node.stopDetails?.explanation ?? ""}`);
+    else teller.end(textOf(node));
   }
 
   // --- drawing
@@ -248,6 +257,7 @@ class Chat {
     const empty = path(this.#conversation).length === 0;
     document.body.classList.toggle("empty", empty);
     $("welcome").hidden = !empty;
+    document.title = empty ? "Publius" : `${nameOf(this.#conversation)} · Publius`;
     $("log").setAttribute("aria-busy", String(this.#busy));
     $("system").value = this.#conversation.system;
     this.#thread.draw(this.#conversation, this.#busy);

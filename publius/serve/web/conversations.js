@@ -63,7 +63,7 @@ export class Conversations {
     const name = nameOf(conversation);
     const item = h("li", { class: id === this.#current && "current" });
     item.append(
-      h("button", { type: "button", class: "entry", "aria-current": id === this.#current && "true", title: name, on: { click: () => this.#acts.open(id), dblclick: () => this.#rename(item, conversation) } }, name),
+      h("button", { type: "button", class: "entry", "aria-current": id === this.#current && "true", title: name, on: { click: () => this.#acts.open(id) } }, name),
       h(
         "span",
         { class: "entry-acts" },
