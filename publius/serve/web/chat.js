@@ -19,8 +19,16 @@ class Chat {
   #settings = new Settings();
   #conversation = begin();
   #ending = null; // aborts the reply that comes
-  #list = new Conversations(this.#shelf, { open: (id) => this.#open(id), gone: (id) => id === this.#conversation.id && this.#new() });
-  #thread = new Thread($("thread"), { edit: (node, text) => this.#send(text, node.parent), again: (node) => this.#answer(node.parent), retry: (node) => this.#retry(node), choose: (node) => this.#choose(node) });
+  #list = new Conversations(this.#shelf, {
+    open: (id) => this.#open(id),
+    gone: (id) => id === this.#conversation.id && this.#new(),
+  });
+  #thread = new Thread($("thread"), {
+    edit: (node, text) => this.#send(text, node.parent),
+    again: (node) => this.#answer(node.parent),
+    retry: (node) => this.#retry(node),
+    choose: (node) => this.#choose(node),
+  });
 
   async start() {
     await this.#shelf.load();
@@ -46,7 +54,9 @@ class Chat {
 
   async #changeModel() {
     remember("model", $("model").value);
-    this.#settings.toolbox = $("model").value ? await withKey(() => offered($("model").value)).catch(() => []) : [];
+    this.#settings.toolbox = $("model").value
+      ? await withKey(() => offered($("model").value)).catch(() => [])
+      : [];
   }
 
   get #busy() {
@@ -98,14 +108,26 @@ class Chat {
   }
 
   #panels() {
-    for (const [button, panel, drawing] of [["menu", "sidebar", "menu"], ["tune", "settings", "sliders"]]) {
+    for (const [button, panel, drawing] of [
+      ["menu", "sidebar", "menu"],
+      ["tune", "settings", "sliders"],
+    ]) {
       $(button).prepend(icon(drawing));
       $(button).addEventListener("click", () => this.#show(panel, $(panel).hidden));
     }
     $("close-settings").append(icon("close"));
     $("close-settings").addEventListener("click", () => this.#show("settings", false));
-    $("scrim").addEventListener("click", () => ["sidebar", "settings"].forEach((panel) => this.#show(panel, false)));
-    for (const [id, name] of [["new", "plus"], ["think", "thought"], ["tools", "tool"], ["export-all", "down"], ["latest", "down"]]) $(id).prepend(icon(name));
+    $("scrim").addEventListener("click", () =>
+      ["sidebar", "settings"].forEach((panel) => this.#show(panel, false)),
+    );
+    for (const [id, name] of [
+      ["new", "plus"],
+      ["think", "thought"],
+      ["tools", "tool"],
+      ["export-all", "down"],
+      ["latest", "down"],
+    ])
+      $(id).prepend(icon(name));
     this.#show("sidebar", wide.matches && remembered("sidebar", true));
     this.#show("settings", wide.matches && remembered("panel", false));
   }
@@ -190,8 +212,9 @@ class Chat {
     await this.#shelf.keep(conversation);
     if (here()) {
       remember("open", conversation.id);
+      const follow = this.#atEnd();
       this.#draw();
-      this.#scrollDown();
+      this.#scrollDown(follow);
       this.#told(teller, path(conversation).at(-1));
     } else this.#list.draw();
   }
@@ -226,13 +249,20 @@ class Chat {
   }
 
   #settle(node, draft) {
-    Object.assign(node, { content: draft.kept(), model: draft.model || $("model").value, stopReason: draft.stopReason, stopDetails: draft.stopDetails, requestId: draft.requestId });
+    Object.assign(node, {
+      content: draft.kept(),
+      model: draft.model || $("model").value,
+      stopReason: draft.stopReason,
+      stopDetails: draft.stopDetails,
+      requestId: draft.requestId,
+    });
     if (draft.done) Object.assign(node, { usage: draft.usage, speed: draft.speed });
   }
 
   /** Run the calls of a reply; gives the node to go on from, null when the turn is over. */
   async #runTools(conversation, node, { model, tools, signal }) {
-    const calls = node.stopReason === "tool_use" ? node.content.filter((block) => block.type === "tool_use") : [];
+    const calls =
+      node.stopReason === "tool_use" ? node.content.filter((block) => block.type === "tool_use") : [];
     if (!calls.length) return null;
     try {
       const results = await Promise.all(calls.map((call) => run(call, tools, model, signal)));
@@ -247,7 +277,8 @@ class Chat {
   #told(teller, node) {
     if (node?.role !== "assistant" || node.error) return; // an error's card has spoken for itself
     if (node.stopReason === "stopped") teller.end("", "Stopped.");
-    else if (node.stopReason === "refusal") teller.end(textOf(node), `Declined. ${node.stopDetails?.explanation ?? ""}`);
+    else if (node.stopReason === "refusal")
+      teller.end(textOf(node), `Declined. ${node.stopDetails?.explanation ?? ""}`);
     else teller.end(textOf(node));
   }
 
@@ -269,7 +300,8 @@ class Chat {
   #drawSend() {
     const label = this.#busy ? "Stop" : "Send";
     const button = $("send");
-    if (button.getAttribute("aria-label") !== label) button.replaceChildren(icon(this.#busy ? "stop" : "send"));
+    if (button.getAttribute("aria-label") !== label)
+      button.replaceChildren(icon(this.#busy ? "stop" : "send"));
     button.setAttribute("aria-label", label);
     button.title = this.#busy ? "Stop (Esc)" : "Send (Enter)";
     button.disabled = !this.#busy && !($("message").value.trim() && $("model").value);
