@@ -11,6 +11,8 @@ import typer
 from publius.cli.base import Home, app
 from publius.core.device import pick_device
 from publius.core.errors import UserError
+from publius.safety.monitor import Monitors
+from publius.safety.policy import load_monitors
 from publius.serve.config import ServeConfig
 from publius.serve.hub import Target
 from publius.serve.run import build
@@ -50,10 +52,16 @@ def serve(
     ] = False,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Replies written at once by each model.")] = 64,
     queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait beyond that.")] = 512,
+    monitors: Annotated[
+        Path | None, typer.Option("--monitors", metavar="POLICY", help="Layers that look at every exchange.")
+    ] = None,
     aws_key: Annotated[
         list[str] | None,
         typer.Option("--aws-key", metavar="ID=SECRET", envvar="PUBLIUS_AWS_KEYS", help="Of AWS clients."),
     ] = None,
+    aws_unverified: Annotated[
+        bool, typer.Option("--aws-unverified", help="Let signatures of AWS keys not given here pass.")
+    ] = False,
     compare_prompts: Annotated[
         str, typer.Option("--compare-prompts", help="JSONL of prompts for the compare page.")
     ] = "",
@@ -67,12 +75,13 @@ def serve(
     key = os.environ.get("PUBLIUS_API_KEY") or None
     config = ServeConfig(
         host=host, port=port, store=store, unreleased=unreleased, strict_versions=strict_versions, rows=rows,
-        most_waiting=queue, aws_keys=_pairs(aws_key, "--aws-key"), compare_prompts=compare_prompts,
+        most_waiting=queue, aws_keys=_pairs(aws_key, "--aws-key"), aws_unverified=aws_unverified, compare_prompts=compare_prompts,
         log_content=log_content,
     )  # fmt: skip
     certificate = certificate_files(tls_certificate, tls_key, tls_self_signed, host, home)
     server = build(
         config, [Target.parse(one) for one in models], home=home, aliases=_pairs(alias, "--alias"), key=key,
+        monitors=lambda _, weights: load_monitors(monitors, model=weights) if monitors else Monitors(),
         device=str(pick_device(device)),
     )  # fmt: skip
     run_server(server, certificate=certificate, key=key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from publius.inference.engine import Engine
 from publius.model.checkpoint import Checkpoint
 from publius.release.gate import Release
 from publius.release.locate import locate
+from publius.safety.monitor import Monitors
 from publius.serve.errors import ApiError
 from publius.serve.worker import Worker
 from publius.tokenizer.renderer import Renderer
@@ -55,6 +56,8 @@ class ServedModel:
     engine: Engine
     renderer: Renderer
     worker: Worker
+    monitors: Monitors
+    """What looks at its exchanges; a probe reads the states of these weights and no others."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -76,6 +79,7 @@ class Hub:
         aliases: further name -> id.
         unreleased: serve models that no gate has allowed.
         rows, most_waiting: of each model, as `ServeConfig`.
+        monitors: what looks at the exchanges of a model, by its id and the fingerprint of its weights.
         device: where the models run.
 
     Raises:
@@ -92,8 +96,10 @@ class Hub:
         unreleased: bool = False,
         rows: int = 64,
         most_waiting: int = 512,
+        monitors: Callable[[str, str], Monitors] = lambda id, fingerprint: Monitors(),
         device: str = "cpu",
     ) -> None:
+        self._monitors = monitors
         self._targets, self._home, self._unreleased = list(targets), home, unreleased
         self._rows, self._most_waiting, self._device = rows, most_waiting, device
         self._aliases = dict(aliases or {})
@@ -174,22 +180,24 @@ class Hub:
                 where=str(found.checkpoint),
                 fix="serve a run's release, or add --unreleased (this machine only)",
             )
+        model, weights = target.id or _tier_id(target.name), fingerprint(checkpoint)
+        monitors = self._monitors(model, weights)
         tokenizer = checkpoint.tokenizer()
         engine = Engine(
             checkpoint.load(device=self._device), tokenizer, max_batch=self._rows, device=self._device
         )
-        model = target.id or _tier_id(target.name)
         return ServedModel(
             id=model,
             aliases=tuple(alias for alias, name in self._aliases.items() if name == model),
             created=int((found.checkpoint / "config.json").stat().st_mtime),
-            fingerprint=fingerprint(checkpoint),
+            fingerprint=weights,
             path=found.checkpoint,
             world=found.world,
             released=released,
             engine=engine,
             renderer=Renderer(tokenizer),
             worker=Worker(engine, most_waiting=self._most_waiting),
+            monitors=monitors,
         )
 
 

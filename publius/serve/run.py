@@ -40,13 +40,14 @@ def build(
     home: Path = Path(),
     aliases: dict[str, str] | None = None,
     key: str | None = None,
-    monitors: Monitors | None = None,
+    monitors: Callable[[str, str], Monitors] = lambda id, fingerprint: Monitors(),
     device: str = "cpu",
 ) -> Server:
     """Load the models and open the store.
 
     Args:
         key: one that may do everything, beside those of the store.
+        monitors: as `Hub`.
 
     Raises:
         UserError: as `Hub` and `Store.open`; and for what would be open to other machines: models without a
@@ -69,9 +70,9 @@ def build(
         )
     hub = Hub(
         targets, home=home, aliases=aliases, unreleased=config.unreleased, rows=config.rows,
-        most_waiting=config.most_waiting, device=device,
+        most_waiting=config.most_waiting, monitors=monitors, device=device,
     )  # fmt: skip
-    return Server(config, hub, store, Guard(store, key=key, open=opened), monitors)
+    return Server(config, hub, store, Guard(store, key=key, open=opened))
 
 
 def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: str | None = None) -> None:

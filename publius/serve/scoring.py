@@ -31,9 +31,9 @@ async def read_text(
     most = model.context - 1
     if len(text) > most:
         raise ApiError("invalid_request_error", f"prompt is too long: {len(text)} tokens > {most} maximum")
-    if server.monitors.monitors:
+    if model.monitors.monitors:
         asked = Conversation(messages=(user(model.tokenizer.decode(text)),))
-        if server.monitors.watch(asked).prompt().action == "block":
+        if model.monitors.watch(asked).prompt().action == "block":
             return [Scored(token, None) for token in text]
     reading = Reading(text, alternatives)
     reading.request.deadline = time.monotonic() + server.config.timeout

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from publius.core.messages import ThinkingBlock
 from publius.inference.engine import Request, Sampling
 from publius.inference.guide import thinking_open
-from publius.safety.monitor import Monitors
 from publius.serve.blocks import BlockReader, Part
 from publius.serve.config import ServeConfig
 from publius.serve.errors import ApiError
@@ -49,14 +48,11 @@ class Server:
     """What endpoints share, at `request.app.state.server`.
 
     Args:
-        config, hub, store, guard, monitors: its parts.
+        config, hub, store, guard: its parts.
     """
 
-    def __init__(
-        self, config: ServeConfig, hub: Hub, store: Store, guard: Guard, monitors: Monitors | None = None
-    ) -> None:
+    def __init__(self, config: ServeConfig, hub: Hub, store: Store, guard: Guard) -> None:
         self.config, self.hub, self.store, self.guard = config, hub, store, guard
-        self.monitors = monitors or Monitors()
         self.metrics = Metrics(hub)
         self.secret = store.secret()
         self.draining = False
@@ -92,7 +88,7 @@ class Server:
         checked(model, ids)
         self.refuse_if_draining()
         turn = Turn(model, ask, caller, request_id, began, len(ids), marked(model, ask, ids), self.secret)
-        watching = self.monitors.watch(as_read(model, ask)) if self.monitors.monitors else None
+        watching = model.monitors.watch(as_read(model, ask)) if model.monitors.monitors else None
         verdict = watching.prompt() if watching is not None else None
         if verdict is not None and verdict.action == "block":
             yield Began(turn.usage())
@@ -103,7 +99,7 @@ class Server:
             request = Request(ids, Sampling(), targets={}, priority=ask.priority)
         else:
             request = Request(ids, sampling_of(model, ask, ids), stream=ask.stream, priority=ask.priority)
-            request.probe = self.monitors.probe
+            request.probe = model.monitors.probe
         request.deadline = began + self.config.timeout
         generation = model.worker.submit(request)
         turn.request = request

@@ -26,7 +26,7 @@ from publius.core.errors import UserError
 from publius.model.checkpoint import save_checkpoint
 from publius.testing.fakes import byte_tokenizer, tiny_model
 
-__all__ = ["Answer", "RunningServer", "served", "write_tiny_checkpoint"]
+__all__ = ["Answer", "RunningServer", "free_port", "served", "start_server", "write_tiny_checkpoint"]
 
 _PRINTABLE = frozenset(bytes([byte]) for byte in range(0x20, 0x7F))
 _SURE = 40.0
@@ -178,10 +178,8 @@ def served(
     Raises:
         UserError: when it does not become ready.
     """
-    with tempfile.TemporaryDirectory(prefix="publius-served-") as own, contextlib.ExitStack() as stack:
-        at = Path(own) if folder is None else folder
-        at.mkdir(parents=True, exist_ok=True)
-        server = _start(models, options, key, at, environment or {}, stack)
+    with tempfile.TemporaryDirectory(prefix="publius-served-") as own:
+        server = start_server(models, options, key, folder or Path(own), environment or {})
         try:
             server.wait_ready(seconds)
             found = server.ask("GET", "/v1/models").json()["data"]
@@ -196,21 +194,23 @@ def served(
                 server.kill()
 
 
-def _start(
+def start_server(
     models: Sequence[str | Path],
     options: Sequence[str],
     key: str,
     folder: Path,
     environment: Mapping[str, str],
-    stack: contextlib.ExitStack,
 ) -> RunningServer:
-    port = free_port()
-    log = folder / "server.log"
+    """As `served`, without waiting for it to answer; ending it is the caller's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, log = free_port(), folder / "server.log"
     env = {**os.environ, **environment}
     env.pop("PUBLIUS_API_KEY", None)
     if key:
         env["PUBLIUS_API_KEY"] = key
     command = [sys.executable, "-m", "publius.cli", "serve", *map(str, models), "--port", str(port), *options]
-    out = stack.enter_context(log.open("ab"))
-    process = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    with log.open("ab") as out:  # the process has its own
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
     return RunningServer(port, key, process, log)

@@ -40,7 +40,12 @@ class Spoken:
         config = ServeConfig(unreleased=True, store=f"sqlite:///{home / 'serve.db'}", **settings)
         targets = [Target("publius-haiku", str(checkpoint))]
         self.server = build(
-            config, targets, home=home, aliases={"claude-test": "publius-haiku"}, key=key, monitors=monitors
+            config,
+            targets,
+            home=home,
+            aliases={"claude-test": "publius-haiku"},
+            key=key,
+            monitors=lambda *_: monitors or Monitors(),
         )
         self.app = create_app(self.server)
         self._loop = asyncio.new_event_loop()
