@@ -36,8 +36,9 @@ class Real(NamedTuple):
     key: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """One for each file: while it is open its event loop counts as running, and others' tests need theirs."""
     if not CHROMIUM.exists():
         pytest.skip(f"no browser at {CHROMIUM}")
     with sync_playwright() as play:
