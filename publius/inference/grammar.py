@@ -27,6 +27,10 @@ _MULTIPLES = 10_000
 """Largest common multiple a schema may ask for: its automaton has as many states."""
 
 
+_CRASHES = range(-(2**63) - 1024, -(2**63) + 513)
+"""Numbers that round to the least of 64 bits: llguidance 1.9 ends the whole process on one of them."""
+
+
 @dataclass(frozen=True)
 class Grammar:
     """What a reply must match. Made by `json_schema`, `regex` or `lark`, and put in its place by `placed`.
@@ -114,12 +118,15 @@ def schema_text(schema: Mapping[str, Any], where: str, *, whitespace: bool = Fal
     # In place of its own options: a schema from outside must not have what is not supported left out.
     options = {"whitespace_flexible": whitespace}
     try:
+        crashes = next(_crashing(schema), None)
         text = json.dumps({**schema, "x-guidance": options}, allow_nan=False)
         steps = math.lcm(*_multiples(schema))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"a schema is not JSON: {error}", where=where, fix="use objects, arrays, texts and finite numbers"
         ) from error
+    if crashes is not None:
+        raise UserError(f"a schema holds the number {crashes}", where=where, fix="stay above -2**63 + 512")
     if steps > _MULTIPLES:
         raise UserError(
             f"multipleOf asks for multiples of {steps}",
@@ -127,6 +134,17 @@ def schema_text(schema: Mapping[str, Any], where: str, *, whitespace: bool = Fal
             fix=f"stay at {_MULTIPLES} or less in all, factors of 2 and 5 not counted",
         )
     return text
+
+
+def _crashing(node: Any) -> Iterator[int | float]:
+    """Numbers in a schema that must not be read."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for value in node:
+            yield from _crashing(value)
+    elif isinstance(node, int | float) and _CRASHES[0] <= node <= _CRASHES[-1]:
+        yield node
 
 
 def _multiples(node: Any) -> Iterator[int]:
