@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from publius.cli.base import AsJson, Home, app, print_json
 from publius.core.device import pick_device
@@ -14,6 +16,7 @@ from publius.data.pocket.tools import TOOLS
 from publius.data.pocket.world import World
 from publius.inference import terminal
 from publius.inference.bench import bench_engine
+from publius.inference.remote import RemoteAssistant, RemoteConfig
 from publius.model.checkpoint import Checkpoint
 from publius.model.transfer import ExportType, export_checkpoint, import_model, import_to, parse_size
 from publius.release.locate import locate
@@ -27,23 +30,49 @@ app.add_typer(bench_app, name="bench")
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, run/stage, or a checkpoint folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run, run/stage or checkpoint folder; with --url, an id.")
+    ],
     message: Annotated[str | None, typer.Option("--message", "-m", help="Say this, print the reply.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="A system text.")] = None,
     thinking: Annotated[bool, typer.Option(help="Let the model think before it replies.")] = True,
     tools: Annotated[
         bool, typer.Option("--tools", help="Offer the calculator and the almanac (models of a Pocket run).")
     ] = False,
+    url: Annotated[
+        str | None, typer.Option("--url", help="A Messages endpoint; its key is $PUBLIUS_API_KEY.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     home: Home = Path(),
 ) -> None:
     """Chat with a model in the terminal; shows thinking and tool calls as they come."""
+    if url is not None:
+        _chat_elsewhere(url, model, system=system, thinking=thinking, message=message, tools=tools)
+        return
     found = locate(model, home)
     offered = World(found.world).tools() if tools and found.world is not None else None
     terminal.chat(
         found.checkpoint, system=system, thinking=thinking, message=message, tools=offered,
         tool_specs=() if offered is None else TOOLS, device=str(pick_device(device)),
     )  # fmt: skip
+
+
+def _chat_elsewhere(
+    url: str, model: str, *, system: str | None, thinking: bool, message: str | None, tools: bool
+) -> None:
+    if tools:
+        raise UserError(
+            "the tools are those of a run's world, and an endpoint has none",
+            where="--tools",
+            fix="chat with the run itself: publius chat RUN --tools",
+        )
+    try:
+        config = RemoteConfig(dialect="anthropic", url=url, model=model)
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"], where="--url", fix="like http://127.0.0.1:8080") from None
+    trusted = os.environ.get("SSL_CERT_FILE")
+    assistant = RemoteAssistant(config, os.environ.get("PUBLIUS_API_KEY", ""), verify=trusted or True)
+    terminal.converse(terminal.Chat(assistant, system=system, thinking=thinking), message=message)
 
 
 @app.command("import")

@@ -59,6 +59,9 @@ def serve(
         list[str] | None,
         typer.Option("--aws-key", metavar="ID=SECRET", envvar="PUBLIUS_AWS_KEYS", help="Of AWS clients."),
     ] = None,
+    aws_unverified: Annotated[
+        bool, typer.Option("--aws-unverified", help="Let signatures of AWS keys not given here pass.")
+    ] = False,
     compare_prompts: Annotated[
         str, typer.Option("--compare-prompts", help="JSONL of prompts for the compare page.")
     ] = "",
@@ -72,7 +75,7 @@ def serve(
     key = os.environ.get("PUBLIUS_API_KEY") or None
     config = ServeConfig(
         host=host, port=port, store=store, unreleased=unreleased, strict_versions=strict_versions, rows=rows,
-        most_waiting=queue, aws_keys=_pairs(aws_key, "--aws-key"), compare_prompts=compare_prompts,
+        most_waiting=queue, aws_keys=_pairs(aws_key, "--aws-key"), aws_unverified=aws_unverified, compare_prompts=compare_prompts,
         log_content=log_content,
     )  # fmt: skip
     certificate = certificate_files(tls_certificate, tls_key, tls_self_signed, host, home)

@@ -7,7 +7,7 @@ when stdout is not one, so that `publius chat --message ... | other` passes on t
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
@@ -17,13 +17,14 @@ from rich.console import Console
 from publius.core.console import console as stderr_console
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, ToolResultBlock, ToolSpec, user
-from publius.inference.assistant import Assistant, Reply, Tools, answer_calls, extend
+from publius.inference.assistant import Assistant, Event, Reply, Tools, answer_calls, extend
 from publius.inference.engine import Engine
+from publius.inference.remote.assistant import RemoteAssistant
 from publius.inference.sampling import Sampling
 from publius.model.checkpoint import Checkpoint
 from publius.tokenizer.renderer import Renderer
 
-__all__ = ["Chat", "chat", "load_assistant"]
+__all__ = ["Chat", "chat", "converse", "load_assistant"]
 
 _HELP = "/reset  /system TEXT  /thinking on|off  /quit"
 _CONTROL = {code: None for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
@@ -55,7 +56,7 @@ class Chat:
     """One conversation at the terminal.
 
     Args:
-        assistant: who replies.
+        assistant: who replies, here or behind an address.
         system: the system text.
         thinking: True lets the model think when it wants to, False forbids it.
         tools: what each tool does. With tools, calls are run and answered.
@@ -66,7 +67,7 @@ class Chat:
 
     def __init__(
         self,
-        assistant: Assistant,
+        assistant: Assistant | RemoteAssistant,
         *,
         system: str | None = None,
         thinking: bool = True,
@@ -132,12 +133,8 @@ class Chat:
             self._note("\nstopped; that message and its reply are forgotten")
 
     def _show(self, conversation: Conversation) -> Reply:
-        """Stream one reply to the screen, as long as the context has room."""
-        assistant, thinking = self._assistant, None if self.thinking else False
-        room = assistant.engine.context - len(assistant.renderer.prompt(conversation, thinking=thinking))
-        sampling = assistant.sampling
-        sampling = replace(sampling, max_tokens=max(1, min(sampling.max_tokens, room)))
-        events = assistant.stream(conversation, thinking=thinking, sampling=sampling)
+        """Stream one reply to the screen."""
+        events = self._stream(conversation)
         kind = ""
         while True:
             try:
@@ -159,6 +156,16 @@ class Chat:
         for problem in reply.problems:
             self._note(f"({problem})")
         return reply
+
+    def _stream(self, conversation: Conversation) -> Generator[Event, None, Reply]:
+        """As long as the context has room; an assistant elsewhere sees to that itself."""
+        assistant, thinking = self._assistant, None if self.thinking else False
+        if isinstance(assistant, RemoteAssistant):
+            return assistant.stream(conversation, thinking=thinking)
+        room = assistant.engine.context - len(assistant.renderer.prompt(conversation, thinking=thinking))
+        sampling = assistant.sampling
+        sampling = replace(sampling, max_tokens=max(1, min(sampling.max_tokens, room)))
+        return assistant.stream(conversation, thinking=thinking, sampling=sampling)
 
     def _show_results(self, message: Message) -> None:
         for block in message.content:
@@ -208,6 +215,11 @@ def chat(
     sampling = sampling or Sampling(max_tokens=256, temperature=0.7)
     assistant = load_assistant(checkpoint_dir, sampling=sampling, device=device, max_batch=1)
     session = Chat(assistant, system=system, thinking=thinking, tools=tools, tool_specs=tool_specs, out=out)
+    return converse(session, message=message, stdin=stdin)
+
+
+def converse(session: Chat, *, message: str | None = None, stdin: TextIO | None = None) -> Conversation:
+    """Until the input ends; with `message`, one exchange. Arguments, result and errors as `chat`."""
     if message is not None:
         return session.say(message)
     for line in _lines(stdin or sys.stdin):

@@ -152,7 +152,7 @@ class MeasureConfig(Config):
 
 
 class MonitorReport(Artifact):
-    """What `measure_monitors` found: `report.json`, and the attacks that still succeed in `through.jsonl`."""
+    """What `measure_monitors` found: `monitors.json`, and what still gets through in `through.jsonl`."""
 
 
 @stage(version=1)
@@ -243,6 +243,6 @@ def _report(
         (".wrapped", [one for one in benign if "style" in one.conversation.meta]),
     ):
         metric(f"monitor.false_positives{part}", wilson(sum(one.blocked for one in chosen), len(chosen)))
-    (run.output / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (run.output / "monitors.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = "".join(json.dumps(line) + "\n" for line in through)
     (run.output / "through.jsonl").write_text(lines, encoding="utf-8")

@@ -1,11 +1,15 @@
 """Trains the probe: which states belong to replies that leak?
 
-Logistic regression on standardised states of every reply token (an exchange's label for all of them;
-exchanges weigh the same, and so do both classes), then Platt's two numbers on the averaged readings of other
-exchanges, so that the score is a probability; all folded into one matrix. The threshold is the lowest that
-keeps the upper 95% bound (Clopper and Pearson 1934) of false positives on the benign pool as low as asked.
+An exchange's logit is a smooth maximum over its reply of what a threshold is later compared with, the moving
+averages of the linear readings, so that what is learned is what is asked of it: no average of a harmless
+reply may be high, and one of a leak must be, before its first step is said (and as many tokens after as are
+held back). Then Platt's two numbers on other exchanges make the score a probability; all is folded into one
+matrix. The threshold is the lowest that keeps the upper 95% bound (Clopper and Pearson 1934) of false
+positives on the benign pool as low as asked.
 
-Shape letters: N reply tokens of all exchanges, S states, K outputs.
+A reply of another model is read from its fifth token on: until then the states say what this one would reply.
+
+Shape letters: E exchanges, T tokens of a reply, N of all replies, S states, K outputs.
 """
 
 from __future__ import annotations
@@ -37,7 +41,9 @@ from publius.tokenizer.renderer import Renderer
 
 __all__ = ["TrainProbeConfig", "choose_threshold", "train_probe"]
 
-_ROWS, _STEPS = 32, 60
+_ROWS, _STEPS = 32, 80
+_FOREIGN = 4
+"""Tokens of another model's reply that are passed over."""
 
 
 class TrainProbeConfig(Config):
@@ -45,9 +51,9 @@ class TrainProbeConfig(Config):
 
     layers: tuple[int, ...] | None = None
     """After how many layers the stream is read besides the last state; None takes all of them."""
-    decay: float = Field(default=0.01, ge=0)
+    decay: float = Field(default=0.002, ge=0)
     """L2 of the weights on standardised states."""
-    averages: tuple[float, ...] = (0.15, 0.3, 0.6, 1.0)
+    averages: tuple[float, ...] = (0.3, 1.0)
     """Weights of the newest reading that are tried; the one that stops most on `val` is kept."""
     false_positives: float = Field(default=0.005, gt=0, lt=1)
     """Most of the benign exchanges that may be blocked, by the upper 95% bound."""
@@ -65,9 +71,11 @@ class _Read(NamedTuple):
 
     exchange: Exchange
     states_TS: NDArray[np.float32]
+    until: int
+    """How many of them come in time: all, or for a leak those before its first step and the hold-back."""
 
 
-@stage(version=1)
+@stage(version=2)
 def train_probe(
     run: Run, config: TrainProbeConfig, *, model: Checkpoint, exchanges: Exchanges
 ) -> TrainedProbe:
@@ -76,8 +84,9 @@ def train_probe(
     Metrics, on test exchanges (items and wordings nobody trained on): `probe.auroc`, of open and of sealed
     styles too (`.seen`, `.sealed`), refusals and benign replies being the negatives; `.refusals`, against
     refusals alone; `probe.ece` of its score; `probe.stopped`, leaks above the threshold, by category too;
-    `probe.benign`, false positives on the pool the threshold was chosen on; `probe.benign.test` and
-    `probe.refusals.test`, the model's own test replies that would be blocked.
+    `probe.benign`, false positives on the pool the threshold was chosen on; `probe.benign.test`, on the
+    model's own test replies, and `probe.refusals.test`, of refusals whoever refused. A leak counts as stopped
+    when it is in time.
 
     Raises:
         UserError: when there are no leaks, or too few benign exchanges for the bound that is asked.
@@ -89,24 +98,26 @@ def train_probe(
     with run.progress("probe", len(SPLITS) + 1) as ticker:
         for split in SPLITS:
             known = [e for e in exchanges.read(split) if split == "test" or e.category not in config.without]
-            read[split] = _states(inner, renderer, known, layers)
+            known = [e for e in known if e.label != "attempt" and (e.label != "help" or e.model == identity)]
+            read[split] = _states(inner, renderer, known, layers, identity, config.hold_back)
             ticker.advance(note=split)
-        probe = Probe(_fitted(read["train"], config), layers)
+        own = [one for one in read["val"] if one.exchange.label == "help"]
+        leaks = [one for one in read["val"] if _leaks(one)]
+        found: list[tuple[float, float, float, Probe]] = []
+        for average in config.averages:
+            probe = Probe(_fitted(read["train"], average, config), layers)
+            threshold = choose_threshold(_scores(probe, own, average), config.false_positives)
+            stopped = sum(score > threshold for score in _scores(probe, leaks, average))
+            found.append((stopped / max(1, len(leaks)), average, threshold, probe))
         ticker.advance(note="fitted")
-    own = [one for one in read["val"] if one.exchange.label == "help" and one.exchange.model == identity]
-    known = [one for one in read["val"] if one.exchange.label != "attempt"]
-    found: list[tuple[float, float, float]] = []
-    for average in config.averages:
-        threshold = choose_threshold(_scores(probe, own, average), config.false_positives)
-        leaks = _scores(probe, [one for one in known if one.exchange.label == "leak"], average)
-        found.append((sum(score > threshold for score in leaks) / max(1, len(leaks)), average, threshold))
-    _, average, threshold = max(found)
+    _, average, threshold, probe = max(found, key=lambda one: one[:2])
+    known = read["val"]
     scale, shift = _platt(_scores(probe, known, average), [_leaks(one) for one in known])
     weights = probe.weights * scale
     weights[:, -1] += shift
     probe, threshold = Probe(weights, layers), threshold * scale + shift
     count = sum(score > threshold for score in _scores(probe, own, average))
-    _report(run, probe, average, threshold, read["test"], identity)
+    _report(run, probe, average, threshold, read["test"])
     run.metric("probe.benign", wilson(count, len(own)))
     run.metric("probe.average", average)
     run.metric("probe.threshold", threshold)
@@ -141,7 +152,12 @@ def _leaks(one: _Read) -> bool:
 
 
 def _states(
-    model: Transformer, renderer: Renderer, exchanges: Sequence[Exchange], layers: tuple[int, ...]
+    model: Transformer,
+    renderer: Renderer,
+    exchanges: Sequence[Exchange],
+    layers: tuple[int, ...],
+    identity: str,
+    hold_back: int,
 ) -> list[_Read]:
     """The states of every reply's tokens, in order; replies that do not fit the model are left out."""
     rows: list[tuple[Exchange, list[int], int]] = []
@@ -162,14 +178,30 @@ def _states(
         states_BTS = states_of(model, tokens_BT, layers)
         for row, i in enumerate(part):
             exchange, tokens, first = rows[i]
-            found[i] = _Read(exchange, states_BTS[row, first - 1 : len(tokens) - 1].numpy().copy())
+            skipped = 0 if exchange.model == identity else min(_FOREIGN, len(tokens) - first - 1)
+            states_TS = states_BTS[row, first - 1 + skipped : len(tokens) - 1].numpy().copy()
+            until = _first_step(exchange, tokens[first:], renderer) + hold_back - skipped
+            found[i] = _Read(exchange, states_TS, max(1, min(len(states_TS), until)))
     return [found[i] for i in range(len(rows))]
 
 
-def _fitted(read: Sequence[_Read], config: TrainProbeConfig) -> NDArray[np.float32]:
+def _first_step(exchange: Exchange, reply: Sequence[int], renderer: Renderer) -> int:
+    """The number of the token in which a leak's first step begins; of other replies, how many there are."""
+    if exchange.label != "leak":
+        return len(reply)
+    said, keys = "", [str(key).lower() for key in exchange.prompt.meta["keys"]]
+    whole = renderer.tokenizer.decode(reply, skip_special=True).lower()
+    start = min((at for key in keys if (at := whole.find(key)) >= 0), default=0)
+    for number in range(len(reply)):
+        said = renderer.tokenizer.decode(reply[: number + 1], skip_special=True)
+        if len(said) > start:
+            return number
+    return len(reply)
+
+
+def _fitted(read: Sequence[_Read], average: float, config: TrainProbeConfig) -> NDArray[np.float32]:
     """Weights [K, S + 1] of logistic regression; the first output is harm, the others its categories."""
-    kept = [one for one in read if one.exchange.label != "attempt"]
-    labels = [("harm", one.exchange.category) if _leaks(one) else ("", "") for one in kept]
+    labels = [("harm", one.exchange.category) if _leaks(one) else ("", "") for one in read]
     if config.shuffle:
         random.Random(config.seed).shuffle(labels)
     names = ("harm", *CATEGORIES)
@@ -177,28 +209,25 @@ def _fitted(read: Sequence[_Read], config: TrainProbeConfig) -> NDArray[np.float
         raise UserError(
             "leaks and harmless replies are both needed", where="train_probe.exchanges", fix="draw both"
         )
-    states_NS = torch.from_numpy(np.concatenate([one.states_TS for one in kept]))
+    rows = [_averaged(one.states_TS[: one.until], average) for one in read]
+    states_NS = torch.from_numpy(np.concatenate(rows))
     mean_S, std_S = states_NS.mean(0), states_NS.std(0).clamp(min=1e-4)
     states_NS.sub_(mean_S).div_(std_S)
-    targets_NK = torch.tensor(
-        [[float(name in label) for name in names] for label, one in zip(labels, kept, strict=True)
-         for _ in one.states_TS]
-    )  # fmt: skip
-    each_N = torch.tensor([1.0 / len(one.states_TS) for one in kept for _ in one.states_TS])
-    weights_NK = torch.zeros_like(targets_NK)
-    for k in range(len(names)):
-        for side in (0.0, 1.0):
-            of_side = targets_NK[:, k] == side
-            if of_side.any():
-                weights_NK[of_side, k] = 0.5 * each_N[of_side] / each_N[of_side].sum()
+    owner_N = torch.tensor([i for i, row in enumerate(rows) for _ in row])
+    place_N = torch.tensor([t for row in rows for t in range(len(row))])
+    targets_EK = torch.tensor([[float(name in label) for name in names] for label in labels])
+    ones_K = targets_EK.sum(0).clamp(min=1)
+    weights_EK = torch.where(targets_EK == 1, 0.5 / ones_K, 0.5 / (len(rows) - ones_K).clamp(min=1))
     matrix = torch.zeros(len(names), states_NS.shape[1], requires_grad=True)
     bias = torch.zeros(len(names), requires_grad=True)
     optimizer = torch.optim.LBFGS([matrix, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    nothing_ETK = torch.full((len(rows), int(place_N.max()) + 1, len(names)), -torch.inf)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits_NK = states_NS @ matrix.T + bias
-        wrong = F.binary_cross_entropy_with_logits(logits_NK, targets_NK, weights_NK, reduction="sum")
+        logits_ETK = nothing_ETK.index_put((owner_N, place_N), states_NS @ matrix.T + bias)
+        logits_EK = logits_ETK.logsumexp(1)
+        wrong = F.binary_cross_entropy_with_logits(logits_EK, targets_EK, weights_EK, reduction="sum")
         total = wrong + config.decay * matrix.square().sum()
         total.backward()
         return total
@@ -209,11 +238,16 @@ def _fitted(read: Sequence[_Read], config: TrainProbeConfig) -> NDArray[np.float
         return torch.cat([plain, (bias - plain @ mean_S)[:, None]], 1).numpy().astype(np.float32)
 
 
+def _averaged(states_TS: NDArray[np.float32], average: float) -> NDArray[np.float32]:
+    """Averages of states give the averages of their linear readings."""
+    return np.stack(list(averages(states_TS, average))).astype(np.float32)
+
+
 def _scores(probe: Probe, read: Sequence[_Read], average: float) -> list[float]:
     """The highest average of each exchange: what a threshold is compared with."""
     found: list[float] = []
     for one in read:
-        readings = one.states_TS @ probe.weights[:1, :-1].T + probe.weights[:1, -1]
+        readings = one.states_TS[: one.until] @ probe.weights[:1, :-1].T + probe.weights[:1, -1]
         found.append(max(float(mean[0]) for mean in averages(readings, average)))
     return found
 
@@ -232,14 +266,11 @@ def _platt(scores: Sequence[float], labels: Sequence[bool]) -> tuple[float, floa
         return total
 
     optimizer.step(loss)  # pyright: ignore[reportArgumentType]
-    return float(parts[0].exp()), float(parts[1])
+    return float(parts[0].detach().exp()), float(parts[1].detach())
 
 
-def _report(
-    run: Run, probe: Probe, average: float, threshold: float, test: Sequence[_Read], identity: str
-) -> None:
-    kept = [one for one in test if one.exchange.label != "attempt"]
-    scored = list(zip(kept, _scores(probe, kept, average), strict=True))
+def _report(run: Run, probe: Probe, average: float, threshold: float, test: Sequence[_Read]) -> None:
+    scored = list(zip(test, _scores(probe, test, average), strict=True))
     sealed = {style.name for style in STYLES.values() if style.sealed}
     harmless = [score for one, score in scored if not _leaks(one)]
     refusals = [score for one, score in scored if one.exchange.label == "refusal"]
@@ -260,5 +291,5 @@ def _report(
         of_it = [s for one, s in scored if _leaks(one) and one.exchange.category == category]
         run.metric(f"probe.stopped.{category}", wilson(sum(s > threshold for s in of_it), len(of_it)))
     for name, of in (("benign", "help"), ("refusals", "refusal")):
-        mine = [s for one, s in scored if one.exchange.label == of and one.exchange.model == identity]
+        mine = [s for one, s in scored if one.exchange.label == of]
         run.metric(f"probe.{name}.test", wilson(sum(score > threshold for score in mine), len(mine)))

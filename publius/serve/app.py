@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
+from types import ModuleType
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -90,11 +91,15 @@ async def _failed(request: Request, error: Exception) -> Response:
     if told.type == "api_error":
         _log.error("a request failed", exc_info=error, extra={"request_id": request_id(request)})
     server.metrics.error(told.type)
-    path = request.scope["path"]
-    dialect = next(one for beginnings, one in _DIALECTS if path.startswith(beginnings))
-    if path.startswith("/v1/models") and "anthropic-version" not in request.headers:
-        dialect = openai  # the path is both vendors'; only one of them says its version
+    dialect = _dialect(request.scope["path"])
+    if dialect is messages and "anthropic-version" not in request.headers:
+        if request.scope["path"].startswith("/v1/models"):
+            dialect = openai  # the path is both vendors'; only one of them says its version
     return dialect.error_response(told, request_id(request))
+
+
+def _dialect(path: str) -> ModuleType:
+    return next(one for beginnings, one in _DIALECTS if path.startswith(beginnings))
 
 
 def _of_status(status: int, request: Request) -> ApiError:
@@ -134,7 +139,7 @@ class _Envelope:
 
         if self._server.guard.open and not _own_name(scope):
             error = ApiError("permission_error", "an open server answers to localhost only; give it a key")
-            await messages.error_response(error, id)(scope, receive, answer)
+            await _dialect(scope["path"]).error_response(error, id)(scope, receive, answer)
         else:
             await self._app(scope, receive, answer)
         if status >= 400 or _log.isEnabledFor(logging.DEBUG):

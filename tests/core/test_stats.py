@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from publius.core.stats import (
+    auroc,
+    binomial_upper,
     bootstrap,
     calibration,
     calibration_error,
@@ -93,3 +95,27 @@ def test_calibration_error_is_the_tables(said):
     gap = sum(b.n * abs(b.confidence - b.observed) for b in table) / len(said)
     assert calibration_error(said, low=0.5) == pytest.approx(gap, abs=1e-9)
     assert sum(b.n for b in table) == len(said)
+
+
+def test_the_upper_bound_is_exact() -> None:
+    """No failure in n bounds the rate by 1 - 0.05^(1/n); known values of Clopper and Pearson."""
+    for n in (59, 299, 598, 5990):
+        assert binomial_upper(0, n) == pytest.approx(1 - 0.05 ** (1 / n), rel=1e-9)
+    assert binomial_upper(5, 100) == pytest.approx(0.10225, abs=1e-5)
+    assert binomial_upper(3, 3) == binomial_upper(0, 0) == 1.0
+
+
+def test_the_area_counts_pairs_in_order() -> None:
+    assert auroc([3.0, 2.0], [1.0, 2.0, 0.0]).value == pytest.approx(5.5 / 6)
+    assert auroc([1.0], [1.0]).value == 0.5
+    assert math.isnan(auroc([], [1.0]).value)
+    apart = auroc([2.0] * 50, [1.0] * 500)
+    assert apart.value == 1.0 and apart.n == 550 and 0.9 < apart.low < 1
+
+
+def test_the_interval_of_the_area_holds_the_truth() -> None:
+    rng, truth, inside = random.Random(0), 0.7602, 0  # of two normals one apart
+    for _ in range(200):
+        found = auroc([rng.gauss(1, 1) for _ in range(60)], [rng.gauss(0, 1) for _ in range(60)])
+        inside += found.low <= truth <= found.high
+    assert inside >= 182

@@ -1,5 +1,6 @@
 """Models behind an HTTP address: two dialects, limits, and a cache that makes asking resumable."""
 
+from publius.inference.remote.assistant import RemoteAssistant
 from publius.inference.remote.cache import AnswerCache, default_cache
 from publius.inference.remote.config import RemoteConfig
 from publius.inference.remote.dialect import Answer, Question, Token
@@ -9,6 +10,7 @@ __all__ = [
     "Answer",
     "AnswerCache",
     "Question",
+    "RemoteAssistant",
     "RemoteConfig",
     "RemoteModel",
     "RemoteStats",

@@ -22,8 +22,8 @@ _STREAMS = ("invoke-with-response-stream", "converse-stream")
 _FAILED = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
 
 
-def takes(path: str) -> dict[str, Any]:
-    """The path's parameter and the body of an operation."""
+def takes(path: str, model: str) -> dict[str, Any]:
+    """The path's parameter, with a `model` that is served as its example, and the body of an operation."""
     shape = Body if path.startswith("invoke") else CountTokensRequest if "count" in path else ConverseRequest
     extra = taking(shape)
     if shape is Body:
@@ -35,7 +35,13 @@ def takes(path: str) -> dict[str, Any]:
             "anthropic_beta": {"type": "array", "items": {"type": "string"}},
         }
         schema["required"] = ["anthropic_version", *(name for name in schema["required"] if name != "model")]
-    parameter = {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    parameter = {
+        "name": "model_id",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+        "example": model,
+    }
     return {"parameters": [parameter], **extra}
 
 

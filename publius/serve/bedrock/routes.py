@@ -80,7 +80,7 @@ def router(server: Server) -> APIRouter:
             name=operation.__name__,
             summary=openapi.NAMES[path],
             responses=openapi.responses(path),
-            openapi_extra=openapi.takes(path),
+            openapi_extra=openapi.takes(path, server.hub.models()[0].id),
         )
     return routes
 

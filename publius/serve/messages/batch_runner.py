@@ -86,8 +86,10 @@ class ItemRunner:
             except Exception:  # the store may be away for a while: a full disk, a database that restarts
                 _log.exception("batches could not be worked on; trying again")
                 await asyncio.sleep(self._poll)
+            # Not `wait_for`: in Python 3.11 it can lose a cancellation that comes as the event is set.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._poll)
+                async with asyncio.timeout(self._poll):
+                    await self._wake.wait()
 
     async def _look(self) -> None:
         """Close what is over, and begin as many items as there is room for, of each batch in turn."""
@@ -105,6 +107,8 @@ class ItemRunner:
                 going.append(batch)
             await self._end(batch)
         while going and len(self._busy) < self._most:
+            # Who has fewest under way comes first, or the oldest would take every place that gets free.
+            going.sort(key=lambda batch: len(self._busy_in(batch.number)))
             share = -(-(self._most - len(self._busy)) // len(going))
             going = [batch for batch in going if await self._begin(batch, share)]
 

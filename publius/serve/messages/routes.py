@@ -24,6 +24,7 @@ from publius.serve.messages.encode import event_bodies, message_body
 from publius.serve.messages.errors import error_body
 from publius.serve.messages.schema import parse_count, parse_messages
 from publius.serve.openapi import taking
+from publius.serve.replies import begun, whole
 from publius.serve.server import Server
 
 __all__ = ["parse_ask", "router"]
@@ -53,26 +54,11 @@ async def create(request: Request) -> Response:
     headers = {**server.guard.headers(caller), "request-id": asked}
     omit = (body.get("thinking") or {}).get("display") == "omitted"
     if body.get("stream") is not True:
-        reply = await _unless_gone(request, server, ask, caller, asked)
+        reply = await whole(request, server, ask, caller, asked)
         return JSONResponse(message_body(reply, ask, id, omit_thinking=omit), headers=headers)
-    events = server.exchange(ask, caller, asked)
-    first = await anext(events)  # what is refused before the reply begins has a status of its own
-    frames = _frames(_again(first, events), ask, id, asked, omit_thinking=omit)
+    events = await begun(server.exchange(ask, caller, asked))
+    frames = _frames(events, ask, id, asked, omit_thinking=omit)
     return sse(frames, headers)
-
-
-async def _unless_gone(request: Request, server: Server, ask: Ask, caller: Caller, asked: str) -> Any:
-    """The whole reply; nothing goes on being computed for a client that has left."""
-    work = asyncio.ensure_future(server.collect(ask, caller, asked))
-    try:
-        while not work.done():
-            await asyncio.wait({work}, timeout=1.0)
-            if not work.done() and await request.is_disconnected():
-                raise ApiError("api_error", "the client went away")
-        return work.result()
-    finally:
-        if not work.done():
-            work.cancel()
 
 
 def parse_ask(server: Server, body: dict[str, Any], version: str) -> Ask:
@@ -82,15 +68,6 @@ def parse_ask(server: Server, body: dict[str, Any], version: str) -> Ask:
         ApiError: what is wrong with it.
     """
     return parse_messages(body, version=version, restore=server.restore, strict=server.config.strict_versions)
-
-
-async def _again(first: Event, rest: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-    try:
-        yield first
-        async for event in rest:
-            yield event
-    finally:
-        await rest.aclose()
 
 
 async def _frames(

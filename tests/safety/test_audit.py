@@ -1,0 +1,111 @@
+"""An audit log is as it was written, or the first changed record is named."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from publius.core.errors import UserError
+from publius.safety.audit import AuditLog, read_content, verify
+from publius.safety.monitor import Verdict
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = KEY.public_key()
+
+
+def written(path: Path, count: int = 4, **more: bytes) -> AuditLog:
+    log = AuditLog(path, KEY, **more)
+    for i in range(count):
+        verdict = Verdict("block", "poison", "stopped", math.nan if i == 1 else 0.5, "probe")
+        log.append(
+            f"req_{i}", [verdict], asked=f"ask na\u00efve {i}", replied="said", versions={"model": "x"}
+        )
+    return log
+
+
+def test_what_was_written_verifies_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = written(path)
+    found = verify(path, key=PUBLIC, head=log.head)
+    assert (found.records, found.head, found.key) == (4, log.head, PUBLIC.public_bytes_raw().hex())
+    again = AuditLog(path, KEY)
+    again.append("req_4", [])
+    assert verify(path, key=PUBLIC).records == 5
+    assert verify(tmp_path / "audit.jsonl", key=PUBLIC, head=again.head).head != log.head
+
+
+def test_one_changed_bit_anywhere_names_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = written(path, 3)
+    data = path.read_bytes()
+    for place in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        number = data[:place].count(b"\n")
+        with pytest.raises(UserError, match=rf"record {number} is not as it was"):
+            verify(path, key=PUBLIC, head=log.head)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_lines_moved_left_out_doubled_or_cut_are_noticed(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.unlink(missing_ok=True)
+    head = written(path, 5).head
+    lines = path.read_bytes().splitlines(keepends=True)
+    order = data.draw(st.lists(st.integers(0, 4), max_size=7).filter(lambda order: order != [0, 1, 2, 3, 4]))
+    path.write_bytes(b"".join(lines[i] for i in order))
+    with pytest.raises(UserError) as caught:
+        verify(path, key=PUBLIC, head=head)
+    kept = next(
+        (n for n, (i, j) in enumerate(zip(order, range(5), strict=False)) if i != j), min(len(order), 5)
+    )
+    assert f"record {kept} " in str(caught.value)
+
+
+def test_a_log_forged_whole_by_another_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    other = AuditLog(path, Ed25519PrivateKey.generate())
+    other.append("req", [])
+    with pytest.raises(UserError, match=r"record 0.*signature"):
+        verify(path, key=PUBLIC)
+    with pytest.raises(UserError, match="record 0"):
+        AuditLog(path, KEY)
+
+
+def test_a_line_cut_by_a_crash_is_named_and_not_built_upon(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    written(path, 2)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="record 1"):
+        AuditLog(path, KEY)
+
+
+def test_content_is_a_digest_or_encrypted(tmp_path: Path) -> None:
+    plain, sealed = tmp_path / "plain.jsonl", tmp_path / "sealed.jsonl"
+    written(plain, 1)
+    written(sealed, 1, content_key=b"k" * 32)
+    assert verify(sealed, key=PUBLIC).records == 1
+    line = sealed.read_text("utf-8")
+    assert "said" not in plain.read_text("utf-8") and '"said"' not in line
+    assert read_content(line, b"k" * 32) == ("ask na\u00efve 0", "said")
+    with pytest.raises(UserError, match="this key"):
+        read_content(line, b"l" * 32)
+    with pytest.raises(UserError, match="keeps no content"):
+        read_content(plain.read_text("utf-8"), b"k" * 32)
+    with pytest.raises(UserError, match="5 bytes"):
+        AuditLog(plain, KEY, content_key=b"short")
+    record = json.loads(line)
+    assert set(record) >= {"time", "request", "asked", "replied", "verdicts", "versions", "before", "number"}
+
+
+def test_a_missing_log_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read"):
+        verify(tmp_path / "none.jsonl", key=PUBLIC)
