@@ -25,6 +25,8 @@ Lead = Literal["nothing", "thinking", "text", "anything"]
 
 _MULTIPLES = 10_000
 """Largest common multiple a schema may ask for: its automaton has as many states."""
+_EXACT = 2**53
+"""Largest integer that every reader of JSON reads exactly."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,17 @@ def schema_text(schema: Mapping[str, Any], where: str, *, whitespace: bool = Fal
     try:
         text = json.dumps({**schema, "x-guidance": options}, allow_nan=False)
         steps = math.lcm(*_multiples(schema))
+        large = next((n for n in _values(schema) if abs(n) > _EXACT), None)
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"a schema is not JSON: {error}", where=where, fix="use objects, arrays, texts and finite numbers"
         ) from error
+    if large is not None:  # llguidance overflows its stack, and ends the process, on some of these
+        raise UserError(
+            f"a value is {large}",
+            where=f"{where}: enum or const",
+            fix=f"stay within {_EXACT} of zero, where JSON numbers are exact, or use a text",
+        )
     if steps > _MULTIPLES:
         raise UserError(
             f"multipleOf asks for multiples of {steps}",
@@ -144,6 +153,18 @@ def _multiples(node: Any) -> Iterator[int]:
     elif isinstance(node, list | tuple):
         for value in node:
             yield from _multiples(value)
+
+
+def _values(node: Any, inside: bool = False) -> Iterator[int]:
+    """Every integer within an `enum` or a `const`."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _values(value, inside or key in ("enum", "const"))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _values(value, inside)
+    elif inside and isinstance(node, int) and not isinstance(node, bool):
+        yield node
 
 
 def _refuse(field: str, what: str, fix: str) -> None:

@@ -205,6 +205,8 @@ def test_what_nothing_can_match_is_refused_before_compute(
     ("made", "where"),
     [
         (lambda: Grammar.json_schema({"multipleOf": 999983}), "multipleOf"),
+        (lambda: Grammar.json_schema({"enum": [-(2**63)]}), "enum or const"),
+        (lambda: Grammar.json_schema({"items": {"const": {"a": [-(2**53) - 1]}}}), "enum or const"),
         (lambda: Grammar.json_schema({"allOf": [{"multipleOf": 997}, {"multipleOf": 0.991}]}), "multipleOf"),
         (lambda: Grammar.json_schema({"enum": [math.nan]}), "Grammar.json_schema"),
         (lambda: Grammar.json_schema({"enum": [{1, 2}]}), "Grammar.json_schema"),
