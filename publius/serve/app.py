@@ -49,6 +49,7 @@ def create_app(server: Server) -> FastAPI:
             yield
         finally:
             await batches.stop()
+            await server.guard.close()
             server.hub.close()
 
     app = FastAPI(

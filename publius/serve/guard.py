@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import math
 import threading
 import time
@@ -18,14 +19,19 @@ from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 
+from publius.core.errors import UserError
 from publius.serve.buckets import Bucket
 from publius.serve.errors import ApiError
 from publius.serve.exchange import Usage
+from publius.serve.ledger import Ledger
 from publius.serve.store import SCOPES, Key, Limits, Store
 from publius.serve.store.keys import digest_of
 
 __all__ = ["Caller", "Guard"]
 
+_log = logging.getLogger("publius.serve")
+_WRITE_EVERY = 1.0
+"""Seconds between two writes of what was used."""
 _ANYONE, _ENVIRONMENT = "anyone", "environment"
 _MISSING = "an API key is required: send it as x-api-key, or as Authorization: Bearer"
 _WRONG = "this API key is not known here"
@@ -74,15 +80,25 @@ class Guard:
         open: let anyone in when there are no keys at all. Only for a server that nobody else can reach.
         key: the text of one further key, with every scope and no limits; None or "" for none.
         clock: Unix seconds.
+        look_every: seconds after which the store is asked whether a key has been revoked.
     """
 
     def __init__(
-        self, store: Store, *, open: bool, key: str | None = None, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        *,
+        open: bool,
+        key: str | None = None,
+        clock: Callable[[], float] = time.time,
+        look_every: float = 0.2,
     ) -> None:
         self.open = open
         """As given: whether it lets anyone in as long as there is no key."""
         self._store, self._clock = store, clock
         self._lock = threading.Lock()
+        self._ledger = Ledger(store.usage)
+        self._writing: asyncio.Task[None] | None = None
+        self._look_every, self._looked = look_every, -math.inf
         self._version, self._keys = store.keys.snapshot()
         self._buckets: dict[str, _Buckets] = {}
         self._own = [_environment_key(key)] if key else []
@@ -108,8 +124,11 @@ class Guard:
                 scope is missing), billing_error (the budget is spent), rate_limit_error (a limit is reached;
                 its headers say when to come again).
         """
-        await asyncio.to_thread(self._refresh)
+        await self._fresh()
         key = self._find(keys[0]) if keys else None
+        if keys and key is None:  # it may have been made just now
+            await self._fresh(now=True)
+            key = self._find(keys[0])
         if key is not None:
             return await self._let_in(key, scope)
         if self.open and not self._keys and not self._own:
@@ -118,7 +137,7 @@ class Guard:
 
     async def admit_known(self, key_id: str, scope: str) -> Caller:
         """The same for a caller who proved to have the key `key_id` in another way (by a signature)."""
-        await asyncio.to_thread(self._refresh)
+        await self._fresh()
         return await self._let_in(self._known(key_id), scope)
 
     async def still_admitted(self, key_id: str) -> Caller:
@@ -129,7 +148,7 @@ class Guard:
         """
         if key_id == "":
             return Caller("", _ANYONE, frozenset(SCOPES), limited=False)
-        await asyncio.to_thread(self._refresh)
+        await self._fresh()
         key = self._known(key_id)
         self._check_use(key)
         await self._check_budget(key)
@@ -145,7 +164,24 @@ class Guard:
                     buckets.input.spend(usage.input + usage.cache_write, now)
                 if buckets.output is not None:
                     buckets.output.spend(usage.output, now)
-        await asyncio.to_thread(self._store.usage.add, caller.key_id, usage, now)
+        self._ledger.add(caller.key_id, usage, now)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.ensure_future(self._write())
+
+    async def close(self) -> None:
+        """Write the books to their end."""
+        if self._writing is not None and not self._writing.done():
+            self._writing.cancel()
+            await asyncio.wait({self._writing})
+        await asyncio.to_thread(self._ledger.flush)
+
+    async def _write(self) -> None:
+        while self._ledger.pending:
+            await asyncio.sleep(_WRITE_EVERY)
+            try:
+                await asyncio.to_thread(self._ledger.flush)
+            except UserError:
+                _log.exception("the books cannot be written; they are kept and tried again")
 
     def headers(self, caller: Caller) -> dict[str, str]:
         """`anthropic-ratelimit-*` of a caller: limit, remaining, and when it is all there again (RFC 3339).
@@ -154,6 +190,12 @@ class Guard:
         """
         with self._lock:
             return self._headers(caller.key_id)
+
+    async def _fresh(self, *, now: bool = False) -> None:
+        """See keys that were made or revoked since; not before it is time, unless it must be now."""
+        if now or time.monotonic() - self._looked >= self._look_every:
+            self._looked = time.monotonic()
+            await asyncio.to_thread(self._refresh)
 
     def _refresh(self) -> None:
         if self._store.keys.version() != self._version:
@@ -191,7 +233,7 @@ class Guard:
         budget = key.limits.budget_tokens
         if budget is None:
             return
-        used = await asyncio.to_thread(self._store.usage.total, key.id)
+        used = await asyncio.to_thread(self._ledger.total, key.id)
         if used.tokens >= budget:
             raise ApiError(
                 "billing_error", f"this API key has used {used.tokens} of its budget of {budget} tokens"

@@ -151,7 +151,9 @@ class Server:
         yield turn.ended(turn.why(reader), hold.verdict)
 
     async def _settle(self, turn: Turn) -> None:
-        """The books: metrics, log, limits, budget."""
+        """The books: metrics, log, limits, budget. Of what never ran there are none."""
+        if turn.request is not None and turn.request.reused is None:
+            return
         usage, reason = turn.usage(), turn.reason or "cancelled"
         seconds = time.monotonic() - turn.began
         self.metrics.exchange(turn.model.id, reason, usage, seconds)

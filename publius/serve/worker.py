@@ -109,7 +109,7 @@ class Worker:
         Raises:
             ApiError: overloaded, when as many wait as may.
         """
-        if self.waiting >= self.most_waiting:
+        if len(self.active) >= self.engine.max_batch + self.most_waiting:
             raise ApiError(
                 "overloaded_error",
                 f"{self.waiting} requests are waiting already",

@@ -58,7 +58,7 @@ def refused(guard: Guard, *keys: str, scope: str = "messages") -> ApiError:
 
 def test_a_key_opens_what_its_scopes_say(store: Store, clock: Clock) -> None:
     made = store.keys.create("ann", scopes=["label"], now=NOW)
-    guard = Guard(store, open=False, clock=clock)
+    guard = Guard(store, open=False, clock=clock, look_every=0.0)
     assert admit(guard, made.secret, scope="label") == (made.key.id, "ann", frozenset({"label"}), True)
     error = refused(guard, made.secret, scope="admin")
     assert (error.status, error.type) == (403, "permission_error") and "'admin'" in error.message
@@ -66,7 +66,7 @@ def test_a_key_opens_what_its_scopes_say(store: Store, clock: Clock) -> None:
 
 def test_x_api_key_wins_over_a_bearer(store: Store, clock: Clock) -> None:
     good, other = store.keys.create("good").secret, "sk-publius-other"
-    guard = Guard(store, open=False, clock=clock)
+    guard = Guard(store, open=False, clock=clock, look_every=0.0)
     both = request(x_api_key=other, authorization=f"Bearer {good}")
     assert guard.bearer_or_header(both) == [other, good]
     assert refused(guard, *guard.bearer_or_header(both)).status == 401
@@ -77,10 +77,10 @@ def test_x_api_key_wins_over_a_bearer(store: Store, clock: Clock) -> None:
 
 
 def test_an_open_server_takes_anyone_until_there_is_a_key(store: Store, clock: Clock) -> None:
-    guard = Guard(store, open=True, clock=clock)
+    guard = Guard(store, open=True, clock=clock, look_every=0.0)
     assert admit(guard) == admit(guard, "whatever") == ("", "anyone", frozenset(SCOPES), True)
-    assert refused(Guard(store, open=False, clock=clock)).status == 401
-    assert refused(Guard(store, open=True, key="k", clock=clock), "j").status == 401
+    assert refused(Guard(store, open=False, clock=clock, look_every=0.0)).status == 401
+    assert refused(Guard(store, open=True, key="k", clock=clock, look_every=0.0), "j").status == 401
     key = store.keys.create("a").key
     assert refused(guard).status == refused(guard, "whatever").status == 401
     store.keys.revoke(key.id)
@@ -88,16 +88,16 @@ def test_an_open_server_takes_anyone_until_there_is_a_key(store: Store, clock: C
 
 
 def test_the_key_of_the_environment_does_everything(store: Store, clock: Clock) -> None:
-    guard = Guard(store, open=False, key="from the environment", clock=clock)
+    guard = Guard(store, open=False, key="from the environment", clock=clock, look_every=0.0)
     for scope in SCOPES:
         assert admit(guard, "from the environment", scope=scope).key_id == "environment"
-    assert refused(Guard(store, open=False, key="", clock=clock), "").status == 401
+    assert refused(Guard(store, open=False, key="", clock=clock, look_every=0.0), "").status == 401
 
 
 def test_revoking_and_making_in_another_process_work_at_once(tmp_path: Path, clock: Clock) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     with Store.open(url) as ours, Store.open(url) as theirs:
-        guard = Guard(ours, open=False, clock=clock)
+        guard = Guard(ours, open=False, clock=clock, look_every=0.0)
         made = theirs.keys.create("a", now=NOW)
         assert admit(guard, made.secret).name == "a"
         theirs.keys.revoke("a")
@@ -115,7 +115,7 @@ def test_no_wrong_key_is_ever_let_in(store: Store, data: st.DataObject) -> None:
     made = store.keys.create(
         name, now=NOW, expires=None if expires is None else NOW + expires, limits=Limits(budget_tokens=budget)
     )
-    guard, secret = Guard(store, open=data.draw(st.booleans()), clock=clock), made.secret
+    guard, secret = Guard(store, open=data.draw(st.booleans()), clock=clock, look_every=0.0), made.secret
     kinds = ["cut", "longer", "changed", "foreign", "revoked"]
     kinds += ["expired"] if expires is not None else []
     kinds += ["over budget"] if budget is not None else []
@@ -148,7 +148,7 @@ def test_no_wrong_key_is_ever_let_in(store: Store, data: st.DataObject) -> None:
 
 def test_a_limit_of_requests_is_kept_and_says_when_to_return(store: Store, clock: Clock) -> None:
     secret = store.keys.create("a", now=NOW, limits=Limits(requests_per_minute=3)).secret
-    guard = Guard(store, open=False, clock=clock)
+    guard = Guard(store, open=False, clock=clock, look_every=0.0)
     caller, *_ = (admit(guard, secret) for _ in range(3))
     error = refused(guard, secret)
     assert error.status == 429 and "3 requests a minute" in error.message
@@ -167,7 +167,7 @@ def test_a_limit_of_requests_is_kept_and_says_when_to_return(store: Store, clock
 def test_limits_of_tokens_are_paid_back_before_more_is_let_in(store: Store, clock: Clock) -> None:
     limits = Limits(input_tokens_per_minute=600, output_tokens_per_minute=60)
     secret = store.keys.create("a", now=NOW, limits=limits).secret
-    guard = Guard(store, open=False, clock=clock)
+    guard = Guard(store, open=False, clock=clock, look_every=0.0)
     caller = admit(guard, secret)
     asyncio.run(guard.spent(caller, Usage(100, cache_write=20, cache_read=10_000, output=90)))
     headers = guard.headers(caller)
@@ -188,13 +188,14 @@ def test_a_budget_outlives_the_process(tmp_path: Path, clock: Clock) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     with Store.open(url) as store:
         secret = store.keys.create("a", now=NOW, limits=Limits(budget_tokens=100)).secret
-        guard = Guard(store, open=False, clock=clock)
+        guard = Guard(store, open=False, clock=clock, look_every=0.0)
         asyncio.run(guard.spent(admit(guard, secret), Usage(40, 20, 20, 19)))
         assert admit(guard, secret).name == "a"
         asyncio.run(guard.spent(admit(guard, secret), Usage(1)))
+        asyncio.run(guard.close())
     clock.now += math.pi * 1e7
     with Store.open(url) as store:
-        error = refused(Guard(store, open=False, clock=clock), secret)
+        error = refused(Guard(store, open=False, clock=clock, look_every=0.0), secret)
     assert (error.status, error.type) == (402, "billing_error")
     assert "100 of its budget of 100 tokens" in error.message
 
@@ -202,7 +203,7 @@ def test_a_budget_outlives_the_process(tmp_path: Path, clock: Clock) -> None:
 def test_accepted_work_goes_on_only_while_the_key_does(store: Store, clock: Clock) -> None:
     limits = Limits(requests_per_minute=1, budget_tokens=10)
     key = store.keys.create("a", now=NOW, limits=limits, expires=NOW + 60).key
-    guard = Guard(store, open=False, clock=clock)
+    guard = Guard(store, open=False, clock=clock, look_every=0.0)
 
     def still(key_id: str) -> Caller:
         return asyncio.run(guard.still_admitted(key_id))
@@ -222,7 +223,7 @@ def test_no_key_is_kept_shown_or_logged(
     caplog.set_level(logging.DEBUG)
     with Store.open(f"sqlite:///{tmp_path / 'a.db'}") as store:
         made = store.keys.create("a", now=NOW)
-        guard = Guard(store, open=False, key="environment-key", clock=clock)
+        guard = Guard(store, open=False, key="environment-key", clock=clock, look_every=0.0)
         caller = admit(guard, made.secret)
         refused(guard, made.secret[:-1])
         store.keys.revoke("a")

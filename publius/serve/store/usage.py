@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -28,6 +29,10 @@ class Used(NamedTuple):
         """All of them: what a budget is compared with."""
         return self.input + self.cache_write + self.cache_read + self.output
 
+    def plus(self, other: Used) -> Used:
+        """Both together."""
+        return Used(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
 
 class Spending:
     """The table of usage."""
@@ -37,12 +42,21 @@ class Spending:
 
     def add(self, key_id: str, used: Usage, now: float) -> None:
         """Count one request of `key_id` and its tokens."""
-        more = Used(1, used.input, used.cache_write, used.cache_read, used.output)._asdict()
         day = datetime.fromtimestamp(now, UTC).date().isoformat()
-        insert = self._database.insert(usage).values(key_id=key_id, day=day, **more)
-        summed = {name: usage.c[name] + insert.excluded[name] for name in more}
+        more = Used(1, used.input, used.cache_write, used.cache_read, used.output)
+        self.add_all({(key_id, day): more})
+
+    def add_all(self, used: Mapping[tuple[str, str], Used]) -> None:
+        """Count what each key used on each day (`2026-11-26`, UTC), all of it or nothing."""
         with self._database.write() as connection:
-            connection.execute(insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=summed))
+            for (key_id, day), more in sorted(
+                used.items()
+            ):  # in one order: two writers cannot block each other
+                insert = self._database.insert(usage).values(key_id=key_id, day=day, **more._asdict())
+                summed = {name: usage.c[name] + insert.excluded[name] for name in Used._fields}
+                connection.execute(
+                    insert.on_conflict_do_update(index_elements=["key_id", "day"], set_=summed)
+                )
 
     def total(self, key_id: str) -> Used:
         """All that `key_id` ever used."""

@@ -264,8 +264,8 @@ def test_a_client_that_leaves_frees_its_pages(spoken: Spoken):
             "scheme": "http", "server": ("localhost", 80), "client": ("127.0.0.1", 1),
         }  # fmt: skip
         await spoken.app(scope, receive, send)
-        for _ in range(200):
-            if not spoken.pages() and not spoken.server.live:
+        for _ in range(500):
+            if not spoken.server.live:
                 return
             await asyncio.sleep(0.02)
 
