@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from publius.model import ModelConfig
 from publius.model.attention import document_mask
-from publius.model.packed import Kernel, attend_blocks, attend_documents, document_blocks
+from publius.model.packed import Kernel, attend_blocks, document_blocks
 from publius.model.transformer import Transformer
+from publius.model.varlen import attend_documents
 from publius.training.batches import starts_of
 
 __all__ = ["Check", "curve_checks", "kernel_checks", "kernel_curve", "logit_checks"]

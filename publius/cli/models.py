@@ -71,8 +71,8 @@ def _chat_elsewhere(
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"], where="--url", fix="like http://127.0.0.1:8080") from None
     trusted = os.environ.get("SSL_CERT_FILE")
-    assistant = RemoteAssistant(config, os.environ.get("PUBLIUS_API_KEY", ""), verify=trusted or True)
-    terminal.converse(terminal.Chat(assistant, system=system, thinking=thinking), message=message)
+    with RemoteAssistant(config, os.environ.get("PUBLIUS_API_KEY", ""), verify=trusted or True) as assistant:
+        terminal.converse(terminal.Chat(assistant, system=system, thinking=thinking), message=message)
 
 
 @app.command("import")

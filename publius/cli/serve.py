@@ -75,8 +75,8 @@ def serve(
     key = os.environ.get("PUBLIUS_API_KEY") or None
     config = ServeConfig(
         host=host, port=port, store=store, unreleased=unreleased, strict_versions=strict_versions, rows=rows,
-        most_waiting=queue, aws_keys=_pairs(aws_key, "--aws-key"), aws_unverified=aws_unverified, compare_prompts=compare_prompts,
-        log_content=log_content,
+        most_waiting=queue, aws_keys=_pairs(aws_key, "--aws-key"), aws_unverified=aws_unverified,
+        compare_prompts=compare_prompts, log_content=log_content,
     )  # fmt: skip
     certificate = certificate_files(tls_certificate, tls_key, tls_self_signed, host, home)
     server = build(

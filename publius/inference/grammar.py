@@ -25,8 +25,10 @@ Lead = Literal["nothing", "thinking", "text", "anything"]
 
 _MULTIPLES = 10_000
 """Largest common multiple a schema may ask for: its automaton has as many states."""
-_EXACT = 2**53
-"""Largest integer that every reader of JSON reads exactly."""
+
+
+_CRASHES = range(-(2**63) - 1024, -(2**63) + 513)
+"""Numbers that round to the least of 64 bits: llguidance 1.9 ends the whole process on one of them."""
 
 
 @dataclass(frozen=True)
@@ -116,19 +118,15 @@ def schema_text(schema: Mapping[str, Any], where: str, *, whitespace: bool = Fal
     # In place of its own options: a schema from outside must not have what is not supported left out.
     options = {"whitespace_flexible": whitespace}
     try:
+        crashes = next(_crashing(schema), None)
         text = json.dumps({**schema, "x-guidance": options}, allow_nan=False)
         steps = math.lcm(*_multiples(schema))
-        large = next((n for n in _values(schema) if abs(n) > _EXACT), None)
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"a schema is not JSON: {error}", where=where, fix="use objects, arrays, texts and finite numbers"
         ) from error
-    if large is not None:  # llguidance overflows its stack, and ends the process, on some of these
-        raise UserError(
-            f"a value is {large}",
-            where=f"{where}: enum or const",
-            fix=f"stay within {_EXACT} of zero, where JSON numbers are exact, or use a text",
-        )
+    if crashes is not None:
+        raise UserError(f"a schema holds the number {crashes}", where=where, fix="stay above -2**63 + 512")
     if steps > _MULTIPLES:
         raise UserError(
             f"multipleOf asks for multiples of {steps}",
@@ -136,6 +134,17 @@ def schema_text(schema: Mapping[str, Any], where: str, *, whitespace: bool = Fal
             fix=f"stay at {_MULTIPLES} or less in all, factors of 2 and 5 not counted",
         )
     return text
+
+
+def _crashing(node: Any) -> Iterator[int | float]:
+    """Numbers in a schema that must not be read."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for value in node:
+            yield from _crashing(value)
+    elif isinstance(node, int | float) and _CRASHES[0] <= node <= _CRASHES[-1]:
+        yield node
 
 
 def _multiples(node: Any) -> Iterator[int]:
@@ -153,18 +162,6 @@ def _multiples(node: Any) -> Iterator[int]:
     elif isinstance(node, list | tuple):
         for value in node:
             yield from _multiples(value)
-
-
-def _values(node: Any, inside: bool = False) -> Iterator[int]:
-    """Every integer within an `enum` or a `const`."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _values(value, inside or key in ("enum", "const"))
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _values(value, inside)
-    elif inside and isinstance(node, int) and not isinstance(node, bool):
-        yield node
 
 
 def _refuse(field: str, what: str, fix: str) -> None:

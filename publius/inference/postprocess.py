@@ -98,13 +98,17 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
     """For each row a token, its log-probability, and the alternatives when asked for."""
     samplings = [row.work.request.sampling for row in rows]
     uniforms: list[float] = []
+    biased: list[tuple[int, int, float]] = []
     for number, (work, guesses) in enumerate(rows):
         request = work.request
         assert request.uniforms is not None
         uniforms.append(float(request.uniforms[len(request.tokens) + guesses]))
-        if request.sampling.adjusts:
+        if request.sampling.only_biases and logits_NV.dtype == torch.float32:
+            biased += [(number, token, bias) for token, bias in request.sampling.logit_bias.items()]
+        elif request.sampling.adjusts:
             said = [*request.tokens, *work.draft[:guesses]]
             logits_NV[number] = adjusted(logits_NV[number], request, said).to(logits_NV.dtype)
+    _bias(logits_NV, biased)
     guided = [(number, guide) for number, row in enumerate(rows) if (guide := row.work.request.guide)]
     masks = {number: bits for number, guide in guided if (bits := guide.allowed()) is not None}
     drawn = draw(logits_NV, samplings, uniforms, masks)
@@ -136,6 +140,15 @@ def _read(rows: Sequence[_Row], index: Sequence[int], states: States) -> None:
         found = probe.read(states if whole else States(values_NS[places], states.layers))
         for number, reading in zip(numbers, found, strict=True):
             rows[number].work.request.keep(rows[number].guesses, reading)
+
+
+def _bias(logits_NV: Tensor, biased: Sequence[tuple[int, int, float]]) -> None:
+    """Add biases, each (row, token, what), all at once: rows of a server have some at every step."""
+    known = [one for one in biased if 0 <= one[1] < logits_NV.shape[1]]
+    if known:
+        rows, tokens, values = zip(*known, strict=True)
+        at = tuple(torch.tensor(places, device=logits_NV.device) for places in (rows, tokens))
+        logits_NV.index_put_(at, torch.tensor(values, device=logits_NV.device), accumulate=True)
 
 
 def _score(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> None:

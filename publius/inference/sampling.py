@@ -90,9 +90,17 @@ class Sampling:
 
     @property
     def adjusts(self) -> bool:
-        """Whether logits are changed by what has been said."""
-        penalised = self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty
-        return bool(penalised or self.logit_bias)
+        """Whether logits are changed: by what has been said, or by biases."""
+        return bool(self._penalises or self.logit_bias)
+
+    @property
+    def only_biases(self) -> bool:
+        """Whether they are changed by biases alone."""
+        return bool(self.logit_bias) and not self._penalises
+
+    @property
+    def _penalises(self) -> bool:
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
 
 
 def _refuse(field: str, value: object, wanted: str) -> None:

@@ -5,6 +5,8 @@ Shapes: B rows, T positions, D hidden, H query heads, K key/value heads, d head 
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from publius.model.blocked import Plan, blocked_attention, plan_blocks
+from publius.model.blocked import Plan, plan_blocks
 from publius.model.config import ModelConfig
 from publius.model.fused import Fused
 from publius.model.norm import RMSNorm
@@ -20,7 +22,6 @@ from publius.model.packed import (
     Kernel,
     Packing,
     attend_blocks,
-    attend_documents,
     document_blocks,
     row_starts,
 )
@@ -111,6 +112,8 @@ class Bias(NamedTuple):
     """When given, by FlexAttention."""
     starts: Tensor | None = None
     """When given, document by document (`Packing.starts_N`)."""
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor, int | None], Tensor] | None = None
+    """How, then: `varlen.attend_documents`."""
 
 
 class Biases(NamedTuple):
@@ -190,7 +193,8 @@ def _sparse(packing: Packing | None, x_BTD: Tensor, window: int | None, kernel: 
         starts = row_starts(rows, length, x_BTD.device) if packed is None else packed.starts_N
         if starts is None:
             raise ValueError("the varlen kernel needs a packing with starts_N")
-        make = lambda _: Bias(None, starts=starts)  # noqa: E731
+        attend = importlib.import_module("publius.model.varlen").attend_documents  # see there
+        make = lambda _: Bias(None, starts=starts, attend=attend)  # noqa: E731
     full = Bias(None) if packed is None else make(None)
     return Biases(full, full if window is None else make(window))
 
@@ -246,11 +250,11 @@ class Attention(nn.Module):
         q, k = qk.split((self.heads, self.kv_heads), dim=2)
         bias = biases.full if self.window is None else biases.windowed
         if bias.plan is not None:
-            return self.o_proj(blocked_attention(q, k, v, bias.plan))
+            return self.o_proj(bias.plan.attend(q, k, v, bias.plan))
         if bias.blocks is not None:
             return self.o_proj(attend_blocks(q, k, v, bias.blocks))
-        if bias.starts is not None:
-            return self.o_proj(attend_documents(q, k, v, bias.starts, self.window))
+        if bias.starts is not None and bias.attend is not None:
+            return self.o_proj(bias.attend(q, k, v, bias.starts, self.window))
         q, k, v, mask = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias.scores
         if cache is not None:
             k, v = cache.update(self.layer, k, v)

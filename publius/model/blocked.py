@@ -25,15 +25,16 @@ Shapes: B rows, T positions, H query heads, K key/value heads, G = H/K, d head d
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 __all__ = ["Plan", "Span", "blocked_attention", "plan_blocks", "query_spans", "seen_spans"]
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _LOOK_FROM = 512
 """Rows of so many places are worth a look at their documents: 2 rows of 1,024 with documents of 380, 510 and
 130 took 23.0 ms for 31.8 (two cores, 6 heads of 64); each row cut by itself, 34.2: small products are shared
@@ -79,11 +80,19 @@ class Plan:
 
     def __init__(self, spans: tuple[Span, ...], biases: tuple[Tensor, ...]) -> None:
         self.spans, self.biases = spans, biases
+        # To keep a function out of graphs loads the compiler: seconds, lost on those who never compile.
+        self.attend = _uncompiled() if "torch._dynamo" in sys.modules else blocked_attention
+        """`blocked_attention`."""
 
     def narrowed(self, dtype: torch.dtype) -> Plan:
         """With biases in `dtype`."""
         lowest = torch.finfo(dtype).min  # that of fp32 would become minus infinity, and an empty row NaN
         return Plan(self.spans, tuple(bias.clamp_min(lowest).to(dtype) for bias in self.biases))
+
+
+@functools.cache
+def _uncompiled() -> Callable[[Tensor, Tensor, Tensor, Plan], Tensor]:
+    return cast(Any, torch.compiler.disable(blocked_attention))
 
 
 def plan_blocks(
@@ -110,17 +119,11 @@ def plan_blocks(
     return Plan(spans, tuple(biases))
 
 
-def _not_compiled(function: _F) -> _F:
-    """`torch.compiler.disable`, which forgets the function's type."""
-    return cast(_F, torch.compiler.disable(function))
-
-
-@_not_compiled
 def blocked_attention(q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, plan: Plan) -> Tensor:
     """Softmax attention [B, T, H*d]; the heads of a group are rows of one product with their keys.
 
-    Not compiled: how it is cut depends on the batch, and the gradient written here is as fast. Autocast would
-    compute the parts of it in different dtypes: its dtype is taken for all.
+    Not compiled (`Plan.attend`): how it is cut depends on the batch, and the gradient written here is as
+    fast. Autocast would compute the parts of it in different dtypes: its dtype is taken for all.
     """
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")

@@ -15,16 +15,14 @@ Shapes: B rows, T positions, H query heads, K key/value heads, d head dimension,
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.attention.varlen import varlen_attn
 
-__all__ = ["Kernel", "Packing", "attend_blocks", "attend_documents", "document_blocks", "row_starts"]
+__all__ = ["Kernel", "Packing", "attend_blocks", "document_blocks", "narrow", "row_starts"]
 
 Kernel = Literal["sdpa", "flex", "varlen"]
 """What computes attention in training, where rows are packed or have a window."""
@@ -132,7 +130,7 @@ def attend_blocks(q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, blocks: BlockM
     Inside a compiled block it is compiled with it; elsewhere on a GPU by itself, since without a compiler
     all scores would be made. On CPU they are, and there is no gradient.
     """
-    q, k, v = (x.transpose(1, 2) for x in _narrow(q_BTHd, k_BTKd, v_BTKd))
+    q, k, v = (x.transpose(1, 2) for x in narrow(q_BTHd, k_BTKd, v_BTKd))
     alone = q.device.type == "cuda" and not torch.compiler.is_compiling()
     attend = _compiled() if alone else flex_attention
     out: Any = attend(q, k, v, block_mask=blocks, enable_gqa=True)
@@ -149,24 +147,7 @@ def row_starts(rows: int, length: int, device: torch.device) -> Tensor:
     return torch.arange(0, rows * length + 1, length, dtype=torch.int32, device=device)
 
 
-def attend_documents(
-    q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, starts_N: Tensor, window: int | None
-) -> Tensor:
-    """Causal softmax attention [B, T, H*d] within documents, by FlashAttention over the flattened rows."""
-    rows, length = q_BTHd.shape[:2]
-    q, k, v = (x.flatten(0, 1) for x in _narrow(q_BTHd, k_BTKd, v_BTKd))
-    reach = -1 if window is None else window - 1  # theirs leaves the token itself out
-    out: Any = varlen_attn(q, k, v, starts_N, starts_N, length, length, window_size=(reach, 0), **_GROUPED)
-    return out.view(rows, length, -1)
-
-
-_GROUPED: dict[str, Any] = (
-    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-)
-"""PyTorch 2.11 takes fewer key heads without being told so."""
-
-
-def _narrow(*parts: Tensor) -> tuple[Tensor, ...]:
+def narrow(*parts: Tensor) -> tuple[Tensor, ...]:
     """Under autocast, in its dtype: queries and keys were turned in fp32, and kernels want one dtype."""
     kind = parts[0].device.type
     if not torch.is_autocast_enabled(kind):

@@ -75,7 +75,7 @@ class _Read(NamedTuple):
     """How many of them come in time: all, or for a leak those before its first step and the hold-back."""
 
 
-@stage(version=2)
+@stage(version=3)
 def train_probe(
     run: Run, config: TrainProbeConfig, *, model: Checkpoint, exchanges: Exchanges
 ) -> TrainedProbe:
@@ -98,7 +98,11 @@ def train_probe(
     with run.progress("probe", len(SPLITS) + 1) as ticker:
         for split in SPLITS:
             known = [e for e in exchanges.read(split) if split == "test" or e.category not in config.without]
-            known = [e for e in known if e.label != "attempt" and (e.label != "help" or e.model == identity)]
+            known = [
+                e
+                for e in known
+                if e.label not in ("attempt", "stray") and (e.label != "help" or e.model == identity)
+            ]
             read[split] = _states(inner, renderer, known, layers, identity, config.hold_back)
             ticker.advance(note=split)
         own = [one for one in read["val"] if one.exchange.label == "help"]

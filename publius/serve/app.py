@@ -91,10 +91,9 @@ async def _failed(request: Request, error: Exception) -> Response:
     if told.type == "api_error":
         _log.error("a request failed", exc_info=error, extra={"request_id": request_id(request)})
     server.metrics.error(told.type)
-    dialect = _dialect(request.scope["path"])
-    if dialect is messages and "anthropic-version" not in request.headers:
-        if request.scope["path"].startswith("/v1/models"):
-            dialect = openai  # the path is both vendors'; only one of them says its version
+    dialect, path = _dialect(request.scope["path"]), request.scope["path"]
+    if path.startswith("/v1/models") and "anthropic-version" not in request.headers:
+        dialect = openai  # the path is both vendors'; only one of them says its version
     return dialect.error_response(told, request_id(request))
 
 

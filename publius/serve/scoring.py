@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from publius.core.messages import Conversation, user
+from publius.core.messages import Conversation
 from publius.inference.scoring import Reading, Scored
 from publius.serve.errors import ApiError
+from publius.serve.exchange import Ask
 from publius.serve.hub import ServedModel
+from publius.serve.prompt import as_read, checked
 from publius.serve.server import Server
 
 __all__ = ["read_text"]
@@ -26,13 +28,10 @@ async def read_text(
     Raises:
         ApiError: too long, too many waiting, out of time, stopping.
     """
-    if server.draining:
-        raise ApiError("overloaded_error", "the server is stopping", headers={"retry-after": "5"})
-    most = model.context - 1
-    if len(text) > most:
-        raise ApiError("invalid_request_error", f"prompt is too long: {len(text)} tokens > {most} maximum")
+    checked(model, text)
+    server.refuse_if_draining()
     if model.monitors.monitors:
-        asked = Conversation(messages=(user(model.tokenizer.decode(text)),))
+        asked = as_read(model, Ask(model.id, Conversation(messages=()), max_tokens=0, prompt=tuple(text)))
         if model.monitors.watch(asked).prompt().action == "block":
             return [Scored(token, None) for token in text]
     reading = Reading(text, alternatives)

@@ -19,9 +19,10 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._functorch.partitioners import default_partition
 
-from publius.model import attention, packed
-from publius.model.attention import document_mask, make_biases
-from publius.model.packed import Packing, attend_blocks, attend_documents, document_blocks, row_starts
+from publius.model import attention, packed, varlen
+from publius.model.attention import Bias, document_mask, make_biases
+from publius.model.packed import Packing, attend_blocks, document_blocks, row_starts
+from publius.model.varlen import attend_documents
 from publius.testing.fakes import tiny_config, tiny_model
 from publius.training.batches import starts_of
 from publius.training.twin import Twin
@@ -183,7 +184,7 @@ def test_varlen_is_given_what_makes_it_the_dense_mask(rows, window, count):
     documents = documents_of(rows)
     starts = torch.from_numpy(starts_of(rows, documents.shape[1], count))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "varlen_attn", flash)
+        patch.setattr(varlen, "varlen_attn", flash)
         same(lambda q, k, v: attend_documents(q, k, v, starts, window), documents, window)
 
 
@@ -214,7 +215,7 @@ def agree(one, other):
 @pytest.mark.parametrize("rows", [[[40, 3, 90], [133], [50, 60]], [[133], [90]]])
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_a_whole_model_computes_the_same(kernel, rows, changes, flex, monkeypatch):
-    monkeypatch.setattr(packed, "varlen_attn", flash)
+    monkeypatch.setattr(varlen, "varlen_attn", flash)
     documents = documents_of(rows)
     starts = torch.from_numpy(starts_of(rows, 133, 12))
     packing = Packing(documents, alone=len(rows) == 2, starts_N=starts)
@@ -224,7 +225,7 @@ def test_a_whole_model_computes_the_same(kernel, rows, changes, flex, monkeypatc
 
 @pytest.mark.parametrize("kernel", ["flex", "varlen"])
 def test_rows_without_documents_may_have_windows(kernel, flex, monkeypatch):
-    monkeypatch.setattr(packed, "varlen_attn", flash)
+    monkeypatch.setattr(varlen, "varlen_attn", flash)
     tokens = torch.randint(0, 269, (2, 40), generator=torch.Generator().manual_seed(2))
     found = []
     for choice in ("sdpa", kernel):
@@ -259,11 +260,11 @@ def test_when_a_mask_is_made():
         assert made(alone).full.scores is not None  # a short row on CPU: to the bit as ever
     meta = torch.zeros(2, 50, 32, requires_grad=True, device="meta")
     on_meta = Packing(documents.to("meta"), alone=True)
-    assert made(on_meta, x=meta).full == (None, None, None, None)
+    assert made(on_meta, x=meta).full == Bias(None)
     assert made(on_meta, x=meta).windowed.scores is not None
     assert made(on_meta, x=meta, cached=True).full.scores is not None
     assert made(several, "flex").full.blocks is not None and made(several, "flex").full.scores is None
-    assert made(alone, "flex").full == (None, None, None, None)
+    assert made(alone, "flex").full == Bias(None)
     assert made(alone, "flex").windowed.blocks is not None
     with pytest.raises(ValueError, match="starts_N"):
         made(several, "varlen")

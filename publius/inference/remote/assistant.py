@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 
@@ -74,6 +74,12 @@ class RemoteAssistant:
     def close(self) -> None:
         """Close its connections."""
         self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _refused(self, status: int, text: str) -> UserError:
         try:

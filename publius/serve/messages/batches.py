@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from publius.serve.errors import ApiError
 from publius.serve.guard import Caller
-from publius.serve.http import new_id, read_json, request_id
+from publius.serve.http import new_id, parse_json, read_body, request_id
 from publius.serve.messages.batch_runner import ItemRunner
 from publius.serve.messages.conversation import VERSIONS, validated
 from publius.serve.messages.encode import message_body
@@ -99,13 +99,14 @@ async def create(request: Request) -> Response:
         raise ApiError(
             "invalid_request_error", f"anthropic-version: header must be one of {', '.join(VERSIONS)}"
         )
-    body = await read_json(request, server.config.batch_bytes)
+    body = await read_body(request, server.config.batch_bytes)
     batch = await asyncio.to_thread(_create, server.store, body, caller.key_id, version)
     return _answer(request, caller, _body(request, batch))
 
 
-def _create(store: Store, body: dict[str, Any], key_id: str, version: str) -> Batch:
-    given = validated(BatchBody, body).requests
+def _create(store: Store, body: bytes, key_id: str, version: str) -> Batch:
+    """Read, check and keep a batch: seconds of work when it is large, so never on the event loop."""
+    given = validated(BatchBody, parse_json(body)).requests
     seen: set[str] = set()
     for number, each in enumerate(given):
         if each.custom_id in seen:

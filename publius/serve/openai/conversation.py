@@ -152,7 +152,7 @@ def _texts(content: Any, where: str, *, empty: bool = False) -> list[str]:
 def _part(given: Any, where: str) -> str:
     part = _object(given, where)
     kind = part.get("type")
-    if kind in _PARTS:
+    if isinstance(kind, str) and kind in _PARTS:
         what = _PARTS[kind]
         raise invalid(
             where, f"{kind}: this model reads text only, it does not understand {what}; take the part out"

@@ -66,7 +66,12 @@ export async function request(path, { method = "GET", body, signal } = {}) {
   if (body !== undefined) headers["content-type"] = "application/json";
   let response;
   try {
-    response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    response = await fetch(path, {
+      method,
+      headers,
+      signal,
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("connection_error", "The server cannot be reached.");
@@ -88,19 +93,34 @@ export const json = async (path, options) => (await request(path, options)).json
 export async function reply(body, { signal, changed = () => {} } = {}) {
   const draft = new Draft();
   try {
-    const response = await request("/v1/messages", { method: "POST", body: { ...body, stream: true }, signal });
+    const response = await request("/v1/messages", {
+      method: "POST",
+      body: { ...body, stream: true },
+      signal,
+    });
     draft.requestId = response.headers.get("request-id") ?? "";
     for await (const { data } of events(response.body)) {
       const event = JSON.parse(data);
-      if (event.type === "error") throw new ApiError(event.error.type, event.error.message, { status: 200, requestId: draft.requestId });
+      if (event.type === "error")
+        throw new ApiError(event.error.type, event.error.message, {
+          status: 200,
+          requestId: draft.requestId,
+        });
       draft.apply(event);
       if (event.type !== "ping") changed(draft);
     }
-    if (!draft.done) throw new ApiError("connection_error", "The connection closed before the reply was whole.", { requestId: draft.requestId });
+    if (!draft.done)
+      throw new ApiError("connection_error", "The connection closed before the reply was whole.", {
+        requestId: draft.requestId,
+      });
     return draft;
   } catch (error) {
     const known = error.name === "AbortError" || error instanceof ApiError;
-    const told = known ? error : new ApiError("connection_error", "The connection was lost while the reply came.", { requestId: draft.requestId });
+    const told = known
+      ? error
+      : new ApiError("connection_error", "The connection was lost while the reply came.", {
+          requestId: draft.requestId,
+        });
     told.draft = draft;
     throw told;
   }

@@ -15,6 +15,7 @@ from publius.serve.errors import ApiError
 from publius.serve.exchange import Ask
 from publius.serve.guard import Caller
 from publius.serve.http import read_json, request_id
+from publius.serve.replies import whole
 from publius.serve.server import Reply, Server
 from publius.serve.store.words import one_line
 
@@ -106,13 +107,13 @@ async def reply_to(
     *,
     stream: int = 0,
 ) -> Reply:
-    """A whole reply at temperature 1, through the choke-point as any other.
+    """A whole reply at temperature 1, through the choke-point as any other, while the client waits for it.
 
     Raises:
         ApiError: as `Server.exchange`.
     """
     ask = Ask(model, conversation, max_tokens, Sampling(temperature=1.0), stream=stream)
-    return await the_server(request).collect(ask, caller, request_id(request))
+    return await whole(request, the_server(request), ask, caller, request_id(request))
 
 
 def as_message(reply: Reply) -> Message:

@@ -7,7 +7,8 @@ import { textOf } from "./tree.js";
 const pretty = (value) => JSON.stringify(value, null, 2);
 const brief = (input) => {
   const values = Object.values(input ?? {});
-  const text = values.length === 1 && typeof values[0] !== "object" ? String(values[0]) : JSON.stringify(input ?? {});
+  const text =
+    values.length === 1 && typeof values[0] !== "object" ? String(values[0]) : JSON.stringify(input ?? {});
   return text.length > 60 ? `${text.slice(0, 59)}…` : text;
 };
 
@@ -30,7 +31,10 @@ function thinkingView() {
 }
 
 function hiddenView() {
-  return { element: h("p", { class: "fine" }, icon("thought"), "Thinking that the server keeps to itself"), update() {} };
+  return {
+    element: h("p", { class: "fine" }, icon("thought"), "Thinking that the server keeps to itself"),
+    update() {},
+  };
 }
 
 function callView() {
@@ -41,7 +45,14 @@ function callView() {
   const result = h("pre", { tabindex: "0" });
   const resultPart = h("div", {}, h("p", { class: "fine" }, "Result"), result);
   const summary = h("summary", {}, icon("tool"), name, asked, answered);
-  const element = h("details", { class: "call" }, summary, h("p", { class: "fine" }, "Input"), input, resultPart);
+  const element = h(
+    "details",
+    { class: "call" },
+    summary,
+    h("p", { class: "fine" }, "Input"),
+    input,
+    resultPart,
+  );
   const update = (block, answer) => {
     name.textContent = block.name;
     asked.textContent = block.open ? (block.written ?? "…") : brief(block.input);
@@ -99,7 +110,10 @@ export function endingNote(node) {
 export function usageLine(node) {
   const { usage, speed, model } = node;
   if (!usage) return "";
-  const read = (usage.input_tokens ?? 0) + (usage.cache_read_input_tokens ?? 0) + (usage.cache_creation_input_tokens ?? 0);
+  const read =
+    (usage.input_tokens ?? 0) +
+    (usage.cache_read_input_tokens ?? 0) +
+    (usage.cache_creation_input_tokens ?? 0);
   const thought = usage.output_tokens_details?.thinking_tokens;
   return [
     model,
@@ -107,5 +121,7 @@ export function usageLine(node) {
     `${(usage.output_tokens ?? 0).toLocaleString("en")} out${thought ? ` (${thought.toLocaleString("en")} thinking)` : ""}`,
     usage.cache_read_input_tokens > 0 && `${usage.cache_read_input_tokens.toLocaleString("en")} cached`,
     speed && `${speed < 10 ? speed.toFixed(1) : Math.round(speed)} tokens/s`,
-  ].filter(Boolean).join(" · ");
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }

@@ -1,6 +1,18 @@
 // Sums, without eval: a reader of + - * / ^ % and brackets, exact on whole numbers of any size.
 
-const FUNCTIONS = { sqrt: Math.sqrt, abs: Math.abs, round: Math.round, floor: Math.floor, ceil: Math.ceil, ln: Math.log, log: Math.log10, exp: Math.exp, sin: Math.sin, cos: Math.cos, tan: Math.tan };
+const FUNCTIONS = {
+  sqrt: Math.sqrt,
+  abs: Math.abs,
+  round: Math.round,
+  floor: Math.floor,
+  ceil: Math.ceil,
+  ln: Math.log,
+  log: Math.log10,
+  exp: Math.exp,
+  sin: Math.sin,
+  cos: Math.cos,
+  tan: Math.tan,
+};
 const CONSTANTS = { pi: Math.PI, e: Math.E };
 const TOKEN = /\s*(?:(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)|([a-zA-Z]+)|(\*\*|[-+*/%^()×÷−]))/y;
 const SAME = { "×": "*", "÷": "/", "−": "-", "**": "^" };
@@ -52,13 +64,13 @@ class Reader {
 
   sum(depth) {
     let value = this.product(depth);
-    for (let sign; (sign = this.take("+", "-")); ) value = apply(sign, value, this.product(depth));
+    for (let sign; (sign = this.take("+", "-"));) value = apply(sign, value, this.product(depth));
     return value;
   }
 
   product(depth) {
     let value = this.signed(depth);
-    for (let sign; (sign = this.take("*", "/", "%")); ) value = apply(sign, value, this.signed(depth));
+    for (let sign; (sign = this.take("*", "/", "%"));) value = apply(sign, value, this.signed(depth));
     return value;
   }
 
@@ -78,9 +90,15 @@ class Reader {
     if (Object.hasOwn(FUNCTIONS, token)) {
       if (!this.take("(")) throw new Error(`${token} needs brackets`);
       const value = this.closed(depth);
-      return whole(value, value) && ["abs", "round", "floor", "ceil"].includes(token) ? (token === "abs" && value < 0n ? -value : value) : FUNCTIONS[token](Number(value));
+      return whole(value, value) && ["abs", "round", "floor", "ceil"].includes(token)
+        ? token === "abs" && value < 0n
+          ? -value
+          : value
+        : FUNCTIONS[token](Number(value));
     }
-    throw new Error(token === undefined ? "the sum ends too early" : `cannot read ${JSON.stringify(String(token))}`);
+    throw new Error(
+      token === undefined ? "the sum ends too early" : `cannot read ${JSON.stringify(String(token))}`,
+    );
   }
 
   closed(depth) {
@@ -98,7 +116,8 @@ export function calculate(text) {
   if (text.length > 1000) throw new Error("the sum is too long");
   const reader = new Reader(text);
   const value = reader.sum(0);
-  if (reader.at < reader.tokens.length) throw new Error(`cannot read ${JSON.stringify(String(reader.tokens[reader.at]))}`);
+  if (reader.at < reader.tokens.length)
+    throw new Error(`cannot read ${JSON.stringify(String(reader.tokens[reader.at]))}`);
   if (typeof value === "bigint") return value.toString();
   if (!Number.isFinite(value)) throw new Error("there is no such number");
   return String(Number(value.toPrecision(15)));

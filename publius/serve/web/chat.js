@@ -2,13 +2,14 @@
 
 import { reply } from "./api.js";
 import { Conversations } from "./conversations.js";
-import { $, icon, say, toast, writing } from "./dom.js";
+import { $, icon, toast, writing } from "./dom.js";
 import { asError, beginPage, errorCard, fillPicker, models, remember, remembered, withKey } from "./page.js";
 import { Settings } from "./settings.js";
 import { Shelf } from "./shelf.js";
 import { Thread } from "./thread.js";
+import { Teller } from "./teller.js";
 import { offered, run, specs } from "./tools.js";
-import { add, begin, drop, messages, path, textOf, upTo } from "./tree.js";
+import { add, begin, drop, messages, nameOf, path, textOf, upTo } from "./tree.js";
 
 const MOST_ROUNDS = 12; // of tool calls in one turn: a model that calls for ever is stopped
 const wide = matchMedia("(min-width: 60rem)");
@@ -18,8 +19,16 @@ class Chat {
   #settings = new Settings();
   #conversation = begin();
   #ending = null; // aborts the reply that comes
-  #list = new Conversations(this.#shelf, { open: (id) => this.#open(id), gone: (id) => id === this.#conversation.id && this.#new() });
-  #thread = new Thread($("thread"), { edit: (node, text) => this.#send(text, node.parent), again: (node) => this.#answer(node.parent), retry: (node) => this.#retry(node), choose: (node) => this.#choose(node) });
+  #list = new Conversations(this.#shelf, {
+    open: (id) => this.#open(id),
+    gone: (id) => id === this.#conversation.id && this.#new(),
+  });
+  #thread = new Thread($("thread"), {
+    edit: (node, text) => this.#send(text, node.parent),
+    again: (node) => this.#answer(node.parent),
+    retry: (node) => this.#retry(node),
+    choose: (node) => this.#choose(node),
+  });
 
   async start() {
     await this.#shelf.load();
@@ -45,7 +54,9 @@ class Chat {
 
   async #changeModel() {
     remember("model", $("model").value);
-    this.#settings.toolbox = $("model").value ? await withKey(() => offered($("model").value)).catch(() => []) : [];
+    this.#settings.toolbox = $("model").value
+      ? await withKey(() => offered($("model").value)).catch(() => [])
+      : [];
   }
 
   get #busy() {
@@ -58,6 +69,12 @@ class Chat {
     const box = $("message");
     $("send").addEventListener("click", () => (this.#busy ? this.#stop() : this.#sendBox()));
     box.addEventListener("input", () => this.#drawSend());
+    if (!CSS.supports("field-sizing", "content")) {
+      box.addEventListener("input", () => {
+        box.style.height = "auto";
+        box.style.height = `${box.scrollHeight}px`;
+      });
+    }
     box.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
@@ -91,14 +108,26 @@ class Chat {
   }
 
   #panels() {
-    for (const [button, panel, drawing] of [["menu", "sidebar", "menu"], ["tune", "settings", "sliders"]]) {
+    for (const [button, panel, drawing] of [
+      ["menu", "sidebar", "menu"],
+      ["tune", "settings", "sliders"],
+    ]) {
       $(button).prepend(icon(drawing));
       $(button).addEventListener("click", () => this.#show(panel, $(panel).hidden));
     }
     $("close-settings").append(icon("close"));
     $("close-settings").addEventListener("click", () => this.#show("settings", false));
-    $("scrim").addEventListener("click", () => ["sidebar", "settings"].forEach((panel) => this.#show(panel, false)));
-    for (const [id, name] of [["new", "plus"], ["think", "thought"], ["tools", "tool"], ["export-all", "down"], ["latest", "down"]]) $(id).prepend(icon(name));
+    $("scrim").addEventListener("click", () =>
+      ["sidebar", "settings"].forEach((panel) => this.#show(panel, false)),
+    );
+    for (const [id, name] of [
+      ["new", "plus"],
+      ["think", "thought"],
+      ["tools", "tool"],
+      ["export-all", "down"],
+      ["latest", "down"],
+    ])
+      $(id).prepend(icon(name));
     this.#show("sidebar", wide.matches && remembered("sidebar", true));
     this.#show("settings", wide.matches && remembered("panel", false));
   }
@@ -166,7 +195,7 @@ class Chat {
     this.#stop();
     const [conversation, ending] = [this.#conversation, new AbortController()];
     this.#ending = ending;
-    say("Publius is answering");
+    const teller = new Teller();
     const here = () => this.#conversation === conversation;
     for (let round = 0; round < MOST_ROUNDS && parent; round++) {
       const node = add(conversation, parent, "assistant", [], { pending: true });
@@ -176,20 +205,21 @@ class Chat {
       }
       const model = $("model").value;
       const tools = this.#settings.tools;
-      await this.#fill(conversation, node, { model, tools, signal: ending.signal });
+      await this.#fill(conversation, node, { model, tools, teller, signal: ending.signal });
       parent = await this.#runTools(conversation, node, { model, tools, signal: ending.signal });
     }
     if (this.#ending === ending) this.#ending = null;
     await this.#shelf.keep(conversation);
     if (here()) {
       remember("open", conversation.id);
+      const follow = this.#atEnd();
       this.#draw();
-      this.#scrollDown();
-      this.#tell(path(conversation).at(-1));
+      this.#scrollDown(follow);
+      this.#told(teller, path(conversation).at(-1));
     } else this.#list.draw();
   }
 
-  async #fill(conversation, node, { model, tools, signal }) {
+  async #fill(conversation, node, { model, tools, teller, signal }) {
     const body = { model, messages: messages(upTo(conversation, node.parent)), ...this.#settings.fields() };
     if (conversation.system.trim()) body.system = conversation.system.trim();
     if (tools.length) body.tools = specs(tools);
@@ -200,6 +230,7 @@ class Chat {
         if (this.#conversation !== conversation || !node.pending) return;
         const follow = this.#atEnd();
         this.#thread.grow(draft.content);
+        teller.grow(textOf(draft));
         if (follow) this.#scrollDown(true);
       });
     };
@@ -218,13 +249,20 @@ class Chat {
   }
 
   #settle(node, draft) {
-    Object.assign(node, { content: draft.kept(), model: draft.model || $("model").value, stopReason: draft.stopReason, stopDetails: draft.stopDetails, requestId: draft.requestId });
+    Object.assign(node, {
+      content: draft.kept(),
+      model: draft.model || $("model").value,
+      stopReason: draft.stopReason,
+      stopDetails: draft.stopDetails,
+      requestId: draft.requestId,
+    });
     if (draft.done) Object.assign(node, { usage: draft.usage, speed: draft.speed });
   }
 
   /** Run the calls of a reply; gives the node to go on from, null when the turn is over. */
   async #runTools(conversation, node, { model, tools, signal }) {
-    const calls = node.stopReason === "tool_use" ? node.content.filter((block) => block.type === "tool_use") : [];
+    const calls =
+      node.stopReason === "tool_use" ? node.content.filter((block) => block.type === "tool_use") : [];
     if (!calls.length) return null;
     try {
       const results = await Promise.all(calls.map((call) => run(call, tools, model, signal)));
@@ -236,10 +274,12 @@ class Chat {
     }
   }
 
-  #tell(node) {
-    if (!node || node.role !== "assistant") return;
-    if (node.stopReason === "stopped") say("Stopped");
-    else if (!node.error) say(`Publius: ${textOf(node)}`);
+  #told(teller, node) {
+    if (node?.role !== "assistant" || node.error) return; // an error's card has spoken for itself
+    if (node.stopReason === "stopped") teller.end("", "Stopped.");
+    else if (node.stopReason === "refusal")
+      teller.end(textOf(node), `Declined. ${node.stopDetails?.explanation ?? ""}`);
+    else teller.end(textOf(node));
   }
 
   // --- drawing
@@ -248,6 +288,7 @@ class Chat {
     const empty = path(this.#conversation).length === 0;
     document.body.classList.toggle("empty", empty);
     $("welcome").hidden = !empty;
+    document.title = empty ? "Publius" : `${nameOf(this.#conversation)} · Publius`;
     $("log").setAttribute("aria-busy", String(this.#busy));
     $("system").value = this.#conversation.system;
     this.#thread.draw(this.#conversation, this.#busy);
@@ -259,7 +300,8 @@ class Chat {
   #drawSend() {
     const label = this.#busy ? "Stop" : "Send";
     const button = $("send");
-    if (button.getAttribute("aria-label") !== label) button.replaceChildren(icon(this.#busy ? "stop" : "send"));
+    if (button.getAttribute("aria-label") !== label)
+      button.replaceChildren(icon(this.#busy ? "stop" : "send"));
     button.setAttribute("aria-label", label);
     button.title = this.#busy ? "Stop (Esc)" : "Send (Enter)";
     button.disabled = !this.#busy && !($("message").value.trim() && $("model").value);

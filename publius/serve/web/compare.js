@@ -7,7 +7,11 @@ import { scale, tags } from "./marks.js";
 import { asError, beginPage, errorCard, fillPicker, models, remember, remembered, withKey } from "./page.js";
 
 const TAGS = ["helpful", "honest", "kind", "wrong", "harmful", "needless refusal", "too long"];
-const CHOICES = [["left", "Left is better", "1"], ["tie", "A tie", "2"], ["right", "Right is better", "3"]];
+const CHOICES = [
+  ["left", "Left is better", "1"],
+  ["tie", "A tie", "2"],
+  ["right", "Right is better", "3"],
+];
 
 class Compare {
   #shown = null;
@@ -19,7 +23,8 @@ class Compare {
   async start() {
     $("rater").value = remembered("name", "");
     $("rater").addEventListener("input", () => remember("name", $("rater").value));
-    for (const id of ["model-a", "model-b"]) $(id).addEventListener("change", () => remember(id, $(id).value));
+    for (const id of ["model-a", "model-b"])
+      $(id).addEventListener("change", () => remember(id, $(id).value));
     $("write").addEventListener("click", () => this.#write());
     addEventListener("keydown", (event) => this.#key(event));
     await this.#do(async () => {
@@ -32,7 +37,11 @@ class Compare {
 
   #who() {
     const max_tokens = Math.min(8192, Math.max(1, Math.floor(Number($("length").value)) || 512));
-    return { rater: $("rater").value.trim(), models: [$("model-a").value, $("model-b").value].filter(Boolean), max_tokens };
+    return {
+      rater: $("rater").value.trim(),
+      models: [$("model-a").value, $("model-b").value].filter(Boolean),
+      max_tokens,
+    };
   }
 
   #ask(name, body = {}) {
@@ -56,14 +65,16 @@ class Compare {
   }
 
   #lock(locked) {
-    for (const button of document.querySelectorAll("main button")) button.disabled = locked && !button.closest("#notice");
+    for (const button of document.querySelectorAll("main button"))
+      button.disabled = locked && !button.closest("#notice");
     const undo = $("undo");
     if (undo) undo.disabled = locked || !this.#mine;
     $("pair").setAttribute("aria-busy", String(locked));
   }
 
   async #next() {
-    if (!this.#shown) $("pair").replaceChildren(h("p", { class: "quietly" }, "Two answers are being written…"));
+    if (!this.#shown)
+      $("pair").replaceChildren(h("p", { class: "quietly" }, "Two answers are being written…"));
     this.#show(await this.#ask("next"));
   }
 
@@ -81,7 +92,14 @@ class Compare {
   #choose(better) {
     if (!this.#shown || this.#busy) return null;
     const { left, right, words } = this.#marks;
-    const said = { pair: this.#shown.id, better, harm_left: left.value, harm_right: right.value, tags: words.value, seconds: (performance.now() - this.#since) / 1000 };
+    const said = {
+      pair: this.#shown.id,
+      better,
+      harm_left: left.value,
+      harm_right: right.value,
+      tags: words.value,
+      seconds: (performance.now() - this.#since) / 1000,
+    };
     return this.#do(async () => {
       if (this.#shown?.id === said.pair) {
         await this.#ask("say", said);
@@ -113,17 +131,53 @@ class Compare {
     this.#since = performance.now();
     this.#mine = progress.mine;
     this.#facts(progress, agreement, rater);
-    const undo = h("button", { type: "button", class: "small", id: "undo", on: { click: () => this.#undo() } }, icon("undo"), "Undo the last", h("kbd", {}, "u"));
+    const undo = h(
+      "button",
+      { type: "button", class: "small", id: "undo", on: { click: () => this.#undo() } },
+      icon("undo"),
+      "Undo the last",
+      h("kbd", {}, "u"),
+    );
     if (!pair) {
-      const text = progress.mine ? "Nothing more waits for you. Thank you. You can ask something of your own." : "No prompts wait. Ask something of your own, and two answers are written to it.";
+      const text = progress.mine
+        ? "Nothing more waits for you. Thank you. You can ask something of your own."
+        : "No prompts wait. Ask something of your own, and two answers are written to it.";
       $("pair").replaceChildren(h("p", { class: "quietly" }, text), h("p", { class: "row end" }, undo));
       $("own").open = true;
       return;
     }
-    this.#marks = { left: scale("harm-left", "Harm"), right: scale("harm-right", "Harm"), words: tags("Tags", TAGS) };
-    const buttons = CHOICES.map(([value, label, digit]) => h("button", { type: "button", "aria-pressed": said ? String(said.better === value) : null, on: { click: () => this.#choose(value) } }, label, h("kbd", {}, digit)));
+    this.#marks = {
+      left: scale("harm-left", "Harm"),
+      right: scale("harm-right", "Harm"),
+      words: tags("Tags", TAGS),
+    };
+    const buttons = CHOICES.map(([value, label, digit]) =>
+      h(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": said ? String(said.better === value) : null,
+          on: { click: () => this.#choose(value) },
+        },
+        label,
+        h("kbd", {}, digit),
+      ),
+    );
     $("pair").replaceChildren(
-      h("div", { class: "write" }, this.#prompt(pair), h("div", { class: "pair" }, this.#answer("Left", pair.left, this.#marks.left, said?.better === "left"), this.#answer("Right", pair.right, this.#marks.right, said?.better === "right")), this.#marks.words.element, h("div", { class: "choices", role: "group", "aria-label": "Which is better" }, buttons), h("p", { class: "row end" }, undo)),
+      h(
+        "div",
+        { class: "write" },
+        this.#prompt(pair),
+        h(
+          "div",
+          { class: "pair" },
+          this.#answer("Left", pair.left, this.#marks.left, said?.better === "left"),
+          this.#answer("Right", pair.right, this.#marks.right, said?.better === "right"),
+        ),
+        this.#marks.words.element,
+        h("div", { class: "choices", role: "group", "aria-label": "Which is better" }, buttons),
+        h("p", { class: "row end" }, undo),
+      ),
     );
     if (said) {
       this.#marks.left.value = said.harm_left;
@@ -136,7 +190,12 @@ class Compare {
     const parts = messages.map(({ role, content }) => {
       const place = h("div", { class: "blocks" });
       showBlocks(place, content);
-      return h("div", { class: "said" }, messages.length > 1 && h("span", { class: "who" }, role === "user" ? "Person" : "Model"), role === "user" ? content.map((block) => block.text ?? block.content ?? "").join("\n") : place);
+      return h(
+        "div",
+        { class: "said" },
+        messages.length > 1 && h("span", { class: "who" }, role === "user" ? "Person" : "Model"),
+        role === "user" ? content.map((block) => block.text ?? block.content ?? "").join("\n") : place,
+      );
     });
     return h("div", {}, system && h("p", { class: "fine" }, `System prompt: ${system}`), parts);
   }
@@ -145,16 +204,37 @@ class Compare {
     const place = h("div", { class: "blocks" });
     showBlocks(place, content);
     if (!place.textContent.trim()) append(place, [h("p", { class: "fine" }, "An empty answer.")]);
-    return h("section", { class: picked ? "answer picked" : "answer", "aria-label": `${title} answer` }, h("h2", {}, title), place, harm.element);
+    return h(
+      "section",
+      { class: picked ? "answer picked" : "answer", "aria-label": `${title} answer` },
+      h("h2", {}, title),
+      place,
+      harm.element,
+    );
   }
 
   #facts(progress, agreement, rater) {
     const done = progress.mine;
     $("bar").max = Math.max(1, done + progress.left);
     $("bar").value = done;
-    const alpha = agreement.alpha === null ? null : h("span", { title: `Krippendorff's alpha over ${agreement.units} pairs that two or more people compared: 1 is perfect, 0 is chance` }, "agreement ", h("b", {}, agreement.alpha.toFixed(2)));
+    const alpha =
+      agreement.alpha === null
+        ? null
+        : h(
+            "span",
+            {
+              title: `Krippendorff's alpha over ${agreement.units} pairs that two or more people compared: 1 is perfect, 0 is chance`,
+            },
+            "agreement ",
+            h("b", {}, agreement.alpha.toFixed(2)),
+          );
     $("facts").replaceChildren(
-      ...[h("span", {}, h("b", {}, String(done)), ` compared by ${rater}`), h("span", {}, h("b", {}, String(progress.left)), " left"), progress.raters > 1 && h("span", {}, h("b", {}, String(progress.raters)), " people"), alpha].filter(Boolean),
+      ...[
+        h("span", {}, h("b", {}, String(done)), ` compared by ${rater}`),
+        h("span", {}, h("b", {}, String(progress.left)), " left"),
+        progress.raters > 1 && h("span", {}, h("b", {}, String(progress.raters)), " people"),
+        alpha,
+      ].filter(Boolean),
     );
   }
 }

@@ -7,6 +7,7 @@ it, and no name of a model leaves here.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections import deque
 from typing import Any
@@ -18,7 +19,7 @@ from starlette.responses import Response
 
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, user
-from publius.data.files import read_lines
+from publius.data.files import Line, read_lines
 from publius.data.pair_shapes import prompt_of
 from publius.serve.errors import ApiError
 from publius.serve.guard import Caller
@@ -46,7 +47,7 @@ _TRIES = 3
 _FRUITLESS = 8
 """Prompts of the queue given up in one request because their answers stay alike."""
 _FROM = "queue"
-"""Name in a prompt's `meta` of its line in the queue."""
+"""Name in a prompt's `meta` of what it is known by in the queue."""
 
 
 class Queue:
@@ -60,15 +61,11 @@ class Queue:
     """
 
     def __init__(self, path: str, store: Store) -> None:
-        rows = (
-            [(line.number, prompt_of(_row(path, line), f"{path}:{line.number}")) for line in read_lines(path)]
-            if path
-            else []
-        )
-        self.total = len(rows)
-        done = {pair.prompt.meta.get(_FROM) for pair, _ in store.comparisons.all()} if rows else set()
-        marked = [p.model_copy(update={"meta": {**p.meta, _FROM: f"{path}:{n}"}}) for n, p in rows]
-        self._waiting = deque(prompt for prompt in marked if prompt.meta[_FROM] not in done)
+        lines = read_lines(path) if path else ()
+        prompts = [_known(prompt_of(_row(path, line), f"{path}:{line.number}")) for line in lines]
+        self.total = len(prompts)
+        done = {pair.prompt.meta.get(_FROM) for pair, _ in store.comparisons.all()} if prompts else set()
+        self._waiting = deque(prompt for prompt in prompts if prompt.meta[_FROM] not in done)
 
     @property
     def left(self) -> int:
@@ -84,7 +81,13 @@ class Queue:
         self._waiting.appendleft(prompt)
 
 
-def _row(path: str, line: Any) -> dict[str, Any]:
+def _known(prompt: Conversation) -> Conversation:
+    """The prompt with its digest: a queue that is moved or gets further lines is the same queue."""
+    digest = hashlib.sha256(prompt.model_dump_json().encode()).hexdigest()[:16]
+    return prompt.model_copy(update={"meta": {**prompt.meta, _FROM: digest}})
+
+
+def _row(path: str, line: Line) -> dict[str, Any]:
     try:
         row = json.loads(line.text)
     except ValueError:

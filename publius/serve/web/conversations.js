@@ -13,10 +13,18 @@ function age(time) {
   return new Date(time).toLocaleDateString("en", { month: "long", year: "numeric" });
 }
 
-const fileName = (text) => `${text.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation"}.json`;
+const fileName = (text) =>
+  `${
+    text
+      .replace(/[^\p{L}\p{N}]+/gu, "-")
+      .replace(/^-|-$/g, "")
+      .slice(0, 60) || "conversation"
+  }.json`;
 
 function holds(conversation, words) {
-  const text = [nameOf(conversation), ...Object.values(conversation.nodes).map(textOf)].join("\n").toLowerCase();
+  const text = [nameOf(conversation), ...Object.values(conversation.nodes).map(textOf)]
+    .join("\n")
+    .toLowerCase();
   return words.every((word) => text.includes(word));
 }
 
@@ -33,7 +41,9 @@ export class Conversations {
     $("find").addEventListener("keydown", (event) => {
       if (event.key === "Enter") $("list").querySelector("button.entry")?.click();
     });
-    $("export-all").addEventListener("click", () => download("conversations.json", JSON.stringify(this.#shelf.all().map(exported), null, 1)));
+    $("export-all").addEventListener("click", () =>
+      download("conversations.json", JSON.stringify(this.#shelf.all().map(exported), null, 1)),
+    );
   }
 
   /** Draw the list; `current` is marked. */
@@ -54,7 +64,8 @@ export class Conversations {
       }
       items.append(this.#entry(conversation));
     }
-    if (!found.length) list.append(h("p", { class: "fine" }, words.length ? "Nothing found." : "Nothing here yet."));
+    if (!found.length)
+      list.append(h("p", { class: "fine" }, words.length ? "Nothing found." : "Nothing here yet."));
     $("export-all").disabled = !this.#shelf.all().length;
   }
 
@@ -63,12 +74,24 @@ export class Conversations {
     const name = nameOf(conversation);
     const item = h("li", { class: id === this.#current && "current" });
     item.append(
-      h("button", { type: "button", class: "entry", "aria-current": id === this.#current && "true", title: name, on: { click: () => this.#acts.open(id), dblclick: () => this.#rename(item, conversation) } }, name),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "entry",
+          "aria-current": id === this.#current && "true",
+          title: name,
+          on: { click: () => this.#acts.open(id) },
+        },
+        name,
+      ),
       h(
         "span",
         { class: "entry-acts" },
         iconButton("pen", `Rename ${name}`, () => this.#rename(item, conversation)),
-        iconButton("down", `Export ${name}`, () => download(fileName(name), JSON.stringify(exported(conversation), null, 1))),
+        iconButton("down", `Export ${name}`, () =>
+          download(fileName(name), JSON.stringify(exported(conversation), null, 1)),
+        ),
         iconButton("bin", `Delete ${name}`, () => this.#remove(conversation)),
       ),
     );
@@ -76,7 +99,12 @@ export class Conversations {
   }
 
   #rename(item, conversation) {
-    const field = h("input", { type: "text", "aria-label": "Title", maxlength: "120", value: nameOf(conversation) });
+    const field = h("input", {
+      type: "text",
+      "aria-label": "Title",
+      maxlength: "120",
+      value: nameOf(conversation),
+    });
     let left = false;
     const leave = async (keep) => {
       if (left) return;

@@ -11,7 +11,8 @@ export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === false || value === null || value === undefined) continue;
-    if (name === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+    if (name === "on")
+      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
     else if (name === "data") Object.assign(element.dataset, value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
@@ -71,7 +72,11 @@ export function icon(name) {
 
 /** A button that is a drawing; `label` is what it is called. */
 export function iconButton(name, label, click, attributes = {}) {
-  return h("button", { type: "button", class: "quiet", "aria-label": label, title: label, on: { click }, ...attributes }, icon(name));
+  return h(
+    "button",
+    { type: "button", class: "quiet", "aria-label": label, title: label, on: { click }, ...attributes },
+    icon(name),
+  );
 }
 
 /** Copy, and show for a moment on `button` that it was done. */
@@ -111,9 +116,19 @@ export function toast(text, action = null, run = null) {
     hide();
     run();
   };
-  place.replaceChildren(h("div", { class: "toast" }, h("span", {}, text), action && h("button", { type: "button", on: { click: act } }, action)));
+  place.replaceChildren(
+    h(
+      "div",
+      { class: "toast" },
+      h("span", {}, text),
+      action && h("button", { type: "button", on: { click: act } }, action),
+    ),
+  );
   toastTimer = setTimeout(hide, 7000);
 }
 
 /** Whether the reader is writing, so that keys are letters. */
-export const writing = (event) => /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && event.target.type !== "radio" && event.target.type !== "checkbox";
+export const writing = (event) =>
+  /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) &&
+  event.target.type !== "radio" &&
+  event.target.type !== "checkbox";

@@ -17,7 +17,10 @@ const NUMBER = "\\b(?:0x[\\da-fA-F]+|\\d[\\d_]*(?:\\.\\d+)?(?:[eE][-+]?\\d+)?)\\
 const NAME = "[A-Za-z_$][\\w$]*";
 
 const family = (comment, string, known, fold = false) => ({
-  pattern: new RegExp(`(?<comment>${comment})|(?<string>${string})|(?<number>${NUMBER})|(?<name>${NAME})`, "g"),
+  pattern: new RegExp(
+    `(?<comment>${comment})|(?<string>${string})|(?<number>${NUMBER})|(?<name>${NAME})`,
+    "g",
+  ),
   known,
   fold,
 });
@@ -28,8 +31,52 @@ const MARKUP = family("<!--[^]*?(?:-->|$)", STRING, new Set());
 const CSS = family("/\\*[^]*?(?:\\*/|$)", STRING, new Set());
 
 const FAMILIES = new Map([
-  ...["js", "javascript", "mjs", "ts", "typescript", "jsx", "tsx", "json", "c", "h", "cpp", "c++", "cc", "cs", "csharp", "go", "java", "kotlin", "php", "rs", "rust", "scala", "swift", "dart", "zig"].map((n) => [n, C]),
-  ...["py", "python", "python3", "sh", "bash", "shell", "zsh", "rb", "ruby", "yaml", "yml", "toml", "r", "julia", "make", "dockerfile", "perl"].map((n) => [n, HASH]),
+  ...[
+    "js",
+    "javascript",
+    "mjs",
+    "ts",
+    "typescript",
+    "jsx",
+    "tsx",
+    "json",
+    "c",
+    "h",
+    "cpp",
+    "c++",
+    "cc",
+    "cs",
+    "csharp",
+    "go",
+    "java",
+    "kotlin",
+    "php",
+    "rs",
+    "rust",
+    "scala",
+    "swift",
+    "dart",
+    "zig",
+  ].map((n) => [n, C]),
+  ...[
+    "py",
+    "python",
+    "python3",
+    "sh",
+    "bash",
+    "shell",
+    "zsh",
+    "rb",
+    "ruby",
+    "yaml",
+    "yml",
+    "toml",
+    "r",
+    "julia",
+    "make",
+    "dockerfile",
+    "perl",
+  ].map((n) => [n, HASH]),
   ["sql", SQL],
   ...["html", "xml", "svg"].map((n) => [n, MARKUP]),
   ...["css", "scss"].map((n) => [n, CSS]),
@@ -44,7 +91,16 @@ export function highlight(code, language) {
   for (const match of code.matchAll(kind.pattern)) {
     const { comment, string, number, name } = match.groups;
     const known = name !== undefined && kind.known.has(kind.fold ? name.toLowerCase() : name);
-    const colour = comment !== undefined ? "comment" : string !== undefined ? "string" : number !== undefined ? "number" : known ? "word" : null;
+    const colour =
+      comment !== undefined
+        ? "comment"
+        : string !== undefined
+          ? "string"
+          : number !== undefined
+            ? "number"
+            : known
+              ? "word"
+              : null;
     if (!colour) continue;
     if (match.index > done) nodes.push(code.slice(done, match.index));
     nodes.push(h("span", { class: `t-${colour}` }, match[0]));

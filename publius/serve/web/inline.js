@@ -107,7 +107,11 @@ class Reader {
   code() {
     const ticks = "`".repeat(this.run("`"));
     const start = this.at + ticks.length;
-    const end = this.find(ticks, start, (i) => this.text[i - 1] !== "`" && this.text[i + ticks.length] !== "`");
+    const end = this.find(
+      ticks,
+      start,
+      (i) => this.text[i - 1] !== "`" && this.text[i + ticks.length] !== "`",
+    );
     if (end < 0) {
       this.plain += ticks;
       this.at = start;
@@ -146,7 +150,8 @@ class Reader {
     if (close < 0 || close - open > 1000 || this.text.slice(open + 1, close).includes("\n\n")) return false;
     const end = this.destination(close + 2);
     if (end < 0) return false;
-    const [, address] = /^\s*<?([^\s>]*)>?(?:\s+(?:"[^"]*"|'[^']*'))?\s*$/.exec(this.text.slice(close + 2, end)) ?? [];
+    const [, address] =
+      /^\s*<?([^\s>]*)>?(?:\s+(?:"[^"]*"|'[^']*'))?\s*$/.exec(this.text.slice(close + 2, end)) ?? [];
     const url = address === undefined ? null : safeUrl(address);
     if (url === null) return false;
     const label = this.text.slice(open + 1, close);
@@ -185,6 +190,7 @@ class Reader {
   }
 }
 
-const anchor = (url, inside) => h("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, inside);
+const anchor = (url, inside) =>
+  h("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, inside);
 // a link inside a link's text is only text
 const unlinked = (node) => (node.tagName === "A" ? node.textContent : node);

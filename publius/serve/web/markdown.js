@@ -25,7 +25,14 @@ export function blocks(text) {
       at++;
       continue;
     }
-    const block = fence(lines, at) ?? heading(lines, at) ?? rule(lines, at) ?? quote(lines, at) ?? list(lines, at) ?? table(lines, at) ?? paragraph(lines, at);
+    const block =
+      fence(lines, at) ??
+      heading(lines, at) ??
+      rule(lines, at) ??
+      quote(lines, at) ??
+      list(lines, at) ??
+      table(lines, at) ??
+      paragraph(lines, at);
     block.raw = lines.slice(at, block.end).join("\n");
     found.push(block);
     at = block.end;
@@ -41,7 +48,8 @@ function fence(lines, at) {
   let end = at + 1;
   for (; end < lines.length; end++) {
     const close = lines[end].trim();
-    if (close.length >= marks.length && close === marks[0].repeat(close.length)) return { kind: "code", code: code.join("\n"), language: info.trim().split(/\s/)[0], end: end + 1 };
+    if (close.length >= marks.length && close === marks[0].repeat(close.length))
+      return { kind: "code", code: code.join("\n"), language: info.trim().split(/\s/)[0], end: end + 1 };
     code.push(lines[end].startsWith(indent) ? lines[end].slice(indent.length) : lines[end].trimStart());
   }
   return { kind: "code", code: code.join("\n"), language: info.trim().split(/\s/)[0], end };
@@ -52,7 +60,12 @@ function heading(lines, at) {
   if (!match) return null;
   const said = lines[at].slice(match[0].length).trim();
   const bare = said.replace(/#{1,99}$/, "");
-  return { kind: "heading", level: match[1].length, text: bare === "" || bare.endsWith(" ") ? bare.trim() : said, end: at + 1 };
+  return {
+    kind: "heading",
+    level: match[1].length,
+    text: bare === "" || bare.endsWith(" ") ? bare.trim() : said,
+    end: at + 1,
+  };
 }
 
 const rule = (lines, at) => (RULE.test(lines[at]) ? { kind: "rule", end: at + 1 } : null);
@@ -80,7 +93,12 @@ function list(lines, at) {
     }
     const item = ITEM.exec(line);
     const depth = line.length - line.trimStart().length;
-    if (item && depth < Math.max(inset, 1) + first[1].length && depth <= first[1].length + 1 && !RULE.test(line)) {
+    if (
+      item &&
+      depth < Math.max(inset, 1) + first[1].length &&
+      depth <= first[1].length + 1 &&
+      !RULE.test(line)
+    ) {
       if (/\d/.test(item[2]) !== ordered) break;
       loose ||= gap && items.length > 0;
       inset = item[0].length;
@@ -93,14 +111,24 @@ function list(lines, at) {
     gap = false;
   }
   while (end > at && !lines[end - 1].trim()) end--;
-  return { kind: "list", ordered, start: ordered ? parseInt(first[2], 10) : 1, loose, items: items.map((item) => item.join("\n")), end };
+  return {
+    kind: "list",
+    ordered,
+    start: ordered ? parseInt(first[2], 10) : 1,
+    loose,
+    items: items.map((item) => item.join("\n")),
+    end,
+  };
 }
 
 /** Cells of a row; `\|` and pipes in code do not divide. */
 function cells(line) {
   const found = [""];
   let ticks = false;
-  const row = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
+  const row = line
+    .trim()
+    .replace(/^\|/, "")
+    .replace(/(?<!\\)\|$/, "");
   for (let i = 0; i < row.length; i++) {
     if (row[i] === "\\" && row[i + 1] === "|") found[found.length - 1] += row[++i];
     else if (row[i] === "|" && !ticks) found.push("");
@@ -127,24 +155,44 @@ function table(lines, at) {
   return { kind: "table", head, align, rows, end };
 }
 
-const begins = (lines, at) => FENCE.test(lines[at]) || HEADING.test(lines[at]) || RULE.test(lines[at]) || QUOTE.test(lines[at]) || ITEM.test(lines[at]);
+const begins = (lines, at) =>
+  FENCE.test(lines[at]) ||
+  HEADING.test(lines[at]) ||
+  RULE.test(lines[at]) ||
+  QUOTE.test(lines[at]) ||
+  ITEM.test(lines[at]);
 
 function paragraph(lines, at) {
   let end = at + 1;
   // a numbered line goes on with the paragraph unless it is a first one, so that "in\n1984. It" is no list
   const interrupts = (i) => begins(lines, i) && !(/^ *\d/.test(lines[i]) && !/^ *1[.)]/.test(lines[i]));
   while (end < lines.length && lines[end].trim() && !interrupts(end) && !table(lines, end)) end++;
-  return { kind: "paragraph", text: lines.slice(at, end).map((line) => line.trim()).join("\n"), end };
+  return {
+    kind: "paragraph",
+    text: lines
+      .slice(at, end)
+      .map((line) => line.trim())
+      .join("\n"),
+    end,
+  };
 }
 
 function codeBlock({ code, language }) {
-  const button = h("button", { type: "button", class: "quiet", "aria-label": "Copy code", title: "Copy code" }, icon("copy"));
+  const button = h(
+    "button",
+    { type: "button", class: "quiet", "aria-label": "Copy code", title: "Copy code" },
+    icon("copy"),
+  );
   button.addEventListener("click", () => copy(code, button));
   return h(
     "figure",
     { class: "code" },
     h("figcaption", {}, h("span", {}, language || "text"), button),
-    h("pre", { tabindex: "0", role: "region", "aria-label": `Code${language ? `, ${language}` : ""}` }, h("code", {}, highlight(code, language))),
+    h(
+      "pre",
+      { tabindex: "0", role: "region", "aria-label": `Code${language ? `, ${language}` : ""}` },
+      h("code", {}, highlight(code, language)),
+    ),
   );
 }
 
@@ -152,24 +200,65 @@ function listBlock(block, depth) {
   const items = block.items.map((item) => {
     const task = /^\[([ xX])\]\s+/.exec(item);
     const nodes = nested(task ? item.slice(task[0].length) : item, depth, !block.loose);
-    const box = task && h("input", { type: "checkbox", disabled: true, checked: task[1] !== " ", "aria-label": task[1] === " " ? "to do" : "done" });
+    const box =
+      task &&
+      h("input", {
+        type: "checkbox",
+        disabled: true,
+        checked: task[1] !== " ",
+        "aria-label": task[1] === " " ? "to do" : "done",
+      });
     return h("li", { class: task && "task" }, box, nodes);
   });
-  return h(block.ordered ? "ol" : "ul", { start: block.ordered && block.start !== 1 ? block.start : null }, items);
+  return h(
+    block.ordered ? "ol" : "ul",
+    { start: block.ordered && block.start !== 1 ? block.start : null },
+    items,
+  );
 }
 
 function tableBlock({ head, align, rows }) {
-  const cell = (tag, text, i) => h(tag, { class: align[i] === "start" ? null : align[i], scope: tag === "th" ? "col" : null }, inline(text));
+  const cell = (tag, text, i) =>
+    h(
+      tag,
+      { class: align[i] === "start" ? null : align[i], scope: tag === "th" ? "col" : null },
+      inline(text),
+    );
   return h(
     "div",
     { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" },
-    h("table", {}, h("thead", {}, h("tr", {}, head.map((text, i) => cell("th", text, i)))), h("tbody", {}, rows.map((row) => h("tr", {}, row.map((text, i) => cell("td", text, i)))))),
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          head.map((text, i) => cell("th", text, i)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) =>
+          h(
+            "tr",
+            {},
+            row.map((text, i) => cell("td", text, i)),
+          ),
+        ),
+      ),
+    ),
   );
 }
 
 function nested(text, depth, tight = false) {
   if (depth > DEEPEST) return [text];
-  return blocks(text).map((block) => (tight && block.kind === "paragraph" ? h("span", {}, inline(block.text)) : element(block, depth + 1)));
+  return blocks(text).map((block) =>
+    tight && block.kind === "paragraph" ? h("span", {}, inline(block.text)) : element(block, depth + 1),
+  );
 }
 
 function element(block, depth) {
@@ -194,7 +283,8 @@ function element(block, depth) {
 /** Blocks whose headings follow on the page's own (its h1) without a gap, whatever levels the text has. */
 function ranked(found) {
   let last = 1;
-  for (const block of found) if (block.kind === "heading") last = block.rank = Math.min(block.level + 1, last + 1, 6);
+  for (const block of found)
+    if (block.kind === "heading") last = block.rank = Math.min(block.level + 1, last + 1, 6);
   return found;
 }
 

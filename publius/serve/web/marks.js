@@ -14,7 +14,16 @@ export function scale(name, title, words = HARM) {
     const input = h("input", { type: "radio", name, value: String(i) });
     return { input, element: h("label", {}, input, h("span", {}, `${i} ${word}`)) };
   });
-  const element = h("fieldset", {}, h("legend", {}, title), h("div", { class: "steps" }, steps.map((step) => step.element)));
+  const element = h(
+    "fieldset",
+    {},
+    h("legend", {}, title),
+    h(
+      "div",
+      { class: "steps" },
+      steps.map((step) => step.element),
+    ),
+  );
   return {
     element,
     get value() {
@@ -35,12 +44,29 @@ export function tags(title, words) {
     const input = h("input", { type: "checkbox", value: word });
     return { word, input, element: h("label", {}, input, h("span", {}, word)) };
   });
-  const more = h("input", { type: "text", "aria-label": "Other tags, parted by commas", placeholder: "other, tags" });
-  const element = h("fieldset", {}, h("legend", {}, title), h("div", { class: "steps" }, ticks.map((tick) => tick.element)), more);
+  const more = h("input", {
+    type: "text",
+    "aria-label": "Other tags, parted by commas",
+    placeholder: "other, tags",
+  });
+  const element = h(
+    "fieldset",
+    {},
+    h("legend", {}, title),
+    h(
+      "div",
+      { class: "steps" },
+      ticks.map((tick) => tick.element),
+    ),
+    more,
+  );
   return {
     element,
     get value() {
-      const own = more.value.split(",").map((word) => word.trim()).filter(Boolean);
+      const own = more.value
+        .split(",")
+        .map((word) => word.trim())
+        .filter(Boolean);
       return [...ticks.filter(({ input }) => input.checked).map(({ word }) => word), ...own];
     },
     set value(wanted) {

@@ -35,7 +35,9 @@ function setTheme(theme) {
 
 function drawTheme() {
   const button = $("theme");
-  const dark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const dark = () =>
+    (document.documentElement.dataset.theme ??
+      (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const draw = () => {
     const label = dark() ? "Light theme" : "Dark theme";
     button.replaceChildren(icon(dark() ? "sun" : "moon"));
@@ -93,7 +95,10 @@ export async function withKey(ask) {
     try {
       return await ask();
     } catch (error) {
-      const again = error instanceof ApiError && error.status === 401 && (await askKey(key() ? "The server does not know this key." : "This server asks for a key."));
+      const again =
+        error instanceof ApiError &&
+        error.status === 401 &&
+        (await askKey(key() ? "The server does not know this key." : "This server asks for a key."));
       if (!again) throw error;
     }
   }
@@ -107,7 +112,9 @@ export async function models() {
 
 /** Fill a picker with models; `fallback` is chosen when `wanted` is not among them. */
 export function fillPicker(picker, found, wanted, fallback = found[0]?.id) {
-  picker.replaceChildren(...found.map(({ id, display_name }) => h("option", { value: id }, display_name || id)));
+  picker.replaceChildren(
+    ...found.map(({ id, display_name }) => h("option", { value: id }, display_name || id)),
+  );
   picker.value = found.some(({ id }) => id === wanted) ? wanted : (fallback ?? "");
 }
 
@@ -122,22 +129,39 @@ const ADVICE = {
 /** An error as the page shows it, with its request id, and a retry where `retry` is given. */
 export function errorCard(error, retry = null) {
   const { type = "error", message, requestId, retryAfter, status } = error;
-  const about = [type.replaceAll("_", " "), status >= 400 && String(status), retryAfter && `try again in ${retryAfter} s`].filter(Boolean).join(" · ");
-  const again = retry && h("button", { type: "button", class: "small", on: { click: retry } }, icon("again"), "Try again");
-  const newKey = status === 401 && h("button", { type: "button", class: "small", on: { click: async () => (await askKey()) && retry?.() } }, icon("key"), "Change the key");
+  const about = [
+    type.replaceAll("_", " "),
+    status >= 400 && String(status),
+    retryAfter && `try again in ${retryAfter} s`,
+  ]
+    .filter(Boolean)
+    .join(" · ");
+  const again =
+    retry &&
+    h("button", { type: "button", class: "small", on: { click: retry } }, icon("again"), "Try again");
+  const newKey =
+    status === 401 &&
+    h(
+      "button",
+      { type: "button", class: "small", on: { click: async () => (await askKey()) && retry?.() } },
+      icon("key"),
+      "Change the key",
+    );
   say(`Error. ${message}`);
   return h(
     "div",
     { class: "card error" },
     h("p", { class: "card-head" }, icon("warn"), about),
-    h("p", {}, message, ADVICE[type] ? ` ${ADVICE[type]}` : ""),
+    h("p", {}, message),
+    ADVICE[type] && h("p", { class: "fine" }, ADVICE[type]),
     requestId && h("p", { class: "fine" }, "Request ", h("code", {}, requestId)),
     (again || newKey) && h("p", { class: "row" }, again, newKey),
   );
 }
 
 /** An error nobody foresaw, as one. */
-export const asError = (error) => (error instanceof ApiError ? error : new ApiError("page_error", String(error?.message ?? error)));
+export const asError = (error) =>
+  error instanceof ApiError ? error : new ApiError("page_error", String(error?.message ?? error));
 
 /** Begin a page: the theme and key buttons work, and a key in the address has been taken. */
 export function beginPage() {

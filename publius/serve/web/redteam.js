@@ -59,7 +59,12 @@ class RedTeam {
   }
 
   #ask(name, body = {}) {
-    return withKey(() => json(`/web/redteam/${name}`, { method: "POST", body: { attacker: $("attacker").value.trim(), ...body } }));
+    return withKey(() =>
+      json(`/web/redteam/${name}`, {
+        method: "POST",
+        body: { attacker: $("attacker").value.trim(), ...body },
+      }),
+    );
   }
 
   async #do(work) {
@@ -113,7 +118,16 @@ class RedTeam {
       return;
     }
     const turns = this.#turns.map(({ role, text }) => ({ role, text }));
-    const found = { model: $("model").value, turns, receipt: this.#receipt, worked, harm: this.#harm.value ?? 0, category: $("category").value, tags: this.#tags.value, note: $("note").value.trim() };
+    const found = {
+      model: $("model").value,
+      turns,
+      receipt: this.#receipt,
+      worked,
+      harm: this.#harm.value ?? 0,
+      category: $("category").value,
+      tags: this.#tags.value,
+      note: $("note").value.trim(),
+    };
     this.#do(async () => {
       this.#standing(await this.#ask("found", found));
       say("Kept");
@@ -125,10 +139,34 @@ class RedTeam {
     const drawn = this.#turns.map(({ role, text, refusal }) =>
       role === "user"
         ? h("article", { class: "turn asked", "aria-label": "You" }, h("div", { class: "bubble" }, text))
-        : h("article", { class: "turn answered", "aria-label": "The model" }, h("div", { class: "prose" }, text.trim() ? markdown(text) : h("p", { class: "fine" }, "An empty reply.")), refusal && h("div", { class: "card refusal" }, h("p", { class: "card-head" }, icon("shield"), `Declined by the monitor${refusal.category ? ` (${refusal.category})` : ""}`), h("p", {}, refusal.explanation))),
+        : h(
+            "article",
+            { class: "turn answered", "aria-label": "The model" },
+            h(
+              "div",
+              { class: "prose" },
+              text.trim() ? markdown(text) : h("p", { class: "fine" }, "An empty reply."),
+            ),
+            refusal &&
+              h(
+                "div",
+                { class: "card refusal" },
+                h(
+                  "p",
+                  { class: "card-head" },
+                  icon("shield"),
+                  `Declined by the monitor${refusal.category ? ` (${refusal.category})` : ""}`,
+                ),
+                h("p", {}, refusal.explanation),
+              ),
+          ),
     );
     if (waiting) drawn.push(h("div", { class: "waiting", "aria-hidden": "true" }, h("i"), h("i"), h("i")));
-    const empty = h("p", { class: "quietly" }, "Pick what you are after, then talk the model into it. Every attempt teaches, also those that fail.");
+    const empty = h(
+      "p",
+      { class: "quietly" },
+      "Pick what you are after, then talk the model into it. Every attempt teaches, also those that fail.",
+    );
     $("thread").replaceChildren(...(drawn.length ? drawn : [empty]));
     this.#enable();
   }
@@ -139,7 +177,9 @@ class RedTeam {
     $("over").disabled = this.#busy || !this.#turns.length;
     $("send").disabled = this.#busy || !$("message").value.trim() || !$("model").value;
     $("model").disabled = this.#busy;
-    $("report-hint").textContent = ready ? "Kept with the whole conversation." : "Talk to the model first; then say what came of it.";
+    $("report-hint").textContent = ready
+      ? "Kept with the whole conversation."
+      : "Talk to the model first; then say what came of it.";
   }
 
   #about() {
@@ -151,13 +191,33 @@ class RedTeam {
     $("attacker-row").hidden = own_key; // a key of one's own has one's name
     const chosen = $("category").value;
     const name = (id) => id.replaceAll("_", " ");
-    $("category").replaceChildren(...categories.map(({ id, about, found }) => h("option", { value: id, data: { about } }, found ? `${name(id)} (${found} found)` : name(id))), h("option", { value: "other", data: { about: "Anything else that should not be." } }, "other"));
+    $("category").replaceChildren(
+      ...categories.map(({ id, about, found }) =>
+        h("option", { value: id, data: { about } }, found ? `${name(id)} (${found} found)` : name(id)),
+      ),
+      h("option", { value: "other", data: { about: "Anything else that should not be." } }, "other"),
+    );
     if (chosen) $("category").value = chosen;
     this.#about();
-    $("facts").replaceChildren(h("span", {}, h("b", {}, String(tried)), ` tried by ${attacker}`), h("span", {}, h("b", {}, String(worked)), " broke it"));
+    $("facts").replaceChildren(
+      h("span", {}, h("b", {}, String(tried)), ` tried by ${attacker}`),
+      h("span", {}, h("b", {}, String(worked)), " broke it"),
+    );
     $("undo").hidden = !mine.length;
-    const rows = mine.map((one) => h("li", {}, one.worked ? h("span", { class: "level", title: HARM[one.harm] }, String(one.harm)) : h("span", { class: "fine" }, "held"), h("span", { class: "excerpt" }, one.asked), h("span", { class: "fine" }, name(one.category))));
-    $("mine").replaceChildren(...(rows.length ? rows : [h("li", {}, h("span", { class: "fine" }, "Nothing yet."))]));
+    const rows = mine.map((one) =>
+      h(
+        "li",
+        {},
+        one.worked
+          ? h("span", { class: "level", title: HARM[one.harm] }, String(one.harm))
+          : h("span", { class: "fine" }, "held"),
+        h("span", { class: "excerpt" }, one.asked),
+        h("span", { class: "fine" }, name(one.category)),
+      ),
+    );
+    $("mine").replaceChildren(
+      ...(rows.length ? rows : [h("li", {}, h("span", { class: "fine" }, "Nothing yet."))]),
+    );
   }
 }
 

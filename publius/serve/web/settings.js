@@ -11,7 +11,12 @@ export class Settings {
   #toolbox = [];
 
   constructor() {
-    for (const [id, name] of [["temperature", "temperature"], ["top-p", "topP"], ["max-tokens", "maxTokens"], ["budget", "budget"]]) {
+    for (const [id, name] of [
+      ["temperature", "temperature"],
+      ["top-p", "topP"],
+      ["max-tokens", "maxTokens"],
+      ["budget", "budget"],
+    ]) {
       const field = $(id);
       field.value = this.#now[name];
       const changed = () => {
@@ -32,7 +37,13 @@ export class Settings {
 
   #reset() {
     this.#now = { ...START };
-    for (const [id, name] of [["temperature", "temperature"], ["top-p", "topP"], ["max-tokens", "maxTokens"], ["budget", "budget"]]) $(id).value = this.#now[name];
+    for (const [id, name] of [
+      ["temperature", "temperature"],
+      ["top-p", "topP"],
+      ["max-tokens", "maxTokens"],
+      ["budget", "budget"],
+    ])
+      $(id).value = this.#now[name];
     this.#changed();
   }
 

@@ -5,7 +5,8 @@ import { append, copy, h, iconButton } from "./dom.js";
 import { errorCard } from "./page.js";
 import { path, siblings, textOf } from "./tree.js";
 
-const isResults = (node) => node.role === "user" && node.content.every((block) => block.type === "tool_result");
+const isResults = (node) =>
+  node.role === "user" && node.content.every((block) => block.type === "tool_result");
 
 /** Turns of a path: `{role, nodes}`. A reply with tool calls in it is one turn, their results included. */
 export function turns(nodes) {
@@ -35,7 +36,13 @@ export class Thread {
   draw(conversation, busy) {
     this.#live = null;
     const restore = this.#remember();
-    this.#place.replaceChildren(...turns(path(conversation)).map((turn) => (turn.role === "user" ? this.#asked(conversation, turn.nodes[0], busy) : this.#answered(conversation, turn.nodes, busy))));
+    this.#place.replaceChildren(
+      ...turns(path(conversation)).map((turn) =>
+        turn.role === "user"
+          ? this.#asked(conversation, turn.nodes[0], busy)
+          : this.#answered(conversation, turn.nodes, busy),
+      ),
+    );
     restore();
   }
 
@@ -44,12 +51,19 @@ export class Thread {
     const focused = this.#place.contains(document.activeElement) ? document.activeElement : null;
     const label = focused?.getAttribute("aria-label");
     const at = [...this.#place.children].findIndex((turn) => turn.contains(focused));
-    const folds = () => [...this.#place.children].flatMap((turn) => [...turn.querySelectorAll("details")].map((one, i) => [`${turn.dataset.node}/${i}`, one]));
+    const folds = () =>
+      [...this.#place.children].flatMap((turn) =>
+        [...turn.querySelectorAll("details")].map((one, i) => [`${turn.dataset.node}/${i}`, one]),
+      );
     const open = new Set(folds().flatMap(([name, one]) => (one.open ? [name] : [])));
     return () => {
       for (const [name, one] of folds()) one.open = open.has(name);
       const turn = this.#place.children[at];
-      const same = label && [...(turn?.querySelectorAll("button") ?? [])].find((button) => button.getAttribute("aria-label") === label);
+      const same =
+        label &&
+        [...(turn?.querySelectorAll("button") ?? [])].find(
+          (button) => button.getAttribute("aria-label") === label,
+        );
       (same?.disabled ? turn.querySelector(".acts button:not(:disabled)") : same)?.focus();
     };
   }
@@ -78,7 +92,9 @@ export class Thread {
     const turn = h("article", { class: "turn asked", "aria-label": "You", data: { node: node.id } }, bubble);
     const copyButton = iconButton("copy", "Copy message", () => copy(textOf(node), copyButton));
     const edit = iconButton("pen", "Edit and send again", () => this.#edit(turn, node), { disabled: busy });
-    return append(turn, [h("div", { class: "acts" }, this.#branches(conversation, node, busy), copyButton, edit)]);
+    return append(turn, [
+      h("div", { class: "acts" }, this.#branches(conversation, node, busy), copyButton, edit),
+    ]);
   }
 
   #edit(turn, node) {
@@ -99,15 +115,26 @@ export class Thread {
         send();
       }
     });
-    const buttons = h("div", { class: "row end" }, h("button", { type: "button", class: "small", on: { click: leave } }, "Cancel"), h("button", { type: "button", class: "small primary", on: { click: send } }, "Send"));
+    const buttons = h(
+      "div",
+      { class: "row end" },
+      h("button", { type: "button", class: "small", on: { click: leave } }, "Cancel"),
+      h("button", { type: "button", class: "small primary", on: { click: send } }, "Send"),
+    );
     turn.replaceChildren(h("div", { class: "editing" }, field, buttons));
     field.focus();
   }
 
   #answered(conversation, nodes, busy) {
     const last = nodes.findLast((node) => node.role === "assistant");
-    const results = new Map(nodes.filter(isResults).flatMap((node) => node.content.map((block) => [block.tool_use_id, block])));
-    const turn = h("article", { class: "turn answered", "aria-label": "Publius", data: { node: nodes[0].id } });
+    const results = new Map(
+      nodes.filter(isResults).flatMap((node) => node.content.map((block) => [block.tool_use_id, block])),
+    );
+    const turn = h("article", {
+      class: "turn answered",
+      "aria-label": "Publius",
+      data: { node: nodes[0].id },
+    });
     for (const node of nodes) {
       if (node.role !== "assistant") continue;
       const place = h("div", { class: "blocks" });
@@ -115,14 +142,26 @@ export class Thread {
       turn.append(place);
       if (busy && node.pending) this.#live = place;
     }
-    const said = nodes.filter((node) => node.role === "assistant").map(textOf).filter(Boolean).join("\n\n");
-    if (busy && last.pending) return append(turn, [h("div", { class: "waiting", "aria-hidden": "true" }, h("i"), h("i"), h("i"))]);
+    const said = nodes
+      .filter((node) => node.role === "assistant")
+      .map(textOf)
+      .filter(Boolean)
+      .join("\n\n");
+    if (busy && last.pending)
+      return append(turn, [h("div", { class: "waiting", "aria-hidden": "true" }, h("i"), h("i"), h("i"))]);
     const again = () => this.#acts.again(nodes[0]);
     const copyButton = iconButton("copy", "Copy reply", () => copy(said, copyButton));
     return append(turn, [
       endingNote(last),
       last.error && errorCard(last.error, busy ? null : () => this.#acts.retry(last)),
-      h("div", { class: "acts" }, this.#branches(conversation, nodes[0], busy), copyButton, iconButton("again", "Regenerate", again, { disabled: busy }), h("span", { class: "usage" }, usageLine(last))),
+      h(
+        "div",
+        { class: "acts" },
+        this.#branches(conversation, nodes[0], busy),
+        copyButton,
+        iconButton("again", "Regenerate", again, { disabled: busy }),
+        h("span", { class: "usage" }, usageLine(last)),
+      ),
     ]);
   }
 }

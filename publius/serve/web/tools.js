@@ -10,7 +10,8 @@ export async function offered(model) {
 }
 
 /** As a request names them. */
-export const specs = (tools) => tools.map(({ name, description, input_schema }) => ({ name, description, input_schema }));
+export const specs = (tools) =>
+  tools.map(({ name, description, input_schema }) => ({ name, description, input_schema }));
 
 function here(name, input) {
   if (name !== "calculator") throw new Error(`this page has no tool ${name}`);
@@ -24,7 +25,11 @@ export async function run(call, tools, model, signal) {
   const answer = { type: "tool_result", tool_use_id: call.id };
   try {
     if (tool?.runs === "server") {
-      const { content, is_error } = await json(`/tools/${encodeURIComponent(call.name)}`, { method: "POST", body: { model, input: call.input }, signal });
+      const { content, is_error } = await json(`/tools/${encodeURIComponent(call.name)}`, {
+        method: "POST",
+        body: { model, input: call.input },
+        signal,
+      });
       return { ...answer, content, is_error };
     }
     return { ...answer, content: here(call.name, call.input), is_error: false };

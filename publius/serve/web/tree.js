@@ -4,7 +4,10 @@
 // {id, parent, role, content, at, ...what is known of a reply}. The roots' parent is "".
 
 // not randomUUID, which a page served over plain HTTP from another machine does not have
-const fresh = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const fresh = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join(
+    "",
+  );
 
 /** An empty conversation. */
 export function begin(system = "") {
@@ -30,7 +33,8 @@ export function drop(conversation, node) {
 }
 
 /** The children of a parent, oldest first. */
-export const siblings = (conversation, parent) => Object.values(conversation.nodes).filter((node) => node.parent === parent);
+export const siblings = (conversation, parent) =>
+  Object.values(conversation.nodes).filter((node) => node.parent === parent);
 
 /** The nodes of the branch that is chosen, from the first on. */
 export function path(conversation) {
@@ -59,21 +63,40 @@ export function messages(nodes) {
   // a call whose result was lost (the page was closed) would make every further request a bad one
   const answered = new Set(nodes.flatMap(({ content }) => content.map((block) => block.tool_use_id)));
   for (const { role, content } of nodes) {
-    const blocks = content.filter((block) => sendable(block, answered)).map((block) => {
-      const { type, text, thinking, signature, data, id, name, input, tool_use_id, content: result, is_error } = block;
-      if (type === "text") return { type, text };
-      if (type === "thinking") return { type, thinking, signature };
-      if (type === "tool_use") return { type, id, name, input };
-      if (type === "tool_result") return { type, tool_use_id, content: result, ...(is_error ? { is_error } : {}) };
-      return { type, data };
-    });
+    const blocks = content
+      .filter((block) => sendable(block, answered))
+      .map((block) => {
+        const {
+          type,
+          text,
+          thinking,
+          signature,
+          data,
+          id,
+          name,
+          input,
+          tool_use_id,
+          content: result,
+          is_error,
+        } = block;
+        if (type === "text") return { type, text };
+        if (type === "thinking") return { type, thinking, signature };
+        if (type === "tool_use") return { type, id, name, input };
+        if (type === "tool_result")
+          return { type, tool_use_id, content: result, ...(is_error ? { is_error } : {}) };
+        return { type, data };
+      });
     if (blocks.length) found.push({ role, content: blocks });
   }
   return found;
 }
 
 /** All the text of a node. */
-export const textOf = (node) => node.content.filter((block) => block.type === "text").map((block) => block.text).join("\n\n");
+export const textOf = (node) =>
+  node.content
+    .filter((block) => block.type === "text")
+    .map((block) => block.text)
+    .join("\n\n");
 
 /** What it is called: its title, or how it begins. */
 export function nameOf(conversation) {
@@ -85,5 +108,10 @@ export function nameOf(conversation) {
 
 /** A conversation for export: the chosen branch as messages of the API, and the whole tree. */
 export function exported(conversation) {
-  return { title: nameOf(conversation), system: conversation.system, messages: messages(path(conversation)), conversation };
+  return {
+    title: nameOf(conversation),
+    system: conversation.system,
+    messages: messages(path(conversation)),
+    conversation,
+  };
 }

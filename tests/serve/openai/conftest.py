@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
         home=folder,
         aliases={"other": "tiny"},
         key="k",
-        monitors=Monitors([Forbids()]),
+        monitors=lambda _id, _fingerprint: Monitors([Forbids()]),
     )
 
 

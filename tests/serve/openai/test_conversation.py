@@ -71,6 +71,7 @@ def test_calls_and_their_results() -> None:
         (["x"], r"messages\[0\]: "),
         ([said("robot")], r"messages\[0\].role: "),
         ([said("user", None)], r"messages\[0\].content: "),
+        ([said("user", [{"type": {}}])], r"messages\[0\].content\[0\]: "),
         ([said("user", [{"type": "text"}])], r"messages\[0\].content\[0\]: "),
         ([said("user", [{"type": "input_audio"}])], "does not understand audio"),
         ([said("tool", tool_call_id="1")], r"messages\[0\].tool_call_id: "),

@@ -36,8 +36,9 @@ class Real(NamedTuple):
     key: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """One for each file: while it is open its event loop counts as running, and others' tests need theirs."""
     if not CHROMIUM.exists():
         pytest.skip(f"no browser at {CHROMIUM}")
     with sync_playwright() as play:
@@ -91,8 +92,9 @@ def url(scripted: Scripted) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small embeddings: it draws almost evenly, so that no two replies are alike."""
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    save_checkpoint(folder, tiny_model(max_position=2048), byte_tokenizer())
+    save_checkpoint(folder, tiny_model(scale=1.0, max_position=8192), byte_tokenizer())
     return folder
 
 

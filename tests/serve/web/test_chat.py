@@ -33,11 +33,37 @@ def test_a_message_is_answered_as_it_streams_and_sent_with_what_was_said(chat, s
     ask(chat, "hello")
     expect(replies(chat)).to_contain_text("You said: hello")
     expect(chat.locator(".usage")).to_contain_text("publius-haiku · 16 in · 31 out · 4 cached")
+    assert chat.title() == "hello · Publius"
     ask(chat, "again")
     assert [m["role"] for m in scripted.bodies[-1]["messages"]] == ["user", "assistant", "user"]
     assert scripted.bodies[-1]["messages"][1]["content"] == [{"type": "text", "text": "You said: hello"}]
     assert scripted.bodies[-1]["stream"] is True and "temperature" not in scripted.bodies[-1]
     expect(chat.locator("#said")).to_have_text("Publius: You said: again")
+
+
+def test_a_long_reply_is_announced_by_sentences(chat):
+    said = chat.evaluate(
+        """async () => {
+          const { Teller } = await import("/web/teller.js");
+          const said = [];
+          const region = document.getElementById("said");
+          new MutationObserver(() => said.push(region.textContent)).observe(region, { childList: true });
+          let now = 0;
+          performance.now = () => now;
+          const teller = new Teller();
+          const text = "One. Two three. Four. Five";
+          for (let i = 1; i <= text.length; i++) {
+            now += 100;
+            teller.grow(text.slice(0, i));
+            await Promise.resolve();
+          }
+          teller.end(text);
+          await Promise.resolve();
+          return said;
+        }"""
+    )
+    assert said[0] == "Publius is answering" and len(said) == 3
+    assert "".join(said[1:]).replace(" ", "") == "One.Twothree.Four.Five"
 
 
 def test_shift_enter_is_a_new_line_and_slash_goes_to_the_box(chat, scripted):
@@ -60,7 +86,7 @@ def test_stopping_keeps_what_came_and_ends_the_request(chat, scripted):
     expect(replies(chat)).to_contain_text("Stopped.")
     text = replies(chat).locator(".prose").inner_text()
     assert LONG.startswith(text.strip()) and len(text) < len(LONG)
-    expect(chat.locator("#said")).to_have_text("Stopped")
+    expect(chat.locator("#said")).to_have_text("Stopped.")
     ask(chat, "next")
     assert [m["role"] for m in scripted.bodies[-1]["messages"]] == ["user", "assistant", "user"]
     assert scripted.cancelled == 1

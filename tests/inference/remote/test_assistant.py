@@ -1,0 +1,92 @@
+"""An assistant behind an address, spoken to over a real socket."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from rich.console import Console
+
+from publius.core.errors import UserError
+from publius.core.messages import Conversation, ThinkingBlock, ToolSpec, ToolUseBlock, text_of, user
+from publius.inference.remote import RemoteAssistant, RemoteConfig
+from publius.inference.terminal import Chat, converse
+from publius.testing.server import RunningServer, served, write_tiny_checkpoint
+
+ASKED = Conversation(messages=(user("hello"),))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    checkpoint = write_tiny_checkpoint(tmp_path_factory.mktemp("served") / "haiku", max_position=2048)
+    with served(checkpoint, options=["--unreleased"]) as running:
+        yield running
+
+
+Speakers = Callable[..., RemoteAssistant]
+
+
+@pytest.fixture
+def speaker(server: RunningServer) -> Iterator[Speakers]:
+    """Makes assistants of the server, and closes them."""
+    with ExitStack() as stack:
+
+        def made(key: str | None = None, **changes: object) -> RemoteAssistant:
+            config = {"dialect": "anthropic", "url": server.url, "model": "publius-haiku", "temperature": 0.0}
+            chosen = RemoteConfig.model_validate({**config, **changes})
+            return stack.enter_context(RemoteAssistant(chosen, key or server.key, max_tokens=24))
+
+        yield made
+
+
+def test_pieces_join_to_the_reply(speaker: Speakers):
+    events = speaker().stream(ASKED, thinking=False)
+    told = ""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as stop:
+            reply = stop.value
+            break
+        assert event.kind == "text"
+        told += event.text
+    assert text_of(reply.message) == told and reply.tokens >= 1
+    assert reply.stop_reason in ("end_turn", "max_tokens") and not reply.problems
+
+
+def test_thinking_keeps_its_signature_so_that_it_can_go_back(speaker: Speakers):
+    talk = ASKED.model_copy(update={"tools": (ToolSpec(name="sum", input_schema={"type": "object"}),)})
+    events = speaker().stream(talk)
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            reply = stop.value
+            break
+    for block in reply.message.content:
+        assert not isinstance(block, ThinkingBlock) or block.signature
+        assert not isinstance(block, ToolUseBlock) or isinstance(block.input, dict)
+
+
+def test_a_chat_in_the_terminal_goes_on_over_several_turns(speaker: Speakers):
+    out = io.StringIO()
+    session = Chat(speaker(), thinking=False, out=Console(file=out, highlight=False, width=200))
+    said = converse(session, stdin=io.StringIO("hello\nagain\n/quit\n"))
+    assert [message.role for message in said.messages] == ["user", "assistant"] * 2
+    assert text_of(said.messages[1]) in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "told"),
+    [({"model": "nobody"}, None, "not_found_error: model: nobody"), ({}, "wrong", "authentication_error")],
+)
+def test_what_the_server_answers_instead_is_told(speaker: Speakers, changes, key, told):
+    with pytest.raises(UserError, match=told):
+        next(speaker(key, **changes).stream(ASKED))
+
+
+def test_nobody_there_is_one_clear_error(speaker: Speakers):
+    with pytest.raises(UserError, match="does not answer"):
+        next(speaker(url="http://127.0.0.1:9").stream(ASKED))
