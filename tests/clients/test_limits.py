@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import anthropic
 import pytest
@@ -11,6 +12,11 @@ from publius.serve.store import Limits, Store, default_url
 from publius.testing import served, write_tiny_checkpoint
 
 ASK = [{"role": "user", "content": "Who lives at the mill?"}]
+
+ENDLESS = {
+    "output_config": {"format": {"type": "json_schema", "schema": {"type": "string", "minLength": 9000}}}
+}
+"""A reply that does not end before it is full."""
 
 
 @pytest.fixture
@@ -63,14 +69,16 @@ def test_keys_of_the_store(small, home):
 
 def test_a_full_server_says_so_and_when_to_return(small):
     with client_of(small) as client:
-        long = {"model": "publius-haiku", "max_tokens": 8000, "messages": ASK}
-        with client.messages.stream(**long) as stream:
+        with client.messages.stream(
+            model="publius-haiku", max_tokens=8000, messages=ASK, extra_body=ENDLESS
+        ) as stream:
             next(event for event in stream if event.type == "content_block_delta")
             waiting = threading.Thread(target=asked, args=(client,))
             waiting.start()
+            while not any(value for name, value in small.metrics().items() if "requests_waiting" in name):
+                time.sleep(0.02)
             with pytest.raises(anthropic.OverloadedError) as full:
-                for _ in range(200):  # until the other one waits
-                    client.with_options(timeout=0.5).messages.create(**{**long, "max_tokens": 2})
+                asked(client)
             assert full.value.status_code == 529 and full.value.body["error"]["type"] == "overloaded_error"
             assert int(full.value.response.headers["retry-after"]) >= 1
         waiting.join(60)  # the stream was left, so its row is free
