@@ -21,15 +21,22 @@ from publius.serve.tls import certificate_files
 
 __all__ = ["serve"]
 
+_Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="A run, run/stage or release folder each, or ID=one of these."),
+]
+_AwsKeys = Annotated[
+    list[str] | None,
+    typer.Option("--aws-key", metavar="ID=SECRET", envvar="PUBLIUS_AWS_KEYS", help="Of AWS clients."),
+]
+_StoreURL = Annotated[
+    str, typer.Option("--store", envvar="PUBLIUS_STORE", help="URL of the store; an SQLite file by default.")
+]
+
 
 @app.command()
 def serve(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...", help="A run, run/stage or release folder each, or ID=one of these."
-        ),
-    ],
+    models: _Models,
     host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8080,
     alias: Annotated[
@@ -38,10 +45,7 @@ def serve(
     unreleased: Annotated[
         bool, typer.Option("--unreleased", help="Models no gate has decided on; this machine only.")
     ] = False,
-    store: Annotated[
-        str,
-        typer.Option("--store", envvar="PUBLIUS_STORE", help="URL of the store; an SQLite file by default."),
-    ] = "",
+    store: _StoreURL = "",
     tls_certificate: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
     tls_self_signed: Annotated[
@@ -55,10 +59,7 @@ def serve(
     monitors: Annotated[
         Path | None, typer.Option("--monitors", metavar="POLICY", help="Layers that look at every exchange.")
     ] = None,
-    aws_key: Annotated[
-        list[str] | None,
-        typer.Option("--aws-key", metavar="ID=SECRET", envvar="PUBLIUS_AWS_KEYS", help="Of AWS clients."),
-    ] = None,
+    aws_key: _AwsKeys = None,
     aws_unverified: Annotated[
         bool, typer.Option("--aws-unverified", help="Let signatures of AWS keys not given here pass.")
     ] = False,

@@ -49,9 +49,8 @@ class Spending:
     def add_all(self, used: Mapping[tuple[str, str], Used]) -> None:
         """Count what each key used on each day (`2026-11-26`, UTC), all of it or nothing."""
         with self._database.write() as connection:
-            for (key_id, day), more in sorted(
-                used.items()
-            ):  # in one order: two writers cannot block each other
+            # In one order, so that two writers cannot block each other.
+            for (key_id, day), more in sorted(used.items()):
                 insert = self._database.insert(usage).values(key_id=key_id, day=day, **more._asdict())
                 summed = {name: usage.c[name] + insert.excluded[name] for name in Used._fields}
                 connection.execute(

@@ -184,6 +184,7 @@ def test_what_a_batch_uses_is_its_keys_and_ends_with_its_budget(spoken: Spoken) 
         r["message"]["usage"]["input_tokens"] + r["message"]["usage"]["output_tokens"]
         for r in found if r["type"] == "succeeded"
     )  # fmt: skip
+    spoken.run(spoken.server.guard.close())
     assert usage.total(made.key.id).tokens == spent
 
 
