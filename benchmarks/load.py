@@ -125,16 +125,16 @@ class _Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         seen = self._tail + data
-        if self._ok is None:
+        if self._ok is None and len(seen) >= len(b"HTTP/1.1 200"):
             self._ok = seen.startswith(b"HTTP/1.1 200")
         if self._first is None and self._dialect.first in seen:
             self._first = time.perf_counter()
         self._tail = seen[-_TAIL:]
-        if not self._ok:
+        if self._ok is False:
             head, separator, rest = seen.partition(b"\r\n\r\n")
             if separator:
                 self._over(f"{head.split(None, 2)[1].decode()} {rest[:200].decode('utf-8', 'replace')}")
-        elif self._tail.endswith(b"0\r\n\r\n"):
+        elif self._ok and self._tail.endswith(b"0\r\n\r\n"):
             failed = self._dialect.failed in self._tail or self._dialect.end not in self._tail
             self._over(self._tail[-200:].decode("utf-8", "replace") if failed else None)
 

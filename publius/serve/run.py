@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ from publius.serve.store import Store, default_url
 __all__ = ["build", "log_lines", "serve"]
 
 _log = logging.getLogger("publius.serve")
+_SWITCH = 0.0005
+"""Seconds the event loop may keep the interpreter from the thread that steps the engine, whose steps are that
+short; Python's own 0.005 would let the engine stand still between them."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -84,6 +88,7 @@ def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: 
     """
     config = server.config
     log_lines()
+    sys.setswitchinterval(_SWITCH)
     settings = uvicorn.Config(
         create_app(server), host=config.host, port=config.port, log_config=None, access_log=False,
         http="httptools", ws="none", timeout_keep_alive=75, server_header=False, date_header=True,

@@ -2,7 +2,8 @@
 
 All calls of the engine are made on the worker's thread, between steps, so that the event loop never waits for
 one. The other way, the thread posts at most one wake-up at a time: while the loop is busy, tokens gather, and
-a stream that falls behind takes several at once. Slow clients and many streams cost no frames of their own.
+a stream that falls behind takes several at once. With many replies under way it also waits a little for more:
+nobody sees a twentieth of a second there, and a frame costs as much with one token as with three.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
@@ -21,6 +23,8 @@ __all__ = ["Generation", "Worker"]
 
 _IDLE = 10.0
 """Seconds after which a reader is woken though nothing has come."""
+_CROWD, _GATHER = 32, 0.05
+"""With more replies under way than this, their readers are woken at most once in so many seconds."""
 _log = logging.getLogger("publius.serve")
 
 
@@ -93,6 +97,7 @@ class Worker:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._posted = False
+        self._delivered = 0.0
         self._dirty: set[Generation] = set()
         self._lock = threading.Lock()  # of `_dirty` and `_posted`
         self._thread = threading.Thread(target=self._run, name="publius-engine", daemon=True)
@@ -217,9 +222,18 @@ class Worker:
             if self._posted:
                 return
             self._posted = True
-        loop.call_soon_threadsafe(self._deliver)
+        loop.call_soon_threadsafe(self._arrange)
+
+    def _arrange(self) -> None:
+        """Deliver now, or in a moment when there is a crowd."""
+        wait = self._delivered + _GATHER - time.monotonic() if len(self.active) > _CROWD else 0.0
+        if wait > 0:
+            asyncio.get_running_loop().call_later(wait, self._deliver)
+        else:
+            self._deliver()
 
     def _deliver(self) -> None:
+        self._delivered = time.monotonic()
         with self._lock:
             dirty, self._dirty, self._posted = self._dirty, set(), False
         for generation in dirty:

@@ -48,7 +48,7 @@ def test_json_round_trip_and_strictness():
     )
     assert Conversation.model_validate_json(conversation.model_dump_json()) == conversation
     with pytest.raises(ValidationError):
-        Message.model_validate({"role": "system", "content": "x"})
+        Message.model_validate({"role": "tool", "content": "x"})
     with pytest.raises(ValidationError):
         Message.model_validate({"role": "user", "content": [{"type": "tekst", "text": "x"}]})
     with pytest.raises(ValidationError):

@@ -164,7 +164,7 @@ def test_pytorch_still_refuses_a_gradient_on_cpu():
 def flash(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size, enable_gqa=False):
     """`varlen_attn` from its documentation: causal by a right side of 0, so many places to the left."""
     assert torch.equal(cu_q, cu_k) and cu_q.dtype == torch.int32 and cu_q[-1] == len(q)
-    assert q.shape[1] == k.shape[1] or enable_gqa == bool(packed._GROUPED)
+    assert q.shape[1] == k.shape[1] or enable_gqa == bool(varlen._GROUPED)
     left, right = window_size
     assert right == 0
     bounds = cu_q.tolist()

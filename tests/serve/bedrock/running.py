@@ -133,7 +133,7 @@ def running(folder: Path, *, key: str | None = KEY, tls: bool = False, **setting
         home=folder,
         key=key,
         aliases={"alias": MODEL},
-        monitors=Monitors([Watchman()]),
+        monitors=lambda *_: Monitors([Watchman()]),
     )
     server.exchange = _troubled(server.exchange)
     files = self_signed(folder / "tls", "127.0.0.1") if tls else None
