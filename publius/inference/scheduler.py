@@ -19,6 +19,9 @@ from publius.inference.request import Request
 
 __all__ = ["Scheduler", "Work"]
 
+_STALE = 1024
+"""Deadlines of requests that are gone, beyond as many as are not, after which they are thrown out."""
+
 Draft = Callable[[Sequence[tuple[Request, int]]], list[list[int]]]
 """Guesses the next tokens of each request, at most so many."""
 
@@ -74,7 +77,10 @@ class Scheduler:
         """Pages that a running prompt is about to fill."""
         self._held: dict[bytes, list[Request]] = {}
         """Who begins alike, and is held back until then."""
-        self._deadlines: list[tuple[float, int, Request]] = []
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap of deadlines and numbers, of requests that are gone too: it must not keep those alive."""
+        self._timed: dict[int, Request] = {}
+        """Requests with a deadline, by number."""
         self.preemptions = 0
         self.reused = 0
         """Tokens that came from the prefix cache."""
@@ -89,7 +95,8 @@ class Scheduler:
         request.number, self._count = self._count, self._count + 1
         self._extend_chain(request)
         if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.number, request))
+            heapq.heappush(self._deadlines, (request.deadline, request.number))
+            self._timed[request.number] = request
         self._wait(request)
 
     def _wait(self, request: Request) -> None:
@@ -98,6 +105,7 @@ class Scheduler:
 
     def remove(self, request: Request) -> None:
         """Finished or cancelled: its pages are free."""
+        self._timed.pop(request.number, None)
         if self._waits.pop(request.number, None) is None:
             self.running.remove(request)
             self._release(request)
@@ -253,7 +261,11 @@ class Scheduler:
         """End what is past its deadline."""
         now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, request = heapq.heappop(self._deadlines)
-            if request.stop_reason is None:
+            _, number = heapq.heappop(self._deadlines)
+            request = self._timed.get(number)
+            if request is not None and request.stop_reason is None:
                 request.stop_reason = "deadline"
                 self.remove(request)
+        if len(self._deadlines) > 2 * len(self._timed) + _STALE:
+            self._deadlines = [(due, number) for due, number in self._deadlines if number in self._timed]
+            heapq.heapify(self._deadlines)
