@@ -40,6 +40,9 @@ endif
 ifdef DATA
 	$(BIN)/python benchmarks/optimizers.py --home build/bench --data '$(DATA)' --out docs/results
 endif
+	$(BIN)/python benchmarks/monitor_cost.py --out docs/results
+	$(BIN)/python benchmarks/server.py --out docs/results
+	$(BIN)/python benchmarks/server_start.py --out docs/results
 	$(BIN)/python benchmarks/lr_transfer.py --home build/bench --out docs/results
 	$(BIN)/python benchmarks/quickstart_seeds.py --home build/bench --out docs/results
 
@@ -47,7 +50,10 @@ endif
 # and what comes with it, and what only tests, other stages or signatures need.
 WHEELS_WITHOUT := attrs|jsonschema.*|referencing|rpds-py|torch|triton|nvidia-.*|sympy|networkx|mpmath|Jinja2|MarkupSafe|coverage|cffi|cryptography|datatrove|\
 dill|execnet|grimp|humanize|hypothesis|import-linter|iniconfig|loguru|multiprocess|nodeenv|pluggy|pycparser|pyright|\
-pytest|pytest-.*|python-dateutil|ruff|sortedcontainers|tzdata
+pytest|pytest-.*|python-dateutil|ruff|sortedcontainers|tzdata|\
+alembic|anthropic|boto3|botocore|certifi|charset-normalizer|docstring_parser|fastapi|graphql-core|greenlet|harfile|httptools|\
+hypothesis-graphql|jiter|jmespath|jsonschema_rs|Mako|openai|opentelemetry-api|playwright|prometheus_client|psycopg.*|pyee|\
+pyrate-limiter|requests|s3transfer|schemathesis|six|sniffio|SQLAlchemy|starlette|urllib3|uvicorn|Werkzeug
 PLATFORMS := $(foreach tag,manylinux_2_34 manylinux_2_31 manylinux_2_28 manylinux_2_27 manylinux_2_26 manylinux_2_24 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64)
 
 wheelhouse: $(STAMP)
