@@ -84,13 +84,16 @@ def test_every_request_gets_its_own_result(store: Store) -> None:
 
 def test_no_more_are_under_way_than_asked_and_batches_take_turns(store: Store) -> None:
     batches = [make(store, 20), make(store, 20)]
-    live, most, begun = 0, 0, []
+    live, most, begun, full = 0, 0, [], asyncio.Event()
 
     async def run(item: BatchItem, asked: str) -> dict[str, Any]:
         nonlocal live, most
         begun.append(item.batch)
         live += 1
         most = max(most, live)
+        if live == 6:
+            full.set()
+        await full.wait()  # however slowly they are begun, so many are under way at once
         await asyncio.sleep(0.001)
         live -= 1
         return {}
