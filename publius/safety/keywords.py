@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from publius.core.config import Config
-from publius.core.errors import UserError
 from publius.core.messages import Conversation, TextBlock, ThinkingBlock, ToolResultBlock
 from publius.inference.readings import Probe
+from publius.safety.files import read_yaml
 from publius.safety.monitor import ALLOW, Verdict
 from publius.safety.plain import HARD, SOFT, letters_of
 
@@ -75,18 +74,7 @@ class KeywordList(Config):
         Raises:
             UserError: for a file that is missing, not YAML, or no list of words, naming the field.
         """
-        fix = "see docs/safety.md for the fields"
-        try:
-            return cls.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        except OSError as error:
-            told = f"cannot read the words: {error.strerror}"
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            told = f"the list of words is not YAML: {str(error).splitlines()[0]}"
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the file"
-            told = f"the list of words is wrong at {place}: {first['msg']}"
-        raise UserError(told, where=str(path), fix=fix)
+        return read_yaml(cls, path, "the list of words")
 
 
 @dataclass(frozen=True, eq=False)

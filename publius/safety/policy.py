@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from publius.core.config import Config
-from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.inference.readings import Probe
+from publius.safety.files import read_yaml
 from publius.safety.keywords import KeywordMonitor
 from publius.safety.monitor import Monitor, Monitors, Verdict, Watch
 from publius.safety.probe import ProbeMonitor
@@ -85,17 +84,7 @@ class MonitorPolicy(Config):
         Raises:
             UserError: for a file that is missing, not YAML, or no policy, naming the field.
         """
-        try:
-            return cls.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        except OSError as error:
-            told = f"cannot read the policy: {error.strerror}"
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            told = f"the policy is not YAML: {str(error).splitlines()[0]}"
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the file"
-            told = f"the policy is wrong at {place}: {first['msg']}"
-        raise UserError(told, where=str(path), fix="see docs/safety.md for the fields")
+        return read_yaml(cls, path, "the policy")
 
 
 def load_monitors(path: Path, *, model: str | None = None) -> Monitors:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -12,9 +13,11 @@ from publius.serve.exchange import Ask, Event
 from publius.serve.guard import Caller
 from publius.serve.server import Reply, Server
 
-__all__ = ["begun", "whole"]
+__all__ = ["begun", "unless_gone", "whole"]
 
-_LOOK = 1.0
+T = TypeVar("T")
+
+_LOOK = 0.5
 """Seconds between two looks whether the client is still there."""
 
 
@@ -43,13 +46,22 @@ async def whole(request: Request, server: Server, ask: Ask, caller: Caller, requ
     Raises:
         ApiError, UserError: as `Server.exchange`.
     """
-    work = asyncio.ensure_future(server.collect(ask, caller, request_id))
+    return await unless_gone(request, server.collect(ask, caller, request_id))
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of `work`, which is cancelled, and has ended, when the client has left.
+
+    Raises:
+        ApiError: which nobody reads any more, when it has left; else what `work` raises.
+    """
+    task = asyncio.ensure_future(work)
     try:
-        while not work.done():
-            await asyncio.wait({work}, timeout=_LOOK)
-            if not work.done() and await request.is_disconnected():
+        while not (await asyncio.wait({task}, timeout=_LOOK))[0]:
+            if await request.is_disconnected():
                 raise ApiError("api_error", "the client went away")
-        return work.result()
+        return task.result()
     finally:
-        if not work.done():
-            work.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})

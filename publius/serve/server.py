@@ -2,7 +2,8 @@
 
     who may ask -> which model -> what the prompt is -> monitors -> engine -> blocks -> monitors -> events
 
-Nothing reaches a model, and nothing a model wrote leaves, by another way.
+Nothing reaches a model, and nothing a model wrote leaves, by another way; what it thinks of a given text is
+told by `scoring`, under the same monitors.
 """
 
 from __future__ import annotations

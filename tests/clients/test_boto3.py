@@ -1,4 +1,7 @@
-"""boto3 and the vendor's Bedrock client against a real server: every operation, credential and error."""
+"""boto3 and the vendor's Bedrock client against a real server: every operation, credential and error.
+
+Long because one server and its clients serve all of it, and starting them takes longer than the checks.
+"""
 
 from __future__ import annotations
 

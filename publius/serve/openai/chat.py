@@ -31,10 +31,11 @@ from publius.serve.exchange import (
 from publius.serve.guard import Caller
 from publius.serve.http import read_json, request_id, sse
 from publius.serve.openai.body import ChatBody, invalid, parsed, refuse_given
-from publius.serve.openai.choices import merged, unless_gone, usage_of
+from publius.serve.openai.choices import merged, usage_of
 from publius.serve.openai.conversation import conversation, tool_choice, tool_specs
 from publius.serve.openai.errors import error_body
 from publius.serve.openai.tokens import Seen, Tokens
+from publius.serve.replies import unless_gone
 from publius.serve.server import Server
 
 __all__ = ["FINISHED", "PING", "Choice", "asked", "chat", "frame"]

@@ -6,12 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from starlette.requests import Request
-
-from publius.serve.errors import ApiError
 from publius.serve.exchange import Event, Usage
 
-__all__ = ["AT_ONCE", "merged", "together", "unless_gone", "usage_of"]
+__all__ = ["AT_ONCE", "merged", "together", "usage_of"]
 
 AT_ONCE = 32
 """Replies of one request under way at once: the others wait here, not in the queue that all share."""
@@ -34,22 +31,6 @@ async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         await _end(tasks)
         for work in works:  # those that never began
             work.close()
-
-
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What comes of `work`, which is cancelled when the client has left.
-
-    Raises:
-        ApiError: which nobody reads any more, when it has left.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=0.5))[0]:
-            if await request.is_disconnected():
-                raise ApiError("api_error", "the client went away")
-        return task.result()
-    finally:
-        await _end([task])
 
 
 class _Came(NamedTuple):

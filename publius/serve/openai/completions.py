@@ -25,9 +25,10 @@ from publius.serve.http import read_json, request_id, sse
 from publius.serve.hub import ServedModel
 from publius.serve.openai.body import CompletionBody, invalid, parsed, refuse_given
 from publius.serve.openai.chat import FINISHED, PING, frame
-from publius.serve.openai.choices import merged, together, unless_gone, usage_of
+from publius.serve.openai.choices import merged, together, usage_of
 from publius.serve.openai.errors import error_body
 from publius.serve.openai.tokens import Seen, TextLog, Tokens
+from publius.serve.replies import unless_gone
 from publius.serve.scoring import read_text
 from publius.serve.server import Server
 
