@@ -77,7 +77,9 @@ def test_the_stream_is_events_that_end_with_done(url: str) -> None:
     assert answer.headers["x-request-id"] == answer.headers["request-id"]
     *frames, done, nothing = answer.text.split("\n\n")
     assert (done, nothing) == ("data: [DONE]", "")
-    for frame in frames:
+    data = [frame for frame in frames if not frame.startswith(":")]  # a comment, where the machine was slow
+    assert len(data) > 2
+    for frame in data:
         assert "usage" not in json.loads(frame.removeprefix("data: "))
 
 
