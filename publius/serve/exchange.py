@@ -5,7 +5,7 @@ turns the events that come back into its own frames. The grammar of the events i
 
     Began (BlockBegan Piece* BlockEnded)* Ended
 
-with blocks strictly one after another, numbered from 0, and an Idle anywhere after Began.
+with blocks strictly one after another, numbered from 0, and an Idle or a Pause anywhere after Began.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "Ended",
     "Event",
     "Idle",
+    "Pause",
     "Piece",
     "Refusal",
     "ReplyBlock",
@@ -167,4 +168,8 @@ class Idle(NamedTuple):
     """Nothing has come for a while, and the reply goes on: streams send a ping."""
 
 
-Event = Began | BlockBegan | Piece | BlockEnded | Ended | Idle
+class Pause(NamedTuple):
+    """Nothing more is ready: what streams have gathered leaves now, in one write."""
+
+
+Event = Began | BlockBegan | Piece | BlockEnded | Ended | Idle | Pause

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from publius.core.messages import ThinkingBlock
 from publius.inference.engine import Request, Sampling
 from publius.inference.guide import thinking_open
-from publius.serve.blocks import BlockReader, Part
+from publius.serve.blocks import BlockReader, Part, Says
 from publius.serve.config import ServeConfig
 from publius.serve.errors import ApiError
-from publius.serve.exchange import Ask, Began, BlockEnded, Drawn, Ended, Event, Idle, Piece, ReplyBlock
+from publius.serve.exchange import Ask, Began, BlockEnded, Drawn, Ended, Event, Idle, Pause, Piece, ReplyBlock
 from publius.serve.guard import Caller, Guard
 from publius.serve.holdback import HoldBack
 from publius.serve.hub import Hub
@@ -132,6 +132,7 @@ class Server:
             if not tokens and not over:
                 if told:
                     yield Idle()
+                    yield Pause()
                 continue
             if not turn.read:
                 self.metrics.first(model.id, time.monotonic() - turn.began)
@@ -140,13 +141,15 @@ class Server:
                 parts += turn.take(reader, token)
             if over:
                 parts += reader.finish(request.stop_sequence)
-            for part in hold.take(parts, request.readings[: turn.read], done=over):
+            for part in hold.take(_joined(parts), request.readings[: turn.read], done=over):
                 yield turn.event(part)
             if hold.blocked:
                 for event in turn.break_off():
                     yield event
                 yield turn.ended("refusal", hold.verdict)
                 return
+            if not over:
+                yield Pause()
         if request.stop_reason == "deadline":
             raise ApiError("timeout_error", f"the reply took longer than {self.config.timeout:g} s")
         yield turn.ended(turn.why(reader), hold.verdict)
@@ -213,6 +216,17 @@ class Server:
         """End every reply under way with an error: the time to end in is over."""
         for generation in tuple(self._live):
             generation.fail(ApiError("overloaded_error", "the server is stopping"))
+
+
+def _joined(parts: list[Part]) -> list[Part]:
+    """Texts that came together as one: a reader that fell behind is told once."""
+    joined: list[Part] = []
+    for part in parts:
+        if isinstance(part, Says) and joined and isinstance(last := joined[-1], Says):
+            joined[-1] = Says(last.text + part.text)
+        else:
+            joined.append(part)
+    return joined
 
 
 def _content(turn: Turn) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from publius.core.messages import TextBlock, ThinkingBlock, ToolUseBlock
 from publius.serve.bedrock.converse import stop_reason, token_usage
-from publius.serve.exchange import Began, BlockBegan, BlockEnded, Ended, Event, Idle, Piece, ReplyBlock
+from publius.serve.exchange import Began, BlockBegan, BlockEnded, Ended, Event, Idle, Pause, Piece, ReplyBlock
 
 __all__ = ["ConverseStream"]
 
@@ -49,7 +49,7 @@ class ConverseStream:
                 self._open = None
                 self._blocks.append(event.block)
                 return _stop(event.index, event.block)
-            case Idle():
+            case Idle() | Pause():
                 return []
             case _:
                 return self._end(event)

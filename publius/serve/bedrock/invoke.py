@@ -69,7 +69,7 @@ def token_headers(usage: Usage, clock: Clock) -> dict[str, str]:
 
 async def chunks(
     events: AsyncIterator[Event], ask: Ask, id: str, clock: Clock, *, omit_thinking: bool = False
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[bytes | None, None]:
     """The frames of InvokeModelWithResponseStream: Messages events, the last with the invocation's metrics.
 
     Args:
@@ -86,6 +86,9 @@ async def chunks(
             yield event
 
     async for body in event_bodies(noted(), ask, id, omit_thinking=omit_thinking):
+        if body is None:
+            yield None
+            continue
         clock.first = clock.first or clock.elapsed()
         match body["type"]:
             case "ping":

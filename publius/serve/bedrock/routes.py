@@ -30,7 +30,7 @@ from publius.serve.bedrock.invoke import Clock, chunks, token_headers, unwrapped
 from publius.serve.bedrock.names import resolve
 from publius.serve.bedrock.shapes import ConverseRequest, CountTokensRequest
 from publius.serve.errors import ApiError, api_error
-from publius.serve.exchange import Ask, Ended, Event, ReplyBlock
+from publius.serve.exchange import Ask, Ended, Event, Pause, ReplyBlock
 from publius.serve.guard import Caller
 from publius.serve.http import EventStream, new_id, read_json, request_id
 from publius.serve.messages.conversation import OLDEST, validated
@@ -180,8 +180,11 @@ async def converse_stream(call: _Call) -> Response:
     return _stream(call, _named(events, stream), events)
 
 
-async def _named(events: AsyncIterator[Event], stream: ConverseStream) -> AsyncGenerator[bytes, None]:
+async def _named(events: AsyncIterator[Event], stream: ConverseStream) -> AsyncGenerator[bytes | None, None]:
     async for event in events:
+        if isinstance(event, Pause):
+            yield None
+            continue
         for name, body in stream.feed(event):
             yield eventstream.event(name, body)
 
@@ -228,15 +231,17 @@ async def count_tokens(call: _Call) -> Response:
 # ---- streams ----
 
 
-def _stream(call: _Call, frames: AsyncIterator[bytes], events: AsyncGenerator[Event, None]) -> Response:
+def _stream(
+    call: _Call, frames: AsyncIterator[bytes | None], events: AsyncGenerator[Event, None]
+) -> Response:
     headers = {**call.headers, "x-amzn-bedrock-content-type": "application/json"}
     told = _failing(frames, events, request_id(call.request))
     return EventStream(told, media_type=eventstream.MEDIA_TYPE, headers=headers)
 
 
 async def _failing(
-    frames: AsyncIterator[bytes], events: AsyncGenerator[Event, None], asked: str
-) -> AsyncGenerator[bytes, None]:
+    frames: AsyncIterator[bytes | None], events: AsyncGenerator[Event, None], asked: str
+) -> AsyncGenerator[bytes | None, None]:
     """The frames; a failure after the first is a frame too."""
     try:
         async for frame in frames:

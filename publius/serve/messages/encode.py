@@ -14,6 +14,7 @@ from publius.serve.exchange import (
     Ended,
     Event,
     Idle,
+    Pause,
     Piece,
     ReplyBlock,
     Usage,
@@ -63,8 +64,8 @@ def message_body(reply: Reply, ask: Ask, id: str, *, omit_thinking: bool = False
 
 async def event_bodies(
     events: AsyncIterator[Event], ask: Ask, id: str, *, omit_thinking: bool = False
-) -> AsyncIterator[dict[str, Any]]:
-    """The events of a stream, each to be sent under the name of its `type`.
+) -> AsyncIterator[dict[str, Any] | None]:
+    """The events of a stream, each to be sent under the name of its `type`; None where nothing more is ready.
 
     Args:
         events: of `Server.exchange`; what it raises comes out of here.
@@ -91,6 +92,8 @@ async def event_bodies(
                 yield {"type": "content_block_stop", "index": index}
             case Idle():
                 yield {"type": "ping"}
+            case Pause():
+                yield None
             case Ended():
                 if not blocks:
                     empty = {"type": "text", "text": "", "citations": None}

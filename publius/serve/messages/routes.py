@@ -72,12 +72,12 @@ def parse_ask(server: Server, body: dict[str, Any], version: str) -> Ask:
 
 async def _frames(
     events: AsyncGenerator[Event, None], ask: Ask, id: str, asked: str, *, omit_thinking: bool
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[bytes | None, None]:
     """Server-sent events; a failure after the first is an event too."""
     bodies = event_bodies(events, ask, id, omit_thinking=omit_thinking)
     try:
         async for body in bodies:
-            yield f"event: {body['type']}\ndata: {_json(body)}\n\n".encode()
+            yield None if body is None else f"event: {body['type']}\ndata: {_json(body)}\n\n".encode()
     except Exception as error:
         told = api_error(error)
         if told.type == "api_error":

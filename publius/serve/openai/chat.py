@@ -24,6 +24,7 @@ from publius.serve.exchange import (
     Ended,
     Event,
     Idle,
+    Pause,
     Piece,
     StopReason,
     Usage,
@@ -156,7 +157,7 @@ class Choice:
                 self.ended, self.usage = event, event.usage
                 delta = {} if event.refusal is None else {"refusal": event.refusal.explanation}
                 return [self._chunk(delta, finish=FINISHED[event.stop_reason])]
-            case Idle():
+            case Idle() | Pause():
                 return []
 
     def _begin(self, block: TextBlock | ThinkingBlock | ToolUseBlock) -> list[dict[str, Any]]:
@@ -270,7 +271,7 @@ async def _frames(
     first: tuple[int, Event],
     events: AsyncGenerator[tuple[int, Event], None],
     with_usage: bool,
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[bytes | None, None]:
     """The frames of a stream; each carries `usage` (null but in the last) where usage was asked for."""
     more = {"usage": None} if with_usage else {}
     async with aclosing(events):
@@ -280,6 +281,8 @@ async def _frames(
             async for index, event in events:
                 if isinstance(event, Idle):
                     yield PING
+                elif isinstance(event, Pause):
+                    yield None
                 for entry in choices[index].take(event):
                     yield frame({**head, "choices": [entry], **more})
         except Exception as error:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from publius.core.messages import Conversation
 from publius.inference.scoring import Scored
 from publius.serve.errors import ApiError, api_error
-from publius.serve.exchange import Ask, Began, Drawn, Ended, Event, Idle, Piece, Usage
+from publius.serve.exchange import Ask, Began, Drawn, Ended, Event, Idle, Pause, Piece, Usage
 from publius.serve.guard import Caller
 from publius.serve.http import read_json, request_id, sse
 from publius.serve.hub import ServedModel
@@ -249,7 +249,7 @@ async def _frames(
     first: tuple[int, Event],
     events: AsyncGenerator[tuple[int, Event], None],
     with_usage: bool,
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[bytes | None, None]:
     """The frames of a stream, the echo first; `usage` as in chat."""
     more = {"usage": None} if with_usage else {}
     async with aclosing(events):
@@ -261,6 +261,8 @@ async def _frames(
                 part = job.choices[index].take(event)
                 if isinstance(event, Idle):
                     yield PING
+                elif isinstance(event, Pause):
+                    yield None
                 if part is not None:
                     yield frame({**head, "choices": [part], **more})
         except Exception as error:
