@@ -71,6 +71,7 @@ class Load:
         seconds: how long.
         max_tokens: of a reply.
         dialect: a name of DIALECTS.
+        more: further fields of the body.
     """
 
     port: int
@@ -81,6 +82,7 @@ class Load:
     seconds: float = 60.0
     max_tokens: int = 64
     dialect: str = "messages"
+    more: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     replies: list[Reply] = field(default_factory=list)
 
@@ -91,6 +93,7 @@ class Load:
             {
                 "model": self.model, "max_tokens": self.max_tokens, "stream": True, "temperature": 0,
                 "messages": [{"role": "user", "content": rng.choice(self.prompts)}], **dialect.extra,
+                **self.more,
             }
         ).encode()  # fmt: skip
         head = [

@@ -11,7 +11,9 @@ nobody may starve), the server's resident memory from the first minute to the la
 
 The bare engine is given the same prompts with as many requests under way, in a process of its own, before and
 after. Serving's overhead a token is told twice: by the clock, where the load client takes its share of the
-same cores too, and by processor time of the server against that of the engine, where it does not.
+same cores too, and by processor time of the server against that of the engine, where it does not. Replies of
+a Pocket model are some fourteen tokens, so that what is told first is mostly the cost of a request; then the
+same load runs with replies of `--long` tokens each (no token may end one), which tells the cost of a token.
 
 Prompts are held-out questions of the model's Pocket world, or made-up ones; greedy. Without `--model`, fresh
 weights of the Pocket shape with the byte tokenizer. The peer's server gets the same model as GGUF
@@ -98,6 +100,7 @@ def engine_side(payload: dict[str, Any]) -> dict[str, Any]:
     engine = Engine(checkpoint.load(), tokenizer, max_batch=payload["rows"])
     renderer, rng = Renderer(tokenizer), random.Random(0)
     never = {tokenizer.special[name]: -math.inf for name in (THINK, TOOL_USE)}
+    never |= dict.fromkeys(payload["banned"], -100.0)
     sampling = Sampling(max_tokens=payload["max_tokens"], temperature=0.0, logit_bias=never)
     prompts = [renderer.prompt(Conversation(messages=(user(text),))) for text in payload["prompts"]]
     prompts = [ids for ids in prompts if len(ids) + payload["max_tokens"] <= engine.context]
@@ -174,20 +177,26 @@ def _watching(pid: int) -> Iterator[list[tuple[float, int]]]:
         watcher.join()
 
 
-def serve_ours(options: argparse.Namespace, model: Model, load: dict[str, Any]) -> dict[str, Any]:
-    """Our server under the load."""
+def serve_ours(
+    options: argparse.Namespace, model: Model, load: dict[str, Any], long: dict[str, Any]
+) -> dict[str, Any]:
+    """Our server under the load, and under that of long replies."""
     more = ["--rows", str(options.rows), "--queue", str(4 * options.streams), "--home", model.home]
     more += [] if model.released else ["--unreleased"]
     threads = {"OMP_NUM_THREADS": str(options.threads)}
     with tempfile.TemporaryDirectory() as folder:
         store = ["--store", f"sqlite:///{folder}/store.db"]
         with served(model.target, options=more + store, key=KEY, environment=threads) as server:
-            return _measured(options, server, load)
+            return _measured(options, server, load, long)
 
 
-def _measured(options: argparse.Namespace, server: RunningServer, load: dict[str, Any]) -> dict[str, Any]:
+def _measured(
+    options: argparse.Namespace, server: RunningServer, load: dict[str, Any], long: dict[str, Any]
+) -> dict[str, Any]:
     given = {**load, "port": server.port, "model": server.model}
     found, memory = under_load(options, server.process.pid, given)
+    given_long = {**long, "port": server.port, "model": server.model}
+    found["long"], _ = under_load(options, server.process.pid, given_long)
     found["memory"] = _memory(memory)
     if options.peer_llama is not None:
         found["chat"], _ = under_load(options, server.process.pid, {**given, "dialect": "chat"})
@@ -241,26 +250,27 @@ def serve_peer(options: argparse.Namespace, load: dict[str, Any]) -> dict[str, A
 # ---- what is told ----
 
 
-def overheads(found: dict[str, Any]) -> dict[str, float]:
+def overheads(ours: dict[str, Any], bare: list[dict[str, Any]]) -> dict[str, float]:
     """How much more time and processor time a token takes than in the bare engine."""
-    bare = found["engine"]
     rate = sum(one["tokens_per_second"] for one in bare) / len(bare)
     spent = sum(one["cpu_per_token"] for one in bare) / len(bare)
-    ours = found["ours"]
     return {"clock": rate / ours["tokens_per_second"] - 1, "processor": ours["cpu_per_token"] / spent - 1}
 
 
 def verdicts(found: dict[str, Any]) -> list[list[str]]:
     """What was asked for, what came, and whether that is enough."""
-    ours, more = found["ours"], found["overhead"]
+    ours, more, long = found["ours"], found["overhead"], found["overhead_long"]
+    size = found["ours"]["long"]["tokens"] / max(1, found["ours"]["long"]["replies"])
     grown = ours["memory"].get("grown_in_second_half", 0.0)
     rows = [
         ("errors", f"{sum(ours['errors'].values())}", "0", not ours["errors"]),
         ("longest first token / median", f"{ours['ttft']['max_over_median']:.2f}", f"<= {STARVED:g}",
          ours["ttft"]["max_over_median"] <= STARVED),
         ("memory, second half", f"{grown:+.1%}", f"<= {GROWN:+.0%}", grown <= GROWN),
-        ("overhead a token, processor", f"{more['processor']:+.1%}", f"<= {OVERHEAD:+.0%}",
-         more["processor"] <= OVERHEAD),
+        (f"overhead a token in replies of {size:.0f}, processor", f"{long['processor']:+.1%}",
+         f"<= {OVERHEAD:+.0%}", long["processor"] <= OVERHEAD),
+        (f"overhead a token in replies of {ours['tokens'] / max(1, ours['replies']):.0f}, processor",
+         f"{more['processor']:+.1%}", f"<= {OVERHEAD:+.0%}", more["processor"] <= OVERHEAD),
         ("overhead a token, clock (the client's work in it)", f"{more['clock']:+.1%}", f"<= {OVERHEAD:+.0%}",
          more["clock"] <= OVERHEAD),
     ]  # fmt: skip
@@ -269,7 +279,7 @@ def verdicts(found: dict[str, Any]) -> list[list[str]]:
 
 def table(found: dict[str, Any]) -> str:
     """All sides."""
-    sides = {"ours, Messages": found["ours"]}
+    sides = {"ours, Messages": found["ours"], "ours, long replies": found["ours"]["long"]}
     if "peer" in found:
         sides |= {"ours, Chat": found["ours"]["chat"], "llama.cpp, Chat": found["peer"]}
     rows = [
@@ -280,9 +290,12 @@ def table(found: dict[str, Any]) -> str:
         ]
         for name, one in sides.items()
     ]  # fmt: skip
-    for one in found["engine"]:
+    for name, one in [
+        *(("bare engine", one) for one in found["engine"]),
+        *(("bare engine, long replies", one) for one in found["engine_long"]),
+    ]:
         rate = [f"{one['requests_per_second']:.1f}", f"{one['tokens_per_second']:,.0f}"]
-        rows.append(["bare engine", *rate, "", "", "", ""])
+        rows.append([name, *rate, "", "", "", ""])
     head = ["side", "req/s", "tokens/s", "TTFT p50 ms", "p99 ms", "max/median", "errors"]
     return markdown(head, rows)
 
@@ -295,6 +308,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--rows", type=int, default=64, help="of the engine")
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--long", type=int, default=256, help="tokens of each long reply")
+    parser.add_argument("--long-seconds", type=float, default=45.0, help="of load with long replies")
     parser.add_argument("--seconds", type=float, default=120.0, help="of load")
     parser.add_argument("--engine-seconds", type=float, default=20.0, help="of the bare engine, twice")
     parser.add_argument("--warm", type=float, default=5.0)
@@ -303,7 +318,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.streams, options.seconds, options.engine_seconds, options.warm = 8, 2.0, 1.0, 0.5
-        options.max_tokens = 16
+        options.max_tokens, options.long, options.long_seconds = 16, 32, 2.0
     return options
 
 
@@ -315,25 +330,33 @@ def main() -> None:
         shared = {"streams": options.streams, "max_tokens": options.max_tokens, "prompts": prompts}
         bare = {
             **shared, "path": model.path, "rows": options.rows, "warm": options.warm,
-            "seconds": options.engine_seconds,
+            "seconds": options.engine_seconds, "banned": [],
         }  # fmt: skip
+        ends = sorted(Checkpoint(Path(model.path)).tokenizer().special_ids)
+        bare_long = {**bare, "max_tokens": options.long, "banned": ends}
         load = {**shared, "key": KEY, "seconds": options.seconds}
+        long = {
+            **load, "seconds": options.long_seconds, "max_tokens": options.long, "dialect": "chat",
+            "more": {"logit_bias": {str(id): -100 for id in ends}},
+        }  # fmt: skip
 
-        def engine() -> dict[str, Any]:
+        def engine(payload: dict[str, Any]) -> dict[str, Any]:
             limit = options.engine_seconds + options.limit
-            one = child(Path(__file__), "engine", bare, seconds=limit, threads=options.threads)
+            one = child(Path(__file__), "engine", payload, seconds=limit, threads=options.threads)
             if "error" in one:
                 raise UserError(f"the bare engine failed: {one['error']}", where="benchmarks/server.py")
             say(f"bare engine: {one['tokens_per_second']:,.0f} tokens/s")
             return one
 
-        found: dict[str, Any] = {"engine": [engine()]}
-        found["ours"] = serve_ours(options, model, load)
+        found: dict[str, Any] = {"engine": [engine(bare)], "engine_long": [engine(bare_long)]}
+        found["ours"] = serve_ours(options, model, load, long)
         say(f"ours: {found['ours']['tokens_per_second']:,.0f} tokens/s")
-        found["engine"].append(engine())
+        found["engine"].append(engine(bare))
+        found["engine_long"].append(engine(bare_long))
         if options.peer_llama is not None:
             found["peer"] = serve_peer(options, load)
-    found["overhead"] = overheads(found)
+    found["overhead"] = overheads(found["ours"], found["engine"])
+    found["overhead_long"] = overheads(found["ours"]["long"], found["engine_long"])
     print(table(found), end="\n\n")
     print(markdown(["asked", "found", "wanted", ""], verdicts(found)))
     if options.out is not None:
