@@ -7,15 +7,24 @@ from publius.evals.study import StudyReport
 from publius.pipeline import Recipe, load_recipe, plan_recipe, run_recipe, show_run
 from publius.recipes.quickstart import quickstart
 from publius.recipes.smoke import SMALLEST
-from publius.recipes.studies import critiques, frontier, labels, principles, revisions, rewards
+from publius.recipes.studies import (
+    critiques,
+    frontier,
+    labels,
+    overoptimisation,
+    principles,
+    revisions,
+    rewards,
+)
 
-STUDIES = ("critiques", "frontier", "labels", "principles", "revisions", "rewards")
+STUDIES = ("critiques", "frontier", "labels", "overoptimisation", "principles", "revisions", "rewards")
 SMALL = {
     "revisions": lambda: revisions.wire(SMALLEST, 1, steps=2),
     "critiques": lambda: critiques.wire(SMALLEST, 1, critics=((64, 2), (96, 2))),
     "principles": lambda: principles.wire(SMALLEST, 1, counts=(1, 16), pairs_of_words=10),
     "frontier": lambda: frontier.wire(SMALLEST, 1),
     "labels": lambda: labels.wire(SMALLEST, 1),
+    "overoptimisation": lambda: overoptimisation.wire(SMALLEST, 1),
     "rewards": lambda: rewards.wire(SMALLEST, 1),
 }
 
