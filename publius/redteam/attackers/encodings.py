@@ -61,7 +61,7 @@ class Translate:
                 f"Translate this into {language}. Write the translation only.\n{question_of(goal)}"
             )
             if text is None:
-                invented = mutated(asked(goal, self.name), MUTATORS["pig_latin"], rng)
+                invented = mutated(asked(goal, self.name, language="invented"), MUTATORS["pig_latin"], rng)
                 yield Send(invented)
                 return
             if text:
