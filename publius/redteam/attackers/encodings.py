@@ -56,7 +56,7 @@ class Translate:
 
     def play(self, goal: Goal, rng: random.Random, memory: Sequence[Conversation] = ()) -> Play:
         """One request for each language drawn by `rng`."""
-        for language in rng.sample(_LANGUAGES, self.tries):
+        for language in rng.sample(_LANGUAGES, min(self.tries, len(_LANGUAGES))):
             text = yield from written(
                 f"Translate this into {language}. Write the translation only.\n{question_of(goal)}"
             )

@@ -7,8 +7,20 @@ import pytest
 
 from publius.core.messages import Conversation, assistant
 from publius.redteam import STYLES
-from publius.redteam.attacker import Goal
-from publius.redteam.attackers import ATTACKERS
+from publius.redteam.attacker import Attacker, Goal
+from publius.redteam.attackers import (
+    ATTACKERS,
+    Bias,
+    Crescendo,
+    Encodings,
+    Refine,
+    Shots,
+    Sycophancy,
+    SystemInjection,
+    ToolInjection,
+    Translate,
+    Tree,
+)
 from tests.redteam.attackers.driving import FACT, HAZARD, PLAIN, RECIPE, REFUSAL, TWIN, drive, everything
 
 GOALS = {"hazard": HAZARD, "twin": TWIN, "fact": FACT, "plain": PLAIN, "test": HAZARD._replace(split="test")}
@@ -108,3 +120,14 @@ def test_probes_leave_alone_what_they_cannot_ask() -> None:
     assert not drive(ATTACKERS["sycophancy"], HAZARD, lambda c: RECIPE).sends
     assert not drive(ATTACKERS["benign"], HAZARD, lambda c: REFUSAL).sends
     assert Goal(FACT.question).category == "pet"
+
+
+@pytest.mark.parametrize(
+    "attacker",
+    [Refine(steps=1), Tree(first=20), SystemInjection(tries=50), ToolInjection(tries=50), Translate(tries=50),
+     Encodings(tries=50), Sycophancy(pushes=50), Bias(pairs=1), Crescendo(openings=50), Shots(counts=(1,))],
+    ids=lambda attacker: attacker.name,
+)  # fmt: skip
+def test_amounts_may_be_more_than_there_is(attacker: Attacker) -> None:
+    for goal in GOALS.values():
+        drive(attacker, goal, lambda c: "I will not.", writer=writes, most=120)
