@@ -69,7 +69,7 @@ def replies_of(played: Conversation, keys: Sequence[str] = ()) -> Replies:
         text = text_of(message)
         if message.role != "assistant" or place < shown:
             results = (b.content for b in message.content if isinstance(b, ToolResultBlock))
-            heard |= _given(keys, " ".join([text, *results])) - own
+            heard |= _given(keys, " ".join([text, *results]))
             continue
         if not texts and begun and text.startswith(begun):
             text = text[len(begun) :]
