@@ -16,7 +16,7 @@ from publius.model.checkpoint import Checkpoint
 from publius.pipeline import list_runs, show_run
 from publius.release.decision import OldDecision, read_decision
 
-__all__ = ["copied", "decision_of", "place_of"]
+__all__ = ["copied", "decision_of", "latest", "place_of"]
 
 
 def place_of(model: str, home: Path) -> Path:
@@ -41,6 +41,23 @@ def decision_of(checkpoint: Path, home: Path) -> Path | None:
     return own if read_decision(own).issued >= made_inside else inside
 
 
+def latest(checkpoint: Path, home: Path) -> Path:
+    """The folder of the latest decision on a checkpoint, those of gates in runs of this home among them.
+
+    Raises:
+        UserError: when nobody decided on it.
+    """
+    model = fingerprint(Checkpoint(checkpoint))
+    own = place_of(model, home)
+    decided = decision_of(checkpoint, home)
+    found = [*([] if decided is None else [decided]), *_gated(model, home)]
+    if not found:
+        raise UserError(
+            "no gate has decided on this model", where=str(checkpoint), fix="publius gate decide MODEL"
+        )
+    return max(found, key=lambda folder: (read_decision(folder).issued, folder == own))
+
+
 def copied(checkpoint: Path, home: Path) -> Path:
     """The home's own decision on a checkpoint, to be signed or overridden; copied from a release or a run's
     gate when it has none, or an older one.
@@ -48,18 +65,11 @@ def copied(checkpoint: Path, home: Path) -> Path:
     Raises:
         UserError: when nobody decided on it.
     """
-    model = fingerprint(Checkpoint(checkpoint))
-    own = place_of(model, home)
-    found = [*([decision] if (decision := decision_of(checkpoint, home)) else []), *_gated(model, home)]
-    if not found:
-        raise UserError(
-            "no gate has decided on this model", where=str(checkpoint), fix="publius gate decide MODEL"
-        )
-    latest = max(found, key=lambda folder: (read_decision(folder).issued, folder == own))
-    if latest != own:
+    found, own = latest(checkpoint, home), place_of(fingerprint(Checkpoint(checkpoint)), home)
+    if found != own:
         fresh = own.with_name(f"{own.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(latest, fresh)
+        shutil.copytree(found, fresh)
         shutil.rmtree(own, ignore_errors=True)
         fresh.rename(own)
     return own
