@@ -62,7 +62,7 @@ def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
     """A policy of monitors."""
-    lists = {"categories": [{"name": "poison", "explanation": "Poisons.", "words": ["owl root"]}]}
+    lists = {"entries": [{"words": ["owl root"], "category": "poison"}]}
     (tmp_path / "words.yaml").write_text(yaml.safe_dump(lists))
     file = tmp_path / "monitors.yaml"
     file.write_text("layers: [{monitor: keywords, file: words.yaml}]")
