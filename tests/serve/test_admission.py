@@ -183,16 +183,21 @@ def test_only_the_policy_that_is_asked_for_counts(decided: Make, tmp_path: Path)
 def test_unreleased_takes_the_undecided_and_never_the_edited(decided: Make, tmp_path: Path) -> None:
     assert not hub_unreleased(decided(helps=10), tmp_path).get("publius-haiku").released
     folder = decided()
-    old = tmp_path / "old"
-    shutil.copytree(folder, old)
-    (old / "decision/decision.json").write_text('{"model": "m", "policy_sha256": "p"}')
-    refused(old, tmp_path, "older format")
-    assert not hub_unreleased(old, tmp_path).get("publius-haiku").released
-    for name in ("decision.json", "model_card.md", "signatures/evaluator.json"):
+    earlier = tmp_path / "old"
+    shutil.copytree(folder, earlier)
+    (earlier / "decision/decision.json").write_text('{"model": "m", "policy_sha256": "p"}')
+    refused(earlier, tmp_path, "older format")
+    assert not hub_unreleased(earlier, tmp_path).get("publius-haiku").released
+    for name, old, new in (
+        ("decision.json", '"helpful"', '"hopeful"'),
+        ("model_card.md", "owl", "elk"),
+        ("signatures/evaluator.json", '"who": ""', '"who": "Eve"'),
+    ):
         edited = tmp_path / f"edited-{Path(name).stem}"
         shutil.copytree(folder, edited)
         path = edited / "decision" / name
-        path.write_text(path.read_text().replace("a", "b", 1))
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
         for unreleased in (False, True):
             with pytest.raises(UserError):
                 hub(edited, tmp_path, unreleased=unreleased)
