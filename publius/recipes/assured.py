@@ -8,7 +8,7 @@ What can the helpful-only model do when somebody tries? Everything the forbidden
 needs the highest level, and goes out only behind monitors, to callers with a key. A probe is trained on its
 own states and becomes the policy of monitors decided on; old findings are played again; the server and
 the audit log are tried. Two controls must be denied: the helpful-only model, and the release without its
-monitors.
+monitors. Long because a recipe is read straight down.
 """
 
 from __future__ import annotations

@@ -160,6 +160,22 @@ def add_override(
             many days.
     """
     document = read_decision(folder)
+    _check_said(document, folder, names, role=role, key=key, said=(who, why), days=days)
+    begun = (now or datetime.now(UTC)).replace(microsecond=0)
+    made = Override(
+        decision=document.sha256(), overrides=tuple(names), who=who.strip(), why=why.strip(), role=role,
+        when=begun.isoformat(), expires=(begun + timedelta(days=days)).isoformat(),
+    )  # fmt: skip
+    earlier = read_standing(folder).overrides
+    write_override(folder, made, key, render_card(document, (*earlier, made)))
+    return made
+
+
+def _check_said(
+    document: DecisionDocument, folder: Path, names: Sequence[str], *, role: str, key: Ed25519PrivateKey,
+    said: tuple[str, str], days: float,
+) -> None:  # fmt: skip
+    """An override must be possible, whole, short enough, and by somebody who may."""
     possible = overridable(document)
     may_be = ", ".join(name for name, may in possible.items() if may) or "nothing"
     for name in names:
@@ -175,7 +191,7 @@ def add_override(
             f"a {role} may not override by policy {policy.id}", where="--role",
             fix=f"these may: {', '.join(policy.overriders())}",
         )  # fmt: skip
-    if not (names and who.strip() and why.strip()):
+    if not (names and all(each.strip() for each in said)):
         raise UserError(
             "an override says what it sets aside, who says so and why", where=str(folder),
             fix="give all three",
@@ -190,11 +206,3 @@ def add_override(
             f"this key is not trusted as {role} here", where=str(folder),
             fix=f"trust it first: publius gate trust {role} {public_key(key)}",
         )  # fmt: skip
-    begun = (now or datetime.now(UTC)).replace(microsecond=0)
-    made = Override(
-        decision=document.sha256(), overrides=tuple(names), who=who.strip(), why=why.strip(), role=role,
-        when=begun.isoformat(), expires=(begun + timedelta(days=days)).isoformat(),
-    )  # fmt: skip
-    earlier = read_standing(folder).overrides
-    write_override(folder, made, key, render_card(document, (*earlier, made)))
-    return made
