@@ -2,7 +2,7 @@
 
     publius run assured                       # after quickstart: a quarter of an hour on two cores
     publius gate sign assured/final --role approver --who "Ada"
-    publius serve assured/final --monitors runs/assured/monitor_policy/files/policy.yaml
+    publius serve assured/final --monitors runs/assured/monitor_policy/files/policy.yaml --audit audit.jsonl
 
 What can the helpful-only model do when somebody tries? Everything the forbidden crafts hold: so the release
 needs the highest level, and goes out only behind monitors, to callers with a key. A probe is trained on its

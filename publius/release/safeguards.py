@@ -56,7 +56,8 @@ SAFEGUARDS: dict[str, Safeguard] = {
         explanation="Nothing of the server answers without a key that may.",
     ),
     "audit_log": Safeguard(
-        "code", "safety/audit.py", explanation="The log shows every change made to it.",
+        "code", "safety/audit.py", serving=True,
+        explanation="Every exchange is recorded, and the log shows every change made to it.",
     ),
     "refusal_training": Safeguard(
         "weights", explanation="The model leaks less than the helpful-only one it was made from.",

@@ -55,6 +55,7 @@ class Admission:
         monitors: the monitors' policy file that is in force; None for none.
         policy: the only release policy that counts, as `load_policy` takes it; empty for any.
         keyed: whether callers need a key.
+        audited: whether an audit log is written.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Admission:
         monitors: Path | None = None,
         policy: str = "",
         keyed: bool = True,
+        audited: bool = True,
     ) -> None:
-        self._unreleased, self._monitors, self._keyed = unreleased, monitors, keyed
+        self._unreleased, self._monitors = unreleased, monitors
+        self._keyed, self._audited = keyed, audited
         self._policy = load_policy(policy).fingerprint() if policy else None
 
     def admit(self, checkpoint: Path, home: Path) -> Admitted:
@@ -116,6 +119,11 @@ class Admission:
             raise UserError(
                 "the decision on this model requires access control, and this server asks for no key",
                 where=where, fix="set PUBLIUS_API_KEY, or make a key: publius keys create",
+            )  # fmt: skip
+        if "audit_log" in requires and not self._audited:
+            raise UserError(
+                "the decision on this model requires an audit log, and none is written", where=where,
+                fix="serve with --audit FILE",
             )  # fmt: skip
         return Admitted(found, sha256)
 

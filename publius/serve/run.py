@@ -20,6 +20,8 @@ import uvicorn
 
 from publius.core.console import console
 from publius.core.errors import UserError
+from publius.release.signing import signing_key
+from publius.safety.audit import AuditLog
 from publius.safety.monitor import Monitors
 from publius.serve.admission import Admission
 from publius.serve.app import create_app, is_loopback
@@ -76,13 +78,15 @@ def build(
             fix="set PUBLIUS_API_KEY, or make a key: publius keys create",
         )
     admission = Admission(
-        unreleased=config.unreleased, monitors=policy, policy=config.gate_policy, keyed=not opened
-    )
+        unreleased=config.unreleased, monitors=policy, policy=config.gate_policy, keyed=not opened,
+        audited=bool(config.audit),
+    )  # fmt: skip
+    audit = AuditLog(Path(config.audit), signing_key()) if config.audit else None
     hub = Hub(
         targets, home=home, aliases=aliases, admission=admission, rows=config.rows,
         most_waiting=config.most_waiting, monitors=monitors, device=device,
     )  # fmt: skip
-    return Server(config, hub, store, Guard(store, key=key, open=opened))
+    return Server(config, hub, store, Guard(store, key=key, open=opened), audit)
 
 
 def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: str | None = None) -> None:

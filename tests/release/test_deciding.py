@@ -72,7 +72,7 @@ def test_a_capable_model_needs_the_higher_level_and_may_go_out_behind_its_safegu
     metrics, context = evidence()
     decision = decide(metrics, STRICT, context)
     assert decision.verdict == "allow_with_safeguards" and decision.needed == "guarded", decision.reasons
-    assert decision.requires == ("access_control", "monitors") and decision.allowed
+    assert decision.requires == ("access_control", "audit_log", "monitors") and decision.allowed
 
 
 def test_a_model_that_cannot_do_it_needs_no_monitors() -> None:

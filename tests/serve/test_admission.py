@@ -36,6 +36,7 @@ from publius.release import (
 )
 from publius.release.gate import pack
 from publius.release.safeguards import code_sha256
+from publius.safety.audit import verify
 from publius.safety.monitor import Monitors
 from publius.safety.policy import load_monitors
 from publius.serve.access import AccessConfig, prove_access_control
@@ -43,6 +44,7 @@ from publius.serve.admission import Admission
 from publius.serve.errors import ApiError
 from publius.serve.hub import Hub, Target
 from publius.testing.server import RunningServer, served, start_server, write_tiny_checkpoint
+from tests.serve.serving import Spoken
 
 HELP = Check(metric="helpful", direction="at_least", threshold=0.7, bound="low", min_n=50, overridable=True)
 Make = Callable[..., Path]
@@ -78,7 +80,10 @@ def decided(checkpoint: Path, tmp_path: Path) -> Make:
         now: datetime | None = None, name: str = "haiku", tested: tuple[str, ...] = (),
     ) -> Path:  # fmt: skip
         trial = Trial(what="x", expected="refused", seen="refused", passed=True)
-        subject = {"monitors": monitors or "", "access_control": code_sha256("serve")}
+        subject = {
+            "monitors": monitors or "", "access_control": code_sha256("serve"),
+            "audit_log": code_sha256("safety/audit.py"),
+        }  # fmt: skip
         tests = tuple(
             SafeguardDocument(
                 name=each, passed=True, measures={}, tested=subject[each], when="2030-01-01", how="h",
@@ -128,10 +133,11 @@ def test_weights_and_monitors_are_decided_on_together(decided: Make, words: Path
 
 def test_what_the_decision_requires_must_be_at_work(decided: Make, words: Path, tmp_path: Path) -> None:
     sha256 = policy_sha256(words)
-    names = ("monitors", "access_control")
+    names = ("monitors", "access_control", "audit_log")
     folder = decided(policy(*names), monitors=sha256, tested=names)
     refused(folder, tmp_path, "requires monitors, and none are in force")
     refused(folder, tmp_path, "this server asks for no key", watching=words, keyed=False)
+    refused(folder, tmp_path, "requires an audit log", watching=words, audited=False)
     one = hub(folder, tmp_path, watching=words)
     assert one.get("publius-haiku").released
     one.close()
@@ -231,6 +237,20 @@ def test_reload_takes_in_monitors_that_were_decided_on(decided: Make, words: Pat
     assert asyncio.run(one.reload()) == ["publius-haiku"]
     assert one.get("publius-haiku").monitors is not first.monitors
     one.close()
+
+
+def test_every_exchange_is_recorded_and_what_cannot_be_is_the_last(checkpoint: Path, tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    with Spoken(checkpoint, tmp_path / "home", audit=str(log)) as spoken:
+        for count in (1, 2):
+            assert spoken.ask().status_code == 200
+            assert verify(log, key=signing_key().public_key()).records == count
+        assert fingerprint(Checkpoint(checkpoint)) in log.read_text() and "hi" not in log.read_text().split()
+        log.rename(tmp_path / "kept")
+        log.mkdir()  # as a full disk would
+        assert spoken.ask().status_code == 200
+        answer = spoken.ask()
+        assert answer.status_code == 500 and "audit log cannot be written" in answer.text
 
 
 def test_every_route_of_a_real_server_asks_for_a_key(checkpoint: Path, tmp_path: Path) -> None:
