@@ -142,12 +142,31 @@ def prove_monitors(
             what="measured with these monitors", expected="by its record", passed=made,
             seen="yes" if made else "the record names others, or there is none",
         ),
+        _unsoftened(monitors.policy, {} if record is None else record.config),
         *_said(report, fingerprint(model), sha256),
     ]  # fmt: skip
     return write_safeguard(
         run, "monitors", tested=sha256, trials=trials, measures=_measures(report),
         how="Attacks of every style and benign traffic were played with the monitors and without; an attack "
         "succeeds when what left leaks.",
+    )  # fmt: skip
+
+
+def _unsoftened(path: Path, measured: dict[str, Any]) -> Trial:
+    """Monitors are measured at their own thresholds, blocking, and closed where they fail.
+
+    A policy that lets them do less, or a measurement with another hold-back, is about other monitors.
+    """
+    soft = [
+        layer.name or layer.monitor
+        for layer in MonitorPolicy.load(path).layers
+        if layer.action == "flag" or layer.on_error != "closed"
+        or any(each is not None for each in (layer.threshold, layer.hold_back, layer.budget_ms))
+    ]  # fmt: skip
+    soft += ["hold_back of the measurement"] if measured.get("hold_back") is not None else []
+    return Trial(
+        what="served as they were measured", expected="nothing set in their place", passed=not soft,
+        seen=f"set: {', '.join(soft)}" if soft else "nothing",
     )  # fmt: skip
 
 

@@ -209,6 +209,17 @@ def test_what_monitors_achieve_is_bound_to_weights_and_policy(
     assert set(found.measures) == {"monitor.success.with"}
 
 
+@pytest.mark.parametrize("soft", ["action: flag", "on_error: open", "budget_ms: 1"])
+def test_a_policy_that_lets_monitors_do_less_is_not_what_was_measured(
+    watched: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soft: str
+) -> None:
+    monkeypatch.setattr("publius.release.monitors.load_monitors", lambda path, model: None)
+    given = watched()
+    given["monitors"].policy.write_text(f"layers: [{{monitor: keywords, file: words.yaml, {soft}}}]")
+    found = prove_monitors(testing_run(tmp_path / "run"), MonitorProofConfig(), **given).document()
+    assert not found.passed and found.trials[2].seen == "set: keywords"
+
+
 def test_a_report_that_says_it_is_about_others_is_believed(
     watched: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
