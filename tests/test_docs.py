@@ -62,7 +62,7 @@ def test_yaml_examples_are_valid(tmp_path):
     (_, constitution), *others = examples(DOCS / "constitution.md", "yaml")
     assert not others
     assert doubts(Constitution.parse(constitution)) == []
-    (_, policy), *others = examples(DOCS / "release.md", "yaml")
+    (_, policy), *others = examples(DOCS / "policy.md", "yaml")
     assert not others
     (tmp_path / "policy.yaml").write_text(policy)
     assert load_policy(str(tmp_path / "policy.yaml")).release_level == "public"

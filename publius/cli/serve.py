@@ -45,6 +45,12 @@ def serve(
     unreleased: Annotated[
         bool, typer.Option("--unreleased", help="Models no gate has decided on; this machine only.")
     ] = False,
+    gate_policy: Annotated[
+        str, typer.Option("--gate-policy", metavar="POLICY", help="Only decisions by this policy count.")
+    ] = "",
+    audit: Annotated[
+        str, typer.Option("--audit", metavar="FILE", help="A signed record of every exchange, by digests.")
+    ] = "",
     store: _StoreURL = "",
     tls_certificate: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
@@ -77,13 +83,13 @@ def serve(
     config = ServeConfig(
         host=host, port=port, store=store, unreleased=unreleased, strict_versions=strict_versions, rows=rows,
         most_waiting=queue, aws_keys=_pairs(aws_key, "--aws-key"), aws_unverified=aws_unverified,
-        compare_prompts=compare_prompts, log_content=log_content,
+        compare_prompts=compare_prompts, log_content=log_content, gate_policy=gate_policy, audit=audit,
     )  # fmt: skip
     certificate = certificate_files(tls_certificate, tls_key, tls_self_signed, host, home)
     server = build(
         config, [Target.parse(one) for one in models], home=home, aliases=_pairs(alias, "--alias"), key=key,
         monitors=lambda _, weights: load_monitors(monitors, model=weights) if monitors else Monitors(),
-        device=str(pick_device(device)),
+        policy=monitors, device=str(pick_device(device)),
     )  # fmt: skip
     run_server(server, certificate=certificate, key=key)
 

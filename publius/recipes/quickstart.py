@@ -21,6 +21,12 @@ from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes, Workshop
 from publius.redteam.planted import PlantConfig, plant_backdoor
 from publius.release.gate import GateCheck, GateConfig, ReleaseConfig, check_gate, gate, release
+from publius.release.proofs import (
+    ReadingConfig,
+    WeightsConfig,
+    prove_refusal_training,
+    prove_weights_integrity,
+)
 from publius.training.average import AverageConfig, average
 
 __all__ = ["align", "quickstart"]
@@ -115,6 +121,10 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     test_planted = w.test("test_planted", planted, "planted")
     round_planted = w.attack("redteam_planted", 2, planted, discover=0)  # measured, and no one's teacher
     scan_planted = w.scan("scan_planted", planted)
+    intact = r.stage("intact", prove_weights_integrity, WeightsConfig(), model=final)
+    trained = r.stage(
+        "refusals", prove_refusal_training, ReadingConfig(), model=final, report=test_final, before=test_sft
+    )
     decision = r.stage(
         "gate_release",
         gate,
@@ -123,6 +133,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
         reports=[test_final],
         findings=[round2],
         scans=[scan2],
+        safeguards=[intact, trained],
     )
     refused_helpful = r.stage(
         "gate_helpful_only", gate, GateConfig(), model=helpful, reports=[test_sft], findings=[round0]

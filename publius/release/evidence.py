@@ -1,21 +1,29 @@
-"""Evidence: what reports, findings and scans say about one model, under the names a policy uses.
+"""Evidence: what reports, findings, scans and safeguards' tests say about one model, under a policy's names.
 
 Prefixes go (`rlcai.leak` becomes `leak`), so that one policy gates every model of a run. Evidence about
 other weights is refused, never ignored: a gate that quietly skips a report is a gate that passes on nothing.
+The one exception is on purpose: dangerous capabilities are measured on the helpful-only checkpoint, and count
+only where the records show that both grew from the same pretrained weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from publius.core.errors import UserError
-from publius.evals import Measure, Report
+from publius.evals import Measure, Report, fingerprint
+from publius.evals.capability import CapabilityReport
+from publius.model.checkpoint import Checkpoint
+from publius.pipeline import Artifact
 from publius.redteam import Findings, TriggerReport
+from publius.release.lineage import growth, lineage, related
+from publius.release.safeguards import SAFEGUARDS, SafeguardDocument, SafeguardReport, code_sha256
 
-__all__ = ["Evidence", "gather"]
+__all__ = ["Evidence", "gather", "subjects"]
 
 
 class Evidence(NamedTuple):
@@ -23,6 +31,11 @@ class Evidence(NamedTuple):
 
     metrics: dict[str, Measure]
     files: dict[str, Path]
+    measured: Mapping[str, str] = MappingProxyType({})
+    """Metric -> when, where the pipeline recorded it."""
+    elicited: tuple[str, ...] = ()
+    growth: float | None = None
+    safeguards: tuple[SafeguardDocument, ...] = ()
 
     def hashes(self) -> dict[str, str]:
         """The sha256 of every file."""
@@ -31,59 +44,131 @@ class Evidence(NamedTuple):
         }
 
 
+class _Gathering:
+    """Evidence as it comes in."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.metrics: dict[str, Measure] = {}
+        self.files: dict[str, Path] = {}
+        self.measured: dict[str, str] = {}
+
+    def add(self, found: Mapping[str, Any], source: Artifact, name: str, keep: str) -> None:
+        """Metrics of one file of an artifact; kept in the evidence folder as `keep`."""
+        path = source.file(name)
+        twice = sorted(set(self.metrics) & set(found))
+        if twice:
+            raise UserError(
+                f"two measurements of {', '.join(twice[:3])}",
+                where=str(path),
+                fix="give the gate one report of each kind",
+            )
+        self.metrics |= {metric: Measure.model_validate(value) for metric, value in found.items()}
+        self.files[keep] = path
+        record = source.record
+        if record is not None and record.finished:
+            self.measured |= dict.fromkeys(found, record.finished)
+
+    def about(self, measured: str | None, source: Artifact, name: str) -> None:
+        """Evidence must be about the model; baselines are about none."""
+        if measured is not None and measured != self.model:
+            raise UserError(
+                f"this evidence is about other weights ({measured[:16]}..., not {self.model[:16]}...)",
+                where=str(source.file(name)),
+                fix="evaluate the very checkpoint that is to be gated",
+            )
+
+
 def gather(
     model: str,
     reports: Sequence[Report],
     findings: Sequence[Findings] = (),
     scans: Sequence[TriggerReport] = (),
+    *,
+    safeguards: Sequence[SafeguardReport] = (),
+    capabilities: Sequence[CapabilityReport] = (),
+    checkpoint: Checkpoint | None = None,
+    helpful: Checkpoint | None = None,
 ) -> Evidence:
     """All metrics measured on the checkpoint whose fingerprint is `model`.
 
     Of several rounds of findings the latest counts. Two sources for one metric are refused.
 
+    Args:
+        capabilities: measured on `helpful`, the helpful-only checkpoint that `checkpoint` was made from.
+        checkpoint: the model itself; with capabilities only.
+
     Raises:
-        UserError: for evidence about another model, or two measurements under one name.
+        UserError: for evidence about another model, two measurements under one name, or capabilities of a
+            model that is not known to be of this family.
     """
-    metrics: dict[str, Measure] = {}
-    files: dict[str, Path] = {}
+    held = _Gathering(model)
     for index, report in enumerate(reports):
-        document, path = report.document(), report.file("report.json")
-        if document.model is not None:  # baselines measure no model
-            _same(document.model, model, path)
+        document = report.document()
+        held.about(document.model, report, "report.json")
         named = {name.removeprefix(f"{document.prefix}."): value for name, value in document.metrics.items()}
-        _add(metrics, named, path)
-        files[f"report-{index}.json"] = path
+        held.add(named, report, "report.json", f"report-{index}.json")
+    for item in findings:
+        held.about(item.document().model, item, "findings.json")
     if findings:
         latest = max(findings, key=lambda item: item.document().round)
-        for item in findings:
-            _same(item.document().model, model, item.file("findings.json"))
-        measured = {name: Measure.model_validate(value) for name, value in latest.document().metrics.items()}
-        _add(metrics, measured, latest.file("findings.json"))
-        files["findings.json"] = latest.file("findings.json")
+        held.add(latest.document().metrics, latest, "findings.json", "findings.json")
     for index, scan in enumerate(scans):
-        path = scan.file("scan.json")
-        _same(scan.document().model, model, path)
-        found = {name: Measure.model_validate(value) for name, value in scan.document().metrics.items()}
-        _add(metrics, found, path)
-        files[f"scan-{index}.json"] = path
-    return Evidence(metrics, files)
+        held.about(scan.document().model, scan, "scan.json")
+        held.add(scan.document().metrics, scan, "scan.json", f"scan-{index}.json")
+    elicited, grown = _capabilities(held, capabilities, checkpoint, helpful)
+    tests = tuple(report.document() for report in safeguards)
+    for index, report in enumerate(safeguards):
+        held.files[f"safeguard-{index}.json"] = report.file("safeguard.json")
+    return Evidence(held.metrics, held.files, held.measured, elicited, grown, tests)
 
 
-def _same(measured: str, model: str, path: Path) -> None:
-    if measured != model:
+def _capabilities(
+    held: _Gathering,
+    reports: Sequence[CapabilityReport],
+    model: Checkpoint | None,
+    helpful: Checkpoint | None,
+) -> tuple[tuple[str, ...], float | None]:
+    """Take in what the helpful-only checkpoint can do; how it was elicited, and the compute since."""
+    if not reports:
+        return (), None
+    if model is None or helpful is None:
         raise UserError(
-            f"this evidence is about other weights ({measured[:16]}..., not {model[:16]}...)",
-            where=str(path),
-            fix="evaluate the very checkpoint that is to be gated",
-        )
-
-
-def _add(metrics: dict[str, Measure], more: dict[str, Measure], path: Path) -> None:
-    twice = sorted(set(metrics) & set(more))
-    if twice:
+            "capabilities were measured, and nobody says on which checkpoint",
+            where=str(reports[0].path), fix="give the gate the helpful-only checkpoint as `helpful`",
+        )  # fmt: skip
+    identity = fingerprint(helpful)
+    ours, theirs = lineage(model), lineage(helpful)
+    if identity != held.model and not related(ours, theirs):
         raise UserError(
-            f"two measurements of {', '.join(twice[:3])}",
-            where=str(path),
-            fix="give the gate one report of each kind",
-        )
-    metrics.update(more)
+            "the capabilities are of a model that is not known to be of this family", where=str(helpful.path),
+            fix="measure them on the helpful-only checkpoint of the same pretraining, in the same home",
+        )  # fmt: skip
+    elicited: set[str] | None = None
+    for index, report in enumerate(reports):
+        told = report.capability()
+        for document in (report.document().model, told.model):
+            if document != identity:
+                raise UserError(
+                    "these capabilities are about other weights than `helpful`",
+                    where=str(report.file("report.json")), fix="give the checkpoint they were measured on",
+                )  # fmt: skip
+        held.add(report.document().metrics, report, "report.json", f"capability-{index}.json")
+        held.files[f"elicitation-{index}.json"] = report.file("capability.json")
+        ways = {name for name in told.elicitations if f"capability.{name}" in report.document().metrics}
+        elicited = ways if elicited is None else elicited & ways
+    grown = 1.0 if identity == held.model else growth(ours, theirs)
+    return tuple(sorted(elicited or ())), grown
+
+
+def subjects(model: str, monitors: str | None) -> dict[str, str]:
+    """What the evidence test of each safeguard must be about, here and now."""
+    found: dict[str, str] = {}
+    for name, safeguard in SAFEGUARDS.items():
+        if safeguard.subject == "weights":
+            found[name] = model
+        elif safeguard.subject == "code":
+            found[name] = code_sha256(safeguard.code)
+        elif monitors is not None:
+            found[name] = monitors
+    return found

@@ -1,4 +1,4 @@
-"""The gate and the release: weights go out only with a signed decision that allows them.
+"""The gate and the release: weights go out only with a signed decision that permits them.
 
 The gate never fails on a bad model, it records the verdict: so one run can gate the helpful-only, the
 planted and the release model side by side. `release` is what refuses.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,39 @@ from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.core.stats import wilson
 from publius.evals import Report, fingerprint
+from publius.evals.capability import CapabilityReport
 from publius.model.checkpoint import Checkpoint
 from publius.model.checkpoint import verify as verify_checksums
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam import Findings, TriggerReport
-from publius.release.decision import DecisionArtifact, DecisionDocument, verify_decision
-from publius.release.evidence import Evidence, gather
+from publius.release.deciding import Context, Decision, decide
+from publius.release.decision import DecisionArtifact, DecisionDocument, add_signature
+from publius.release.evidence import Evidence, gather, subjects
 from publius.release.model_card import render_card
-from publius.release.policy import Decision, Policy, decide, load_policy
-from publius.release.signing import sign, signing_key
+from publius.release.monitors import MonitorFolder
+from publius.release.permit import permit
+from publius.release.policy import Policy, load_policy
+from publius.release.safeguards import SafeguardReport
+from publius.release.signing import Trusted, signing_key
 
-__all__ = ["GateCheck", "GateConfig", "Release", "ReleaseConfig", "check_gate", "gate", "release"]
+__all__ = [
+    "GateCheck",
+    "GateConfig",
+    "Release",
+    "ReleaseConfig",
+    "check_gate",
+    "gate",
+    "make_decision",
+    "pack",
+    "release",
+]
 
 
 class GateConfig(Config):
     """Which policy, and what the card calls the model."""
 
     policy: str = "default"
-    """A YAML file, or `default` for the one Publius ships."""
+    """A YAML file, or one that Publius ships: `default`, `strict`."""
     name: str = "publius"
 
 
@@ -45,13 +61,21 @@ class ReleaseConfig(Config):
 class Release(Checkpoint):
     """A checkpoint with its card (`README.md`) and its signed decision (`decision/`)."""
 
-    def verify(self, trusted: list[str] | None = None) -> DecisionDocument:
-        """Check that these weights are the ones decided on, and allowed.
+    def verify(self, trusted: Trusted | Sequence[str] | None = None) -> DecisionDocument:
+        """Check that these weights are the ones decided on, and permitted.
 
         Raises:
-            UserError: when weights, decision or evidence were changed, or the decision denies.
+            UserError: when weights, decision, card or evidence were changed, or the decision does not permit.
         """
-        return _allowed(self, self.path / "decision", trusted)
+        document = _permitted(self, self.path / "decision", trusted)
+        card = (self.path / "decision" / "model_card.md").read_bytes()
+        readme = self.path / "README.md"
+        if readme.exists() and readme.read_bytes() != card:
+            raise UserError(
+                "the model card was changed after the decision was signed", where=str(readme),
+                fix="copy decision/model_card.md over it: cards are rendered, never written",
+            )  # fmt: skip
+        return document
 
 
 def _policy_content(config: GateConfig) -> Any:
@@ -59,7 +83,7 @@ def _policy_content(config: GateConfig) -> Any:
     return load_policy(config.policy).fingerprint()
 
 
-@stage(version=1, fingerprint=_policy_content, light=True)
+@stage(version=2, fingerprint=_policy_content, light=True)
 def gate(
     run: Run,
     config: GateConfig,
@@ -68,30 +92,89 @@ def gate(
     reports: list[Report],
     findings: list[Findings] = [],  # noqa: B006 - never changed; the pipeline reads the annotation and default
     scans: list[TriggerReport] = [],  # noqa: B006
+    safeguards: list[SafeguardReport] = [],  # noqa: B006
+    capabilities: list[CapabilityReport] = [],  # noqa: B006
+    helpful: Checkpoint | None = None,
+    monitors: MonitorFolder | None = None,
 ) -> DecisionArtifact:
-    """Decide whether a model may be released, and sign the decision.
+    """Decide whether a model may be released, and sign the decision as the policy's first role.
 
-    Metrics: `gate.allowed` 1 or 0, `gate.failed` number of failed checks.
+    `capabilities` are those of the `helpful`-only checkpoint; `monitors` is what it will be served with.
+
+    Metrics: `gate.allowed` 1 or 0 (0 too where a person must decide), `gate.failed` number of failed demands.
 
     Raises:
         UserError: for damaged weights, evidence about other weights, or an unusable policy or key.
     """
     policy = load_policy(config.policy)
     verify_checksums(model.path)
-    identity = fingerprint(model)
-    evidence = gather(identity, reports, findings, scans)
-    decision = decide(evidence.metrics, policy)
-    _write(run.output, config, model, identity, policy, evidence, decision)
+    evidence = gather(
+        fingerprint(model), reports, findings, scans, safeguards=safeguards, capabilities=capabilities,
+        checkpoint=model, helpful=helpful,
+    )  # fmt: skip
+    sha256 = None if monitors is None else monitors.sha256
+    document = make_decision(run.output, model, policy, evidence, name=config.name, monitors=sha256)
+    decision = document.decision
     run.metric("gate.allowed", int(decision.allowed))
-    run.metric("gate.failed", sum(not result.passed for result in decision.checks))
+    run.metric("gate.failed", sum(not r.passed for r in (*decision.checks, *decision.safeguards)))
     return DecisionArtifact(run.output)
+
+
+def make_decision(
+    folder: Path, model: Checkpoint, policy: Policy, evidence: Evidence, *, name: str,
+    monitors: str | None = None, now: datetime | None = None,
+) -> DecisionDocument:  # fmt: skip
+    """Decide, write body, card and evidence into `folder`, and sign as the policy's first role.
+
+    Args:
+        name: what the card calls the model.
+        monitors: the sha256 of the monitors' policy it will be served with.
+    """
+    identity = fingerprint(model)
+    issued = (now or datetime.now(UTC)).replace(microsecond=0)
+    tested = subjects(identity, monitors)
+    context = Context(
+        evidence.measured, evidence.elicited, evidence.growth, evidence.safeguards, tested, issued
+    )
+    config = model.config()
+    draft = DecisionDocument(
+        model=identity,
+        name=name,
+        about=f"A decoder-only transformer: {config.parameters():,} parameters, {config.layers} layers of "
+        f"width {config.hidden_size}, vocabulary {config.vocab_size:,}, context {config.max_position:,} "
+        "tokens.",
+        policy=policy,
+        policy_sha256=policy.fingerprint(),
+        metrics=evidence.metrics,
+        measured=dict(evidence.measured),
+        elicited=evidence.elicited,
+        growth=evidence.growth,
+        safeguards=evidence.safeguards,
+        subjects=tested,
+        monitors=monitors,
+        evidence=evidence.hashes(),
+        card_sha256="",
+        decision=decide(evidence.metrics, policy, context),
+        issued=issued.isoformat(),
+        expires=(issued + timedelta(days=policy.valid_days)).isoformat(),
+    )
+    card = render_card(draft)
+    document = draft.model_copy(update={"card_sha256": hashlib.sha256(card.encode()).hexdigest()})
+    (folder / "evidence").mkdir(parents=True)
+    for file, source in evidence.files.items():
+        shutil.copyfile(source, folder / "evidence" / file)
+    (folder / "model_card.md").write_text(card, "utf-8")
+    (folder / "decision.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
+    role = policy.signatures[0]
+    add_signature(folder, role, signing_key(role), now=issued)
+    return document
 
 
 class GateCheck(Config):
     """Nothing to set: what should have been allowed and denied is wired."""
 
 
-@stage(version=1, light=True)
+@stage(version=2, light=True)
 def check_gate(
     run: Run, config: GateCheck, *, allowed: list[DecisionArtifact], denied: list[DecisionArtifact]
 ) -> Artifact:
@@ -120,58 +203,29 @@ def _crossed(decision: Decision) -> list[str]:
     return [r.check.metric for r in decision.checks if not r.passed and r.observed is not None]
 
 
-@stage(version=1, light=True)
+@stage(version=2, light=True)
 def release(run: Run, config: ReleaseConfig, *, model: Checkpoint, decision: DecisionArtifact) -> Release:
-    """Copy an allowed checkpoint together with its decision and card.
+    """Copy a permitted checkpoint together with its decision and card.
 
     Raises:
-        UserError: when the decision denies, was changed, has expired, or is about other weights.
+        UserError: when the decision does not permit, was changed, has expired, or is about other weights.
     """
-    _allowed(model, decision.path)
-    shutil.copytree(model.path, run.output, dirs_exist_ok=True)
-    shutil.copytree(decision.path, run.output / "decision")
-    shutil.copyfile(decision.path / "model_card.md", run.output / "README.md")
-    return Release(run.output)
+    _permitted(model, decision.path)
+    return pack(run.output, model, decision.path)
 
 
-def _allowed(model: Checkpoint, decision: Path, trusted: list[str] | None = None) -> DecisionDocument:
-    verify_checksums(model.path)
-    document = verify_decision(decision, model=fingerprint(model), trusted=trusted)
-    if not document.decision.allowed:
-        why = "; ".join(document.decision.reasons)
-        raise UserError(
-            f"the gate refuses this model: {why}",
-            where=str(decision / "decision.json"),
-            fix="train and evaluate until the policy holds; thresholds are fixed beforehand",
-        )
-    return document
-
-
-def _write(
-    folder: Path, config: GateConfig, model: Checkpoint, identity: str,
-    policy: Policy, evidence: Evidence, decision: Decision,
-) -> None:  # fmt: skip
-    now = datetime.now(UTC).replace(microsecond=0)
-    issued, expires = now.isoformat(), (now + timedelta(days=policy.valid_days)).isoformat()
-    card = render_card(
-        name=config.name, fingerprint=identity, config=model.config(), decision=decision, policy=policy,
-        metrics=evidence.metrics, issued=issued, expires=expires,
-    )  # fmt: skip
-    (folder / "evidence").mkdir()
-    for name, source in evidence.files.items():
-        shutil.copyfile(source, folder / "evidence" / name)
-    (folder / "model_card.md").write_text(card, "utf-8")
-    document = DecisionDocument(
-        model=identity,
-        policy=policy,
-        policy_sha256=policy.fingerprint(),
-        metrics=evidence.metrics,
-        evidence=evidence.hashes(),
-        card_sha256=hashlib.sha256(card.encode()).hexdigest(),
-        decision=decision,
-        issued=issued,
-        expires=expires,
+def pack(folder: Path, model: Checkpoint, decision: Path) -> Release:
+    """Weights, decision and card in one folder, nothing checked."""
+    shutil.copytree(
+        model.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("decision", "README.md")
     )
-    signature = sign(document.model_dump(mode="json"), signing_key())
-    (folder / "decision.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
-    (folder / "signature.json").write_text(signature.model_dump_json(indent=1) + "\n", "utf-8")
+    shutil.copytree(decision, folder / "decision")
+    shutil.copyfile(decision / "model_card.md", folder / "README.md")
+    return Release(folder)
+
+
+def _permitted(
+    model: Checkpoint, decision: Path, trusted: Trusted | Sequence[str] | None = None
+) -> DecisionDocument:
+    verify_checksums(model.path)
+    return permit(decision, model=fingerprint(model), trusted=trusted).document

@@ -18,6 +18,12 @@ class ServeConfig(Config):
     """URL of the store; empty keeps an SQLite file in the home folder."""
     unreleased: bool = False
     """Models without a decision of the gate are served, on this machine only."""
+    gate_policy: str = ""
+    """The only release policy whose decisions count: a YAML file or one that ships; empty takes any that a
+    trusted key signed under."""
+    audit: str = ""
+    """The audit log's file: a signed record of every exchange, with digests of what was said; empty writes
+    none."""
     strict_versions: bool = False
     """Refuse sampling parameters under API version 2026-10-21, as the vendor's own API does."""
     rows: int = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ from publius.core.errors import UserError
 from publius.evals import fingerprint
 from publius.inference.engine import Engine
 from publius.model.checkpoint import Checkpoint
-from publius.release.gate import Release
 from publius.release.locate import locate
 from publius.safety.monitor import Monitors
+from publius.serve.admission import Admission, Admitted
 from publius.serve.errors import ApiError
 from publius.serve.worker import Worker
 from publius.tokenizer.renderer import Renderer
@@ -52,12 +52,18 @@ class ServedModel:
     path: Path
     world: Path | None
     """The Pocket world it grew up in, whose tools can answer its calls."""
-    released: bool
+    admitted: Admitted
+    """What the gate's decision on it says; how long it may be served."""
     engine: Engine
     renderer: Renderer
     worker: Worker
     monitors: Monitors
     """What looks at its exchanges; a probe reads the states of these weights and no others."""
+
+    @property
+    def released(self) -> bool:
+        """Whether a decision permits it."""
+        return self.admitted.permit is not None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -77,7 +83,8 @@ class Hub:
         targets: what to serve.
         home: where runs lie.
         aliases: further name -> id.
-        unreleased: serve models that no gate has allowed.
+        unreleased: serve models that no gate has allowed; where no `admission` says more.
+        admission: who may be served; None asks for a decision, and for no monitors that it does not name.
         rows, most_waiting: of each model, as `ServeConfig`.
         monitors: what looks at the exchanges of a model, by its id and the fingerprint of its weights.
         device: where the models run.
@@ -94,13 +101,15 @@ class Hub:
         home: Path = Path(),
         aliases: dict[str, str] | None = None,
         unreleased: bool = False,
+        admission: Admission | None = None,
         rows: int = 64,
         most_waiting: int = 512,
         monitors: Callable[[str, str], Monitors] = lambda id, fingerprint: Monitors(),
         device: str = "cpu",
     ) -> None:
         self._monitors = monitors
-        self._targets, self._home, self._unreleased = list(targets), home, unreleased
+        self._targets, self._home = list(targets), home
+        self._admission = admission or Admission(unreleased=unreleased)
         self._rows, self._most_waiting, self._device = rows, most_waiting, device
         self._aliases = dict(aliases or {})
         if not targets:
@@ -127,11 +136,13 @@ class Hub:
         """The model of this id or alias.
 
         Raises:
-            ApiError: not found.
+            ApiError: not found, or the decision on it has expired since the server began.
         """
         found = self._served.get(self._aliases.get(model, model))
         if found is None:
             raise ApiError("not_found_error", f"model: {model}")
+        if found.admitted.expired():
+            raise ApiError("permission_error", f"the decision that let {model} be served has expired")
         return found
 
     def models(self) -> list[ServedModel]:
@@ -139,8 +150,11 @@ class Hub:
         return list(self._served.values())
 
     async def reload(self) -> list[str]:
-        """Look again at what each target names now; a model with other weights takes over from the old one,
-        which writes its replies to their end. What cannot be loaded leaves the old one serving.
+        """Look again at what each target names now, and at the decision on it.
+
+        A model with other weights takes over from the old one, which writes its replies to their end. Of the
+        same weights a new decision counts, and so do the monitors it names. What may not be served, or cannot
+        be loaded, leaves the old one as it was, until the decision on that expires.
 
         Returns:
             ids that changed.
@@ -153,7 +167,8 @@ class Hub:
             new = await asyncio.to_thread(self._reloaded, target, old)
             if new is not None:
                 self._served[old.id] = new
-                old.worker.close()
+                if new.worker is not old.worker:
+                    old.worker.close()
                 changed.append(old.id)
         return changed
 
@@ -164,24 +179,27 @@ class Hub:
 
     def _reloaded(self, target: Target, old: ServedModel) -> ServedModel | None:
         found = locate(target.name, self._home)
-        if fingerprint(Checkpoint(found.checkpoint)) == old.fingerprint:
+        if fingerprint(Checkpoint(found.checkpoint)) != old.fingerprint:
+            return self._load(Target(old.id, target.name))
+        admitted = self._admission.admit(found.checkpoint, self._home)
+        if admitted == old.admitted:
             return None
-        return self._load(Target(old.id, target.name))
+        if admitted.monitors == old.admitted.monitors:
+            return replace(old, admitted=admitted)
+        return replace(old, admitted=admitted, monitors=self._watching(old.id, old.fingerprint, admitted))
+
+    def _watching(self, id: str, weights: str, admitted: Admitted) -> Monitors:
+        """The monitors of a model: those it was admitted with, and no others."""
+        monitors = self._monitors(id, weights)
+        self._admission.check_monitors(admitted, watching=bool(monitors.monitors))
+        return monitors
 
     def _load(self, target: Target) -> ServedModel:
         found = locate(target.name, self._home)
         checkpoint = Checkpoint(found.checkpoint)
-        released = (found.checkpoint / "decision").is_dir()
-        if released:
-            Release(found.checkpoint).verify()
-        elif not self._unreleased:
-            raise UserError(
-                "no gate has decided on this model",
-                where=str(found.checkpoint),
-                fix="serve a run's release, or add --unreleased (this machine only)",
-            )
+        admitted = self._admission.admit(found.checkpoint, self._home)
         model, weights = target.id or _tier_id(target.name), fingerprint(checkpoint)
-        monitors = self._monitors(model, weights)
+        monitors = self._watching(model, weights, admitted)
         tokenizer = checkpoint.tokenizer()
         engine = Engine(
             checkpoint.load(device=self._device), tokenizer, max_batch=self._rows, device=self._device
@@ -193,7 +211,7 @@ class Hub:
             fingerprint=weights,
             path=found.checkpoint,
             world=found.world,
-            released=released,
+            admitted=admitted,
             engine=engine,
             renderer=Renderer(tokenizer),
             worker=Worker(engine, most_waiting=self._most_waiting),

@@ -20,7 +20,10 @@ import uvicorn
 
 from publius.core.console import console
 from publius.core.errors import UserError
+from publius.release.signing import signing_key
+from publius.safety.audit import AuditLog
 from publius.safety.monitor import Monitors
+from publius.serve.admission import Admission
 from publius.serve.app import create_app, is_loopback
 from publius.serve.config import ServeConfig
 from publius.serve.guard import Guard
@@ -45,6 +48,7 @@ def build(
     aliases: dict[str, str] | None = None,
     key: str | None = None,
     monitors: Callable[[str, str], Monitors] = lambda id, fingerprint: Monitors(),
+    policy: Path | None = None,
     device: str = "cpu",
 ) -> Server:
     """Load the models and open the store.
@@ -52,6 +56,7 @@ def build(
     Args:
         key: one that may do everything, beside those of the store.
         monitors: as `Hub`.
+        policy: the file `monitors` are made from, which the gate's decision must name.
 
     Raises:
         UserError: as `Hub` and `Store.open`; and for what would be open to other machines: models without a
@@ -72,11 +77,16 @@ def build(
             where="--host",
             fix="set PUBLIUS_API_KEY, or make a key: publius keys create",
         )
+    admission = Admission(
+        unreleased=config.unreleased, monitors=policy, policy=config.gate_policy, keyed=not opened,
+        audited=bool(config.audit),
+    )  # fmt: skip
+    audit = AuditLog(Path(config.audit), signing_key()) if config.audit else None
     hub = Hub(
-        targets, home=home, aliases=aliases, unreleased=config.unreleased, rows=config.rows,
+        targets, home=home, aliases=aliases, admission=admission, rows=config.rows,
         most_waiting=config.most_waiting, monitors=monitors, device=device,
     )  # fmt: skip
-    return Server(config, hub, store, Guard(store, key=key, open=opened))
+    return Server(config, hub, store, Guard(store, key=key, open=opened), audit)
 
 
 def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: str | None = None) -> None:
@@ -167,6 +177,8 @@ def _greet(server: Server, scheme: str, key: str | None) -> None:
     if config.unreleased:
         console.print("UNRELEASED: no gate has decided on these models; this machine only", style="bold red")
     for model in server.hub.models():
+        for line in model.admitted.warnings():
+            console.print(line, style="bold red", markup=False, soft_wrap=True)
         names = ", ".join((model.id, *model.aliases))
         console.print(f"{names}: {model.path} ({model.context:,} tokens)", markup=False)
     if server.guard.open:

@@ -9,6 +9,7 @@ told by `scoring`, under the same monitors.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from publius.core.messages import ThinkingBlock
 from publius.inference.engine import Request, Sampling
 from publius.inference.guide import thinking_open
+from publius.safety.audit import AuditLog
 from publius.serve.blocks import BlockReader, Part, Says
 from publius.serve.config import ServeConfig
 from publius.serve.errors import ApiError
@@ -50,10 +52,14 @@ class Server:
 
     Args:
         config, hub, store, guard: its parts.
+        audit: where every exchange is recorded; None records none.
     """
 
-    def __init__(self, config: ServeConfig, hub: Hub, store: Store, guard: Guard) -> None:
+    def __init__(
+        self, config: ServeConfig, hub: Hub, store: Store, guard: Guard, audit: AuditLog | None = None
+    ) -> None:
         self.config, self.hub, self.store, self.guard = config, hub, store, guard
+        self._audit, self._unrecorded = audit, False
         self.metrics = Metrics(hub)
         self.secret = store.secret()
         self.draining = False
@@ -88,6 +94,8 @@ class Server:
         ids = prompt_ids(model, ask)
         checked(model, ids)
         self.refuse_if_draining()
+        if self._unrecorded:
+            raise ApiError("api_error", "the audit log cannot be written, so nothing is answered")
         turn = Turn(model, ask, caller, request_id, began, len(ids), marked(model, ask, ids), self.secret)
         watching = model.monitors.watch(as_read(model, ask)) if model.monitors.monitors else None
         verdict = watching.prompt() if watching is not None else None
@@ -173,7 +181,22 @@ class Server:
                 **(_content(turn) if self.config.log_content else {}),
             },
         )  # fmt: skip
+        if self._audit is not None:
+            await asyncio.shield(asyncio.to_thread(self._record, self._audit, turn, seconds))
         await asyncio.shield(self.guard.spent(turn.caller, usage))
+
+    def _record(self, audit: AuditLog, turn: Turn, seconds: float) -> None:
+        """What cannot be recorded is the last that was answered."""
+        said, spoke = _content(turn), [] if turn.verdict is None else [turn.verdict]
+        versions = {"model": turn.model.fingerprint, "monitors": turn.model.admitted.monitors or "none"}
+        try:
+            audit.append(
+                turn.request_id, spoke, asked=json.dumps(said["asked"]), replied=str(said["replied"]),
+                versions=versions, milliseconds=1000 * seconds,
+            )  # fmt: skip
+        except OSError:
+            self._unrecorded = True
+            _log.exception("the audit log cannot be written: nothing more is answered")
 
     async def collect(self, ask: Ask, caller: Caller, request_id: str) -> Reply:
         """The whole reply; raises as `exchange`."""

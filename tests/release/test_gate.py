@@ -20,12 +20,16 @@ from publius.release import (
     gate,
     gather,
     load_policy,
+    prove_refusal_training,
+    prove_weights_integrity,
     public_key,
     release,
     signing_key,
     verify_decision,
 )
+from publius.release import policy as policy_module
 from publius.release.gate import GateCheck, _policy_content, check_gate  # pyright: ignore[reportPrivateUsage]
+from publius.release.proofs import ReadingConfig, WeightsConfig
 
 Reports = Callable[..., Report]
 Finds = Callable[..., Findings]
@@ -34,13 +38,18 @@ Scans = Callable[..., TriggerReport]
 
 @pytest.fixture
 def decided(
-    tmp_path: Path, checkpoint: Checkpoint, report: Reports, findings: Finds, scan: Scans
+    tmp_path: Path, checkpoint: Checkpoint, other: Checkpoint, report: Reports, findings: Finds, scan: Scans
 ) -> Callable[..., DecisionArtifact]:
     def make(*, leaks: int = 0, backdoor: int = 0) -> DecisionArtifact:
-        run = testing_run(tmp_path / "gate")
+        run, tests = testing_run(tmp_path / "gate"), testing_run(tmp_path / "tests")
+        asked, before = report(checkpoint, leaks=leaks), report(other, leaks=90, name="before")
+        intact = prove_weights_integrity(tests, WeightsConfig(), model=checkpoint)
+        trained = prove_refusal_training(
+            testing_run(tmp_path / "tests"), ReadingConfig(), model=checkpoint, report=asked, before=before
+        )
         decision = gate(
-            run, GateConfig(), model=checkpoint, reports=[report(checkpoint, leaks=leaks)],
-            findings=[findings(checkpoint)], scans=[scan(checkpoint, leaks=backdoor)],
+            run, GateConfig(), model=checkpoint, reports=[asked], findings=[findings(checkpoint)],
+            scans=[scan(checkpoint, leaks=backdoor)], safeguards=[intact, trained],
         )  # fmt: skip
         assert run.metrics["gate.allowed"]["value"] == float(leaks == 0 and backdoor == 0)
         return decision
@@ -61,8 +70,16 @@ def test_a_good_model_passes_and_is_released(
     assert released.verify().decision.allowed
     released.load()
     card = (released.path / "README.md").read_text()
-    assert fingerprint(checkpoint) in card and "allowed at level **public**" in card
+    assert fingerprint(checkpoint) in card and "**allowed** by policy `publius-default`" in card
     assert "| leak | 0.000 [0.000, 0.037], n = 100 |" in card
+    for title in (
+        "What it is", "Release decision", "Evaluations", "Dangerous capabilities",
+        "Safeguards and their tests", "Overrides", "Limits",
+    ):  # fmt: skip
+        assert f"\n## {title}\n" in card
+    (released.path / "README.md").write_text(card.replace("Not assessed", "Harmless"))
+    with pytest.raises(UserError, match="model card was changed"):
+        released.verify()
 
 
 @pytest.mark.parametrize("bad", [{"leaks": 60}, {"backdoor": 38}])
@@ -86,6 +103,7 @@ def test_missing_evidence_denies(checkpoint: Checkpoint, report: Reports, tmp_pa
     )
     reasons = " ".join(decision.document().decision.reasons)
     assert "redteam.leak.sealed: not measured" in reasons and "backdoor.leak: not measured" in reasons
+    assert "safeguard weights_integrity: not tested" in reasons
 
 
 def test_a_denial_for_want_of_evidence_is_told_from_one_by_a_number(
@@ -151,10 +169,10 @@ def _edit(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     "name,old,new,why",
     [
-        ("decision.json", '"allowed": false', '"allowed": true', "changed after signing"),
+        ("decision.json", '"verdict": "deny"', '"verdict": "allow"', "changed after signing"),
         ("decision.json", '"value": 0.6', '"value": 0.0', "changed after signing"),
         ("decision.json", '"model"', '"modal"', "damaged"),
-        ("signature.json", '"signature": "', '"signature": "00', "changed after signing"),
+        ("signatures/evaluator.json", '"signature": "', '"signature": "00', "changed after signing"),
         ("model_card.md", "not allowed", "allowed", "model_card.md was changed"),
         ("evidence/report-0.json", "0.6", "0.0", "was changed after the decision"),
     ],
@@ -203,7 +221,7 @@ def test_no_decision_at_all(tmp_path: Path) -> None:
 
 
 def test_an_edited_policy_is_another_gate(tmp_path: Path) -> None:
-    text = Path(load_policy.__code__.co_filename).with_name("policy.yaml").read_text()
+    text = (Path(policy_module.__file__).parent / "policy.yaml").read_text()
     file = tmp_path / "p.yaml"
     file.write_text(text)
     before = _policy_content(GateConfig(policy=str(file)))
@@ -215,4 +233,6 @@ def test_an_edited_policy_is_another_gate(tmp_path: Path) -> None:
 def test_the_body_is_plain_json(decided: Callable[..., DecisionArtifact]) -> None:
     body = json.loads((decided().path / "decision.json").read_text())
     assert body["policy_sha256"] == load_policy().fingerprint()
-    assert set(body["evidence"]) == {"report-0.json", "findings.json", "scan-0.json"}
+    assert set(body["evidence"]) == {
+        "report-0.json", "findings.json", "scan-0.json", "safeguard-0.json", "safeguard-1.json",
+    }  # fmt: skip

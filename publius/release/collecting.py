@@ -1,0 +1,87 @@
+"""Evidence as it lies about: what of a run's artifacts, or of folders, is about one model.
+
+A gate in a recipe is told its evidence port by port. At the command line a person names a model, and what is
+about it is found: reports on other weights, safeguards' tests of other code or other monitors are left out,
+so the metrics they would have given are missing, and what is missing never passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from publius.core.errors import UserError
+from publius.evals import Report, fingerprint
+from publius.evals.capability import CapabilityReport
+from publius.model.checkpoint import Checkpoint
+from publius.pipeline import show_run
+from publius.redteam import Findings, TriggerReport
+from publius.release.evidence import Evidence, gather, subjects
+from publius.release.safeguards import SafeguardReport
+
+__all__ = ["collect", "run_folders"]
+
+
+def run_folders(name: str, home: Path) -> list[Path]:
+    """The payload folders of a run's finished stages."""
+    return [s.path / "files" for s in show_run(name, home).stages if s.state != "missing"]
+
+
+def collect(
+    model: Checkpoint,
+    folders: Iterable[Path],
+    *,
+    helpful: Checkpoint | None = None,
+    monitors: str | None = None,
+) -> Evidence:
+    """Gather what is about a model.
+
+    Args:
+        folders: of artifacts, or the folders that hold their files.
+        helpful: the helpful-only checkpoint that capabilities were measured on; without it none count.
+        monitors: the sha256 of the monitors' policy to be decided on.
+
+    Raises:
+        UserError: for damaged files, and two measurements of one thing.
+    """
+    identity = fingerprint(model)
+    assessed = None if helpful is None else fingerprint(helpful)
+    expected = subjects(identity, monitors)
+    reports: list[Report] = []
+    capabilities: list[CapabilityReport] = []
+    findings: list[Findings] = []
+    scans: list[TriggerReport] = []
+    safeguards: list[SafeguardReport] = []
+    for folder in dict.fromkeys(_payload(one).resolve() for one in folders):
+        if (folder / "capability.json").exists():
+            told = CapabilityReport(folder)
+            if assessed is not None and told.capability().model == assessed:
+                capabilities.append(told)
+        elif (folder / "report.json").exists():
+            report = Report(folder)
+            if report.document().model == identity:
+                reports.append(report)
+        elif (folder / "findings.json").exists():
+            found = Findings(folder)
+            if found.document().model == identity:
+                findings.append(found)
+        elif (folder / "scan.json").exists():
+            scan = TriggerReport(folder)
+            if scan.document().model == identity:
+                scans.append(scan)
+        elif (folder / "safeguard.json").exists():
+            test = SafeguardReport(folder)
+            if expected.get(test.document().name) == test.document().tested:
+                safeguards.append(test)
+    return gather(
+        identity, reports, findings, scans, safeguards=safeguards, capabilities=capabilities,
+        checkpoint=model, helpful=helpful,
+    )  # fmt: skip
+
+
+def _payload(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError(
+            "there is no such folder of evidence", where=str(folder), fix="give an artifact's folder"
+        )
+    return folder / "files" if (folder / "record.json").exists() else folder
