@@ -158,7 +158,7 @@ def file_leaf(
     for key in ("doc_to_text", "description"):
         if "{{" in told.get(key, ""):
             told[key] = _compiled(told[key])
-    notes: Mapping[int, str] = MappingProxyType({})
+    notes: dict[int, str] = {}
     if asked in _MARKS:
         told["process_results"] = _MARKS[asked](docs, notes)
     task = importlib.import_module("lm_eval.api.task").ConfigurableTask(config=told)

@@ -242,4 +242,7 @@ def _interval(values: Sequence[float]) -> Estimate:
     """Marks are a rate; other numbers (a probability of truth) a mean."""
     if {*values} <= {0.0, 1.0}:
         return wilson(round(sum(values)), len(values))
-    return mean_estimate(values)
+    mean = mean_estimate(values)
+    if all(0 <= value <= 1 for value in values):
+        return mean._replace(low=max(0.0, mean.low), high=min(1.0, mean.high))
+    return mean
