@@ -6,6 +6,7 @@ particular to it is in this file.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import logging
@@ -20,10 +21,9 @@ import numpy as np
 import yaml
 
 from publius.core.errors import UserError
-from publius.evals.lm.docs import Doc
+from publius.evals.lm.docs import READERS, Doc
 from publius.evals.lm.humaneval import passes
 from publius.evals.lm.model import EngineLM
-from publius.pipeline.names import did_you_mean
 
 __all__ = [
     "Answered",
@@ -215,16 +215,18 @@ def named_leaves(asked: str, shots: int | None, seed: int) -> list[Leaf]:
     tasks = importlib.import_module("lm_eval.tasks")
     manager = tasks.TaskManager()
     if asked not in manager.all_tasks:
-        raise UserError(
-            f"lm-eval knows no task {asked!r}", where="lm: tasks", fix=did_you_mean(asked, manager.all_tasks)
-        )
+        near = difflib.get_close_matches(asked, manager.all_tasks, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else "`lm-eval ls tasks` lists those it knows"
+        raise UserError(f"lm-eval knows no task {asked!r}", where="lm: tasks", fix=fix)
     try:
         loaded = cast("dict[Any, Any]", manager.load_task_or_group([asked]))
     except Exception as error:  # whatever a dataset's download or script raises
         raise UserError(
             f"lm-eval cannot load {asked}: {type(error).__name__}: {error}",
             where=f"lm:{asked}",
-            fix="see that its questions can be downloaded, or use a task that reads them from a file",
+            fix=f"name a file with --file {asked}=PATH"
+            if asked in READERS
+            else f"see that its questions can be downloaded; from files come {', '.join(READERS)}",
         ) from error
     leaves = [Leaf(asked, name, task) for name, task in _flat(loaded)]
     for leaf in leaves:

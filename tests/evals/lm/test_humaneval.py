@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from publius.core.sandbox import Limits
+from publius.data.sources import rows
 from publius.evals.lm.humaneval import passes, program_of
 from tests.landlock import CONTAINED
 
@@ -40,3 +44,14 @@ def test_only_what_is_right_and_runs_to_its_end_passes(completion: str, ending: 
     passed, ended = passes(QUESTION, completion, limits)
     assert passed is (ending == "finished")
     assert ending is None or ended == ending
+
+
+SHARED = Path(os.environ.get("PUBLIUS_SHARED_DATA", "no/such/folder")) / "benchmarks" / "humaneval.jsonl.gz"
+
+
+@CONTAINED
+@pytest.mark.skipif(not SHARED.is_file(), reason="PUBLIUS_SHARED_DATA names no folder with benchmarks/")
+def test_published_solutions_pass_and_empty_ones_do_not() -> None:
+    for row, _ in list(rows(str(SHARED)))[::20]:
+        assert passes(row, row["canonical_solution"]) == (True, "finished")
+        assert passes(row, "    pass\n") == (False, "raised")
