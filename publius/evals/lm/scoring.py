@@ -23,6 +23,10 @@ _AT_ONCE = 1024
 """Texts given to the engine at once: many enough that its steps are full, few enough that progress shows."""
 
 
+_READ = Sampling(max_tokens=1, alternatives=1)
+"""Nothing is written; the likeliest at each place tells what greedy decoding would say."""
+
+
 class Pair(NamedTuple):
     """Ids to be scored, and what they follow."""
 
@@ -105,7 +109,7 @@ def score_pairs(engine: Engine, pairs: Sequence[Pair]) -> list[Likelihood]:
         text = (*context, *continuation)[-(engine.context + 1) :]
         row = text[:-1]
         if row not in reads:
-            reads[row] = Request(row, Sampling(max_tokens=1, alternatives=1), targets={})
+            reads[row] = Request(row, _READ, targets={})
         targets = reads[row].targets
         assert targets is not None
         wanted: list[tuple[int, int, int]] = []

@@ -5,6 +5,7 @@ import pytest
 from publius.core.errors import UserError
 from publius.evals.lm import EngineLM
 from publius.evals.lm.scoring import Pair, pairs_of, score_pairs, windows
+from publius.inference import Engine
 from publius.testing import fake_engine
 from tests.evals.lm.conftest import CONTEXT
 
@@ -51,6 +52,13 @@ def test_likelihoods_are_those_of_a_direct_forward_pass(lm: EngineLM, peer) -> N
         assert one.logprob == pytest.approx(logprob, abs=1e-4)
         assert one.greedy is greedy
     assert found[0] == found[-1]
+
+
+def test_they_are_the_same_by_the_models_own_forward_pass(lm: EngineLM) -> None:
+    engine = Engine(lm.engine.model, lm.engine.tokenizer, native=False, max_batch=3)
+    other = EngineLM(engine, lm.words).loglikelihood(ASKED)
+    for one, two in zip(lm.loglikelihood(ASKED), other, strict=True):
+        assert one.logprob == pytest.approx(two.logprob, abs=1e-4) and one.greedy is two.greedy
 
 
 def test_a_context_of_spaces_alone_is_no_context(lm: EngineLM) -> None:
