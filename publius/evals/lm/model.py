@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from publius.core.console import progress
 from publius.core.errors import UserError
 from publius.evals.lm.chat import ChatTemplate
@@ -59,7 +61,8 @@ class EngineLM:
         template = None
         if source.is_file():
             template = ChatTemplate(source.read_text("utf-8"), words.special_tokens, str(source))
-        model = checkpoint.load(device=device)
+        own = dtype if isinstance(dtype, torch.dtype) else torch.float32
+        model = checkpoint.load(device=device, dtype=own)
         return cls(Engine(model, checkpoint.tokenizer(), dtype=dtype, max_batch=max_batch), words, template)
 
     def loglikelihood(self, texts: Sequence[tuple[str, str]]) -> list[Likelihood]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from publius.core.errors import UserError
 from publius.evals.lm import EngineLM
+from publius.evals.lm.packed import packs_of
 from publius.evals.lm.scoring import Pair, pairs_of, score_pairs, windows
-from publius.inference import Engine
+from publius.inference import Engine, Request, Sampling
 from publius.testing import fake_engine
 from tests.evals.lm.conftest import CONTEXT
 
@@ -74,20 +76,47 @@ def test_what_greedy_decoding_would_say_is_told(lm: EngineLM, peer) -> None:
     assert one.greedy and not two.greedy and one.logprob > two.logprob
 
 
-def test_choices_of_a_prompt_share_its_reading() -> None:
-    engine = fake_engine()
+def request(ids: list[int]) -> Request:
+    return Request(ids, Sampling(max_tokens=1), targets={len(ids) - 1: [20]})
+
+
+def test_short_texts_that_begin_alike_are_one_tree() -> None:
+    prompt = list(range(20, 50))
+    reads = [request([*prompt, *rest]) for rest in ([60, 61], [60, 62], [70])]
+    [pack], left = packs_of([*reads, request([1] * 600)])
+    assert len(pack.tokens) == 30 + 2 + 1 + 1 and [len(one.prompt) for one in left] == [600]
+    for read, path in zip(pack.reads, pack.paths, strict=True):
+        assert [pack.tokens[node] for node in path] == list(read.prompt)
+        assert [pack.places[node] for node in path] == list(range(len(read.prompt)))
+
+
+def test_many_with_a_long_beginning_in_common_are_left_to_the_engine() -> None:
     prompt = [20 + i % 7 for i in range(160)]
-    pairs = [Pair(prompt, [30 + i, 40, 50]) for i in range(8)]
-    together = score_pairs(engine, pairs)
-    assert engine.stats.reused >= 7 * 144
-    ones = [Pair(prompt, [30 + i]) for i in range(8)]
-    before = engine.stats
-    score_pairs(engine, ones)
-    assert engine.stats.read - before.read <= 32  # one read for all answers of one token
-    for pair, one in zip(pairs, together, strict=True):
+    engine = fake_engine()
+    pairs = [Pair(prompt, [30 + i, *range(40, 100)]) for i in range(8)]
+    found = score_pairs(engine, pairs)
+    assert engine.stats.reused >= 7 * 144  # the beginning is read once
+    for pair, one in zip(pairs, found, strict=True):
         assert one.logprob == pytest.approx(
-            sum(fake_engine().score([prompt], [pair.continuation])[0]), abs=1e-4
+            sum(fake_engine().score([prompt], [pair.continuation])[0]), abs=1e-3
         )
+
+
+def test_choices_of_a_prompt_are_read_in_one_pass() -> None:
+    engine, prompt = fake_engine(), [20 + i % 7 for i in range(100)]
+    pairs = [Pair(prompt, [30 + i, 40, 50]) for i in range(8)]
+    found = score_pairs(engine, pairs)
+    assert engine.stats.steps == 0
+    for pair, one in zip(pairs, found, strict=True):
+        assert one.logprob == pytest.approx(sum(engine.score([prompt], [pair.continuation])[0]), abs=1e-4)
+
+
+def test_what_is_no_number_is_told(lm: EngineLM) -> None:
+    engine = fake_engine()
+    with torch.no_grad():
+        engine.model.model.norm.weight[0] = torch.nan
+    with pytest.raises(UserError):
+        score_pairs(engine, [Pair([20, 21], [22])])
 
 
 def test_a_continuation_needs_a_token_and_must_fit(lm: EngineLM) -> None:
