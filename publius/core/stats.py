@@ -216,8 +216,8 @@ def paired_difference(
     """How much the second's mean is above the first's, on the same items in the same order.
 
     What makes an item hard for both falls out, so the interval is that of the differences, clustered as in
-    `clustered` (Miller 2024, section 4.2). Its variance is widened by a pair of clusters that disagree, each by
-    half (Agresti and Min 2005), so that agreement on a few items is not taken for certainty.
+    `clustered` (Miller 2024, section 4.2). Its variance is widened by a pair of clusters that disagree, each
+    by half (Agresti and Min 2005), so that agreement on a few items is not taken for certainty.
 
     Args:
         below: of both, where their numbers are ratios (`clustered_ratio`).
