@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from publius.data.files import open_binary
 from publius.evals.corpora import Corpora, corpora_of, search
 from publius.evals.registry import DATA_VARIABLE, HARNESS, SUITES, HarnessTask, files_of, named
 from publius.evals.suites.base import Suite, draw
-from publius.evals.suites.compare import Asked, Comparison, Searched, Tested, compare, run
+from publius.evals.suites.compare import Asked, Comparison, Open, Searched, Tested, compare, run
 from publius.evals.suites.harness import harness_here, harness_result, run_harness
 from publius.evals.suites.subjects import LanguageSubject, PreferenceSubject, RemoteSubject, Subject
 from publius.inference.remote import RemoteModel
@@ -49,6 +49,25 @@ Against = Annotated[
         "--against", metavar="TEXT", help="Training text: a run, run/stage, files. Tells who is dirty."
     ),
 ]
+
+
+class _How(NamedTuple):
+    """How models are opened and asked."""
+
+    home: Path
+    device: str
+    style: StyleName
+    max_tokens: int
+    key_variable: str
+    settings: Sequence[str]
+    limit: int | None
+    judge: str | None
+    shots: int | None
+
+    def facts(self) -> dict[str, Any]:
+        """What of it decides the numbers."""
+        wanted = ("style", "max_tokens", "limit", "judge", "shots")
+        return {name: getattr(self, name) for name in wanted}
 
 
 @eval_app.command("list")
@@ -116,35 +135,22 @@ def run_suites(
     Every rate has n and an interval that knows which questions belong together; every model is held against
     the first on the same questions. What could not be scored counts against the model and is shown.
     """
-    suites, tasks = _chosen(names)
     if not models:
         raise UserError("no model to evaluate", where="publius eval", fix="name one or more with --model")
-    given = _files(file or [])
+    how = _How(home, device, style, max_tokens, key_variable, settings or [], limit, judge, shots)
+    suites, tasks = _chosen(names)
+    given, labels = _files(file or []), _labels(models)
     paths = {suite.name: files_of(suite, given, data) for suite in (*suites, *tasks)}
-    labels = _labels(models)
-    remote = {"key_variable": key_variable, "settings": settings or []}
-    openers = [
-        _opener(label, model, home, device, style, max_tokens, remote) for label, model in labels.items()
-    ]
+    openers = [_opener(label, model, how) for label, model in labels.items()]
     asked = [_asked(suite, paths[suite.name], limit, judged=judge is not None) for suite in suites]
-    corpora = corpora_of(against, home) if against else []
-    asked = _searched(asked, corpora, against or [], words) if corpora else asked
-    facts = {"limit": limit, "style": style, "max_tokens": max_tokens, "judge": judge, "shots": shots}
-    tested: list[Tested] = []
-    with ExitStack() as stack:
-        reader = None
-        if judge is not None and any(suite.judge for suite in suites):
-            reader = stack.enter_context(
-                _opener(judge, judge, home, device, style, max_tokens, remote)()
-            ).scorer()
-        tested += run(asked, openers, facts, reader) if asked else []
-    extra = {name: path[0] for name, path in given.items() if name.endswith("_dev")}
-    tested += _harness(tasks, paths, labels, home, device, limit, shots, style, extra)
+    if against:
+        asked = _searched(asked, corpora_of(against, home), against, words)
+    tested = _tested(asked, openers, how) if asked else []
+    tested += _harness(tasks, paths, labels, how, given)
     results = [compare(one, tested, list(labels)) for one in asked]
     results += [harness_result(task, _hashes(paths[task.name]), tested) for task in tasks]
-    order = {name: place for place, name in enumerate(names)}
-    results.sort(key=lambda result: order[result.suite])
-    _give(Comparison(models=list(labels), settings=facts, results=results), tested, out, page, as_json)
+    results.sort(key=lambda result: names.index(result.suite))
+    _give(Comparison(models=list(labels), settings=how.facts(), results=results), tested, out, page, as_json)
 
 
 @eval_app.command()
@@ -206,15 +212,7 @@ def _labels(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _opener(
-    label: str,
-    model: str,
-    home: Path,
-    device: str,
-    style: StyleName,
-    max_tokens: int,
-    remote: Mapping[str, Any],
-) -> Any:
+def _opener(label: str, model: str, how: _How) -> Open:
     """What opens the model; its name is checked now, its weights are read later."""
     if "://" in model:
         dialect, plus, rest = model.partition("+")
@@ -224,23 +222,25 @@ def _opener(
                 f"{model!r} does not say what it speaks", where="--model",
                 fix="write openai+http://127.0.0.1:8080/v1#NAME or anthropic+https://HOST#NAME",
             )  # fmt: skip
-        fields = {"dialect": dialect, "url": url, "model": name, "key_variable": remote["key_variable"]}
-        config = remote_config(fields, remote["settings"], "publius eval")
+        fields = {"dialect": dialect, "url": url, "model": name, "key_variable": how.key_variable}
+        config = remote_config(fields, how.settings, "publius eval")
 
         @contextmanager
         def far() -> Iterator[Subject]:
             with RemoteModel(config) as opened:
-                yield RemoteSubject(opened, max_tokens=max_tokens)
+                yield RemoteSubject(opened, max_tokens=how.max_tokens)
 
         return far
-    where, folder = str(pick_device(device)), _folder(model, home)
+    where, folder = str(pick_device(how.device)), _folder(model, how.home)
 
     @contextmanager
     def near() -> Iterator[Subject]:
         if is_reward(folder):
             yield PreferenceSubject(label, RewardCheckpoint(folder), device=where)
         else:
-            yield LanguageSubject(label, Checkpoint(folder), style=style, max_tokens=max_tokens, device=where)
+            yield LanguageSubject(
+                label, Checkpoint(folder), style=how.style, max_tokens=how.max_tokens, device=where
+            )
 
     return near
 
@@ -291,23 +291,36 @@ def _searched(
     ]
 
 
+def _tested(asked: Sequence[Asked], openers: Sequence[Open], how: _How) -> list[Tested]:
+    """Every suite on every model, the judge beside them where one is wanted."""
+    with ExitStack() as stack:
+        reader = None
+        if how.judge is not None and any(one.suite.judge for one in asked):
+            reader = stack.enter_context(_opener(how.judge, how.judge, how)()).scorer()
+        return list(run(asked, openers, how.facts(), reader))
+
+
 def _harness(
-    tasks: Sequence[HarnessTask], paths: Mapping[str, list[str]], labels: Mapping[str, str], home: Path,
-    device: str, limit: int | None, shots: int | None, style: StyleName, extra: Mapping[str, str],
-) -> list[Tested]:  # fmt: skip
+    tasks: Sequence[HarnessTask],
+    paths: Mapping[str, list[str]],
+    labels: Mapping[str, str],
+    how: _How,
+    given: Mapping[str, list[str]],
+) -> list[Tested]:
     if not tasks:
         return []
     if remote := [label for label, model in labels.items() if "://" in model]:
         raise UserError(
             "lm-eval's tasks are run on checkpoints here", where=remote[0], fix="name a checkpoint"
         )
-    folders = {label: _folder(model, home) for label, model in labels.items()}
+    folders = {label: _folder(model, how.home) for label, model in labels.items()}
     if rewards := [label for label, folder in folders.items() if is_reward(folder)]:
         raise UserError("a preference model writes nothing", where=rewards[0], fix="name a language model")
+    examples = {name: path[0] for name, path in given.items() if name.endswith("_dev")}
     return run_harness(
         [(task, paths[task.name]) for task in tasks],
         [(label, Checkpoint(folder)) for label, folder in folders.items()],
-        limit=limit, shots=shots, chat=style == "chat", device=device, extra_files=extra,
+        limit=how.limit, shots=how.shots, chat=how.style == "chat", device=how.device, extra_files=examples,
     )  # fmt: skip
 
 

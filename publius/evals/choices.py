@@ -324,7 +324,7 @@ def _joined(items: Sequence[ChoiceItem], read: Sequence[Choice | NoChoice]) -> l
 def _both(first: Choice, second: Choice) -> Chosen:
     """Two orders, averaged in logit space; the second's options are turned back."""
     mass = min(first.mass, second.mass)
-    turned = second.probabilities[::-1]
+    turned = list(reversed(second.probabilities))
     if len(turned) > 2:
         return _many(first.probabilities, turned, mass)
     there, back = logit(first.probabilities[0]), logit(turned[0])

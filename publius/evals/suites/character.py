@@ -104,8 +104,9 @@ def _offered(question: str) -> tuple[str, list[str]] | None:
     body = question.removesuffix("Answer:").rstrip()
     parts = _LABEL.split(body)
     labels, options = parts[1::2], [part.strip() for part in parts[2::2]]
-    expected = [label.strip(" ()") for label in letters(len(labels))] if 2 <= len(labels) <= 26 else []
-    if labels != expected or len(set(options)) != len(options) or not all(options):
+    if not 2 <= len(labels) <= 26 or len(set(options)) != len(options) or not all(options):
+        return None
+    if labels != [label.strip(" ()") for label in letters(len(labels))]:
         return None
     return parts[0].removesuffix("Choices:").strip().removeprefix("Question: "), options
 

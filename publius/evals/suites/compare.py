@@ -24,6 +24,7 @@ __all__ = [
     "Comparison",
     "Contamination",
     "Difference",
+    "Open",
     "Searched",
     "SuiteResult",
     "Tested",

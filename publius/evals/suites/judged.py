@@ -16,14 +16,17 @@ __all__ = ["judge"]
 def judge(suite: Suite, samples: Sequence[Sample], scorer: ChoiceScorer) -> list[Sample]:
     """The samples, with `judged` in the meta of those the judge was asked about.
 
-    True for yes, False for no, None where it gave no answer, or as likely one as the other.
+    True for yes, False for no, None where it gave no answer, or as likely one as the other, and where there
+    was no reply to ask about.
     """
     asked: list[tuple[int, ChoiceItem]] = []
-    for index, sample in enumerate(samples):
-        question = suite.judge(sample.conversation.meta) if suite.judge and sample.verdict else None
-        if question is not None:
-            asked.append((index, _item(sample, question)))
     found = list(samples)
+    for index, sample in enumerate(samples):
+        question = suite.judge(sample.conversation.meta) if suite.judge else None
+        if question is not None and sample.verdict is None:
+            found[index] = _with(sample, None)
+        elif question is not None:
+            asked.append((index, _item(sample, question)))
     if not asked:
         return found
     for (index, _), said in zip(asked, scorer.score([item for _, item in asked]), strict=True):
