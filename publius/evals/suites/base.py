@@ -74,10 +74,12 @@ class Metric(NamedTuple):
     unit: float = 1.0
     models: tuple[Kind, ...] = ("language", "preference", "remote")
     silent: Callable[[Sample], bool] = lambda _: False
+    of_model: bool = True
+    """False of a rule's number, that says nothing of the model: it needs no answer, and has no difference."""
 
     def unscored(self, sample: Sample) -> bool:
         """Whether nothing could be told of it."""
-        return sample.verdict is None or self.silent(sample)
+        return self.of_model and (sample.verdict is None or self.silent(sample))
 
     def of(self, sample: Sample) -> float | None:
         """The number a sample gives."""

@@ -191,7 +191,8 @@ def _test(one: Asked, subject: Subject, settings: Mapping[str, Any], judge_by: C
     document = ReportDocument(
         model=subject.fingerprint, prefix=suite.name, metrics=metrics, by_category=groups, config=config
     )
-    readings = {m.name: take(m, samples) for m in suite.metrics if f"{suite.name}.{m.name}" in metrics}
+    told = [m for m in suite.metrics if m.of_model and f"{suite.name}.{m.name}" in metrics]
+    readings = {m.name: take(m, samples) for m in told}
     return Tested(suite.name, subject.name, document, readings, samples)
 
 

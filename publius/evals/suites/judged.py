@@ -16,6 +16,8 @@ __all__ = ["judge"]
 def judge(suite: Suite, samples: Sequence[Sample], scorer: ChoiceScorer) -> list[Sample]:
     """The samples, with `judged` in the meta of those the judge was asked about.
 
+    `judge_consistent` says whether both orders of yes and no gave the same.
+
     True for yes, False for no, None where it gave no answer, or as likely one as the other, and where there
     was no reply to ask about.
     """
@@ -31,7 +33,8 @@ def judge(suite: Suite, samples: Sequence[Sample], scorer: ChoiceScorer) -> list
         return found
     for (index, _), said in zip(asked, scorer.score([item for _, item in asked]), strict=True):
         yes = said.probabilities[0] if isinstance(said, Chosen) else 0.5
-        found[index] = _with(samples[index], None if yes == 0.5 else yes > 0.5)
+        consistent = said.consistent if isinstance(said, Chosen) else None
+        found[index] = _with(samples[index], None if yes == 0.5 else yes > 0.5, consistent)
     return found
 
 
@@ -46,6 +49,6 @@ def _item(sample: Sample, question: str) -> ChoiceItem:
     return ChoiceItem(str(sample.conversation.meta["id"]), orders, ())
 
 
-def _with(sample: Sample, judged: bool | None) -> Sample:
-    meta = {**sample.conversation.meta, "judged": judged}
+def _with(sample: Sample, judged: bool | None, consistent: bool | None = None) -> Sample:
+    meta = {**sample.conversation.meta, "judged": judged, "judge_consistent": consistent}
     return sample.model_copy(update={"conversation": sample.conversation.model_copy(update={"meta": meta})})

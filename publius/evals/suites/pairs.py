@@ -62,7 +62,8 @@ _METRICS = (
     Metric("acc", "the better reply preferred", right),
     Metric("inconsistent", "pairs whose two orders disagree", _disagree, worst=1.0, better="lower",
            covers=_two_orders, models=("language", "remote")),
-    Metric("longer_wins", "what a rule reaches that takes the longer reply", _longer, worst=None, better=""),
+    Metric("longer_wins", "what a rule reaches that takes the longer reply", _longer, worst=None, better="",
+           of_model=False),
 )  # fmt: skip
 
 PAIRS = (

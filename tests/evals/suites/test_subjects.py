@@ -95,6 +95,7 @@ def test_a_preference_model_scores_replies(tmp_path):
     turned = {**row, "response_1": "Good day!", "response_2": "Go.", "better": 1}
     one, other = run_task(suite.task(questions(tmp_path, "llmbar", row, turned), subject.solver(suite)))
     assert one.conversation.meta["scores"] == other.conversation.meta["scores"]
+    assert measures(suite, [one, other], "preference")["llmbar.longer_wins"].value == 1.0
     bare = {"id": "x", "behaviour": "b", "question": "Is it (A) yours or (B) mine?", "matching": "(A)",
             "not_matching": "(B)"}  # fmt: skip
     suite = SUITES["ai_risk"]
