@@ -25,7 +25,13 @@ from publius.evals.registry import DATA_VARIABLE, HARNESS, SUITES, HarnessTask, 
 from publius.evals.suites.base import Suite, draw
 from publius.evals.suites.compare import Asked, Comparison, Open, Searched, Tested, compare, run
 from publius.evals.suites.harness import harness_here, harness_result, run_harness
-from publius.evals.suites.subjects import LanguageSubject, PreferenceSubject, RemoteSubject, Subject
+from publius.evals.suites.subjects import (
+    REPLY_TOKENS,
+    LanguageSubject,
+    PreferenceSubject,
+    RemoteSubject,
+    Subject,
+)
 from publius.inference.remote import RemoteModel
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, is_reward
 from publius.release.locate import locate
@@ -57,7 +63,7 @@ class _How(NamedTuple):
     home: Path
     device: str
     style: StyleName
-    max_tokens: int
+    max_tokens: int | None
     key_variable: str
     settings: Sequence[str]
     limit: int | None
@@ -106,7 +112,10 @@ def run_suites(
     style: Annotated[
         StyleName, typer.Option("--style", help="Choices put to our models: raw continues text, chat asks.")
     ] = "raw",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a reply.")] = 128,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", min=1, help="Of a reply: 128, or what a task of lm-eval says."),
+    ] = None,
     judge: Annotated[
         str | None, typer.Option("--judge", help="A model that marks what no program can; as --model.")
     ] = None,
@@ -228,7 +237,7 @@ def _opener(label: str, model: str, how: _How) -> Open:
         @contextmanager
         def far() -> Iterator[Subject]:
             with RemoteModel(config) as opened:
-                yield RemoteSubject(opened, max_tokens=how.max_tokens)
+                yield RemoteSubject(opened, max_tokens=how.max_tokens or REPLY_TOKENS)
 
         return far
     where, folder = str(pick_device(how.device)), _folder(model, how.home)
@@ -238,9 +247,8 @@ def _opener(label: str, model: str, how: _How) -> Open:
         if is_reward(folder):
             yield PreferenceSubject(label, RewardCheckpoint(folder), device=where)
         else:
-            yield LanguageSubject(
-                label, Checkpoint(folder), style=how.style, max_tokens=how.max_tokens, device=where
-            )
+            tokens = how.max_tokens or REPLY_TOKENS
+            yield LanguageSubject(label, Checkpoint(folder), style=how.style, max_tokens=tokens, device=where)
 
     return near
 
@@ -321,6 +329,7 @@ def _harness(
         [(task, paths[task.name]) for task in tasks],
         [(label, Checkpoint(folder)) for label, folder in folders.items()],
         limit=how.limit, shots=how.shots, chat=how.style == "chat", device=how.device, extra_files=examples,
+        max_tokens=how.max_tokens,
     )  # fmt: skip
 
 

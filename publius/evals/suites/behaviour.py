@@ -75,7 +75,7 @@ def _torn(sample: Sample) -> float | None:
 
 
 _TORN = Metric(
-    "judge.inconsistent", "judgements that turn with the order of yes and no: near a half or more, believe none",
+    "judge.inconsistent", "judgements that turn with the order of yes and no: if many do, believe none",
     _torn, worst=None, better="", covers=lambda meta: "judged" in meta, of_model=False,
 )  # fmt: skip
 

@@ -33,6 +33,7 @@ def run_harness(
     shots: int | None = None,
     chat: bool = False,
     device: str = "auto",
+    max_tokens: int | None = None,
     extra_files: Mapping[str, str] | None = None,
 ) -> list[Tested]:
     """Each task on each model.
@@ -40,6 +41,7 @@ def run_harness(
     Args:
         tasks: with their files: one, or none for those that bring their own questions.
         models: name and checkpoint.
+        max_tokens: of what is written; None is what the task says.
         extra_files: of examples, by `TASK_dev`.
 
     Raises:
@@ -62,7 +64,7 @@ def run_harness(
     for name, checkpoint in models:
         [result] = lm.evaluate_lm(
             [task.task for task, _ in tasks], [checkpoint], files=given, limit=limit, shots=shots,
-            chat=chat, device=device,
+            chat=chat, device=device, max_gen_toks=max_tokens,
         )  # fmt: skip
         found += [_tested(task, name, result) for task, _ in tasks]
     return found

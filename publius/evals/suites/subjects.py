@@ -30,8 +30,10 @@ from publius.model.checkpoint import Checkpoint, RewardCheckpoint
 from publius.reward import ModelReward
 from publius.tokenizer.renderer import Renderer
 
-__all__ = ["LanguageSubject", "PreferenceSubject", "RemoteSubject", "Subject"]
+__all__ = ["REPLY_TOKENS", "LanguageSubject", "PreferenceSubject", "RemoteSubject", "Subject"]
 
+REPLY_TOKENS = 128
+"""Most new tokens of a reply, unless told otherwise."""
 _AT_ONCE = 32
 _LETTER = re.compile(r"\(?[A-Z]\)?")
 
@@ -80,7 +82,7 @@ class LanguageSubject:
         checkpoint: Checkpoint,
         *,
         style: StyleName = "raw",
-        max_tokens: int = 128,
+        max_tokens: int = REPLY_TOKENS,
         max_batch: int = 64,
         device: str = "cpu",
     ) -> None:
@@ -183,7 +185,7 @@ class RemoteSubject:
 
     kind: Kind = "remote"
 
-    def __init__(self, model: RemoteModel, *, max_tokens: int = 128) -> None:
+    def __init__(self, model: RemoteModel, *, max_tokens: int = REPLY_TOKENS) -> None:
         self.name, self.fingerprint = model.config.model, None
         self._model, self._max_tokens = model, max_tokens
 
