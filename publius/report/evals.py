@@ -29,7 +29,7 @@ __all__ = [
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _COLOURS = ("s1", "s2", "s3", "s4")
-_WIDTH, _LEFT, _RIGHT, _ROW, _BOTTOM = 420, 128, 14, 17, 30
+_WIDTH, _LEFT, _RIGHT, _ROW, _BOTTOM = 480, 140, 14, 17, 30
 
 
 def _said(measure: Measure | None, *, signed: bool = False) -> str:
@@ -229,6 +229,23 @@ def _figure(result: SuiteResult, kinds: Mapping[str, str]) -> Html | None:
     return forest_plot(result.suite, rows, chance=chances.pop() if len(chances) == 1 else None)
 
 
+def _wide(figure: Html | None) -> Html | None:
+    """No wider than its words are read well."""
+    return el("div", figure, style="max-width:36rem") if figure is not None else None
+
+
+def _overview(comparison: Comparison, kinds: Mapping[str, str]) -> Html | None:
+    """The first number of every suite, one under the other."""
+    rows: list[tuple[str, str, Measure]] = []
+    for result in comparison.results:
+        metric = next(iter(_metrics(result)), "")
+        label = f"{result.suite} {metric}"
+        for model, report in _by_model(result).items():
+            rows.append((label, kinds[model], report.metrics[f"{result.suite}.{metric}"]))
+            label = ""
+    return _wide(forest_plot("The first number of every suite", rows))
+
+
 def _numbers(comparison: Comparison, result: SuiteResult) -> Html:
     first, *others = comparison.models
     reports = _by_model(result)
@@ -266,7 +283,7 @@ def _suite(comparison: Comparison, result: SuiteResult, kinds: Mapping[str, str]
         notes.append(el("p", f"{told}; {c.short} are too short to tell.", class_="note"))
     return section(
         result.suite, result.suite, result.about,
-        el("div", _figure(result, kinds), class_="plots"), _numbers(comparison, result), _groups(result),
+        _wide(_figure(result, kinds)), _numbers(comparison, result), _groups(result),
         notes,
     )  # fmt: skip
 
@@ -297,7 +314,8 @@ def comparison_page(comparison: Comparison) -> str:
     links = el("nav", [el("a", r.suite, href=f"#{r.suite}") for r in comparison.results], aria_label="suites")
     body = el(
         "body", el("p", "Publius", class_="kicker"), el("h1", "Evaluations"), el("p", note, class_="note"),
-        legend, links, el("main", [_suite(comparison, result, kinds) for result in comparison.results]),
+        legend, links, _overview(comparison, kinds),
+        el("main", [_suite(comparison, result, kinds) for result in comparison.results]),
     )  # fmt: skip
     return "<!doctype html>\n" + join(el("html", head, body, lang="en")) + "\n"
 

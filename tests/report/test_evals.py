@@ -61,7 +61,7 @@ def test_the_page(comparison, tmp_path):
     page = comparison_page(comparison)
     assert "<b>" not in page and "&lt;b&gt;[bold]one&lt;/b&gt;" in page and "&lt;i&gt;" in page
     assert "<script" not in page and "default-src" in page
-    assert page.count("<circle") == 4 and "chance: 0.250" in page
+    assert page.count("<circle") == 6 and "chance: 0.250" in page
     write_comparison(tmp_path / "p.html", comparison)
     assert (tmp_path / "p.html").read_text() == page and len(list(tmp_path.iterdir())) == 1
 
@@ -72,7 +72,7 @@ def test_intervals_lie_where_they_say():
         ("bias", "s2", Measure(value=-1.0, n=4)),
     ]
     plot = str(forest_plot("t", rows))
-    left, right = 128, 420 - 14
+    left, right = 140, 480 - 14
     middle, quarter = (round(left + (right - left) * share, 1) for share in (0.75, 0.625))  # from -1 to 1
     assert f'cx="{middle}"' in plot and f'x1="{quarter}"' in plot and f'cx="{left}.0"' in plot
     assert forest_plot("t", [("acc", "s1", Measure(value=None))]) is None
