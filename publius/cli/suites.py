@@ -57,6 +57,33 @@ Against = Annotated[
 ]
 
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="A run, run/stage, folder, or DIALECT+URL#NAME; again for more of them."),
+]
+Style = Annotated[
+    StyleName, typer.Option("--style", help="Choices put to our models: raw continues text, chat asks.")
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", min=1, help="Of a reply: 128, or what a task of lm-eval says."),
+]
+Judge = Annotated[
+    str | None, typer.Option("--judge", help="A model that marks what no program can; as --model.")
+]
+Shots = Annotated[int | None, typer.Option("--shots", min=0, help="Examples before a question (lm:).")]
+KeyVariable = Annotated[
+    str, typer.Option("--key-variable", help="Environment variable that holds a remote model's key.")
+]
+RemoteSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Of remote models: spend_cap=2, on_error=skip."),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Write JSON here, and every answer beside it.")]
+Page = Annotated[Path | None, typer.Option("--page", help="Write a page with figures here.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
 class _How(NamedTuple):
     """How models are opened and asked."""
 
@@ -100,42 +127,21 @@ def tell(data: Data = None, as_json: AsJson = False) -> None:
 @eval_app.command("run")
 def run_suites(
     names: Names,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", help="A run, run/stage, folder, or DIALECT+URL#NAME; again for more of them."
-        ),
-    ] = None,
+    models: Models = None,
     file: Files = None,
     data: Data = None,
     limit: Limit = None,
-    style: Annotated[
-        StyleName, typer.Option("--style", help="Choices put to our models: raw continues text, chat asks.")
-    ] = "raw",
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", min=1, help="Of a reply: 128, or what a task of lm-eval says."),
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="A model that marks what no program can; as --model.")
-    ] = None,
+    style: Style = "raw",
+    max_tokens: MaxTokens = None,
+    judge: Judge = None,
     against: Against = None,
     words: Words = 13,
-    shots: Annotated[
-        int | None, typer.Option("--shots", min=0, help="Examples before a question (lm:).")
-    ] = None,
-    key_variable: Annotated[
-        str, typer.Option("--key-variable", help="Environment variable that holds a remote model's key.")
-    ] = "",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Of remote models: spend_cap=2, on_error=skip."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write JSON here, and every answer beside it.")
-    ] = None,
-    page: Annotated[Path | None, typer.Option("--page", help="Write a page with figures here.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    shots: Shots = None,
+    key_variable: KeyVariable = "",
+    settings: RemoteSettings = None,
+    out: Out = None,
+    page: Page = None,
+    device: Device = "auto",
     home: Home = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -144,6 +150,7 @@ def run_suites(
     Every rate has n and an interval that knows which questions belong together; every model is held against
     the first on the same questions. What could not be scored counts against the model and is shown.
     """
+    _places(out, page)
     if not models:
         raise UserError("no model to evaluate", where="publius eval", fix="name one or more with --model")
     how = _How(home, device, style, max_tokens, key_variable, settings or [], limit, judge, shots)
@@ -352,6 +359,13 @@ def _give(
         return
     for table in comparison_tables(found):
         _out(table)
+
+
+def _places(*paths: Path | None) -> None:
+    """Asked before hours of work, not after them: is there a folder for each?"""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise UserError("no such folder to write into", where=str(path), fix="make it, or choose another")
 
 
 def _write(path: Path, text: str) -> None:

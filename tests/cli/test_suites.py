@@ -141,6 +141,10 @@ def test_tasks_of_lm_eval_name_the_extra(call, data, models):
         (("bbq", "--model", "m", "--file", "age.jsonl"), "NAME=PATH"),
         (("bbq", "--model", "m", "--file", "bbq=none.jsonl"), "m"),
         (("bbq", "--model", "DATA", "--model", "DATA"), "stands twice"),
+        (
+            ("arc_easy", "--data", "DATA", "--model", "m", "--out", "no/such/all.json"),
+            "no such folder to write",
+        ),
         (("arc_easy", "--data", "DATA", "--model", "nowhere"), "no run and no checkpoint"),
         (("arc_easy", "--data", "DATA", "--model", "http://host#m"), "does not say what it speaks"),
         (("arc_easy", "--data", "DATA", "--model", "openai+http://host/v1"), "a remote model needs a name"),
