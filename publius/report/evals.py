@@ -241,8 +241,9 @@ def _overview(comparison: Comparison, kinds: Mapping[str, str]) -> Html | None:
         metric = next(iter(_metrics(result)), "")
         label = f"{result.suite} {metric}"
         for model, report in _by_model(result).items():
-            rows.append((label, kinds[model], report.metrics[f"{result.suite}.{metric}"]))
-            label = ""
+            if (measure := report.metrics.get(f"{result.suite}.{metric}")) is not None:
+                rows.append((label, kinds[model], measure))
+                label = ""
     return _wide(forest_plot("The first number of every suite", rows))
 
 

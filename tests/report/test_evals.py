@@ -66,6 +66,17 @@ def test_the_page(comparison, tmp_path):
     assert (tmp_path / "p.html").read_text() == page and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_model_may_lack_a_number(comparison):
+    """As one behind an address lacks those that need likelihoods."""
+    [result] = comparison.results
+    first, second = result.reports
+    poorer = second.model_copy(update={"metrics": {"s.bias": second.metrics["s.bias"]}})
+    lacking = result.model_copy(update={"reports": [first, poorer], "differences": []})
+    some = comparison.model_copy(update={"results": [lacking]})
+    assert comparison_page(some).count("<circle") == 4 and "n/a" in comparison_page(some)
+    assert printed(some).count("0.200 to 0.400") == 2, "its own, and that of the clean questions"
+
+
 def test_intervals_lie_where_they_say():
     rows = [
         ("acc", "s1", Measure(value=0.5, n=4, low=0.25, high=1.0)),
