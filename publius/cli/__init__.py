@@ -4,7 +4,7 @@ Results go to stdout (`--json` prints nothing else there), words for people to s
 can mend ends with one message and exit code 2, never a traceback.
 """
 
-from publius.cli import audit, constitution, evaluate, gate, gateway, keys, models, runs, serve
+from publius.cli import audit, constitution, evaluate, gate, gateway, keys, models, runs, serve, suites
 from publius.cli.base import app, main
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "models",
     "runs",
     "serve",
+    "suites",
 ]

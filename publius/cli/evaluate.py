@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from publius.cli.base import AsJson, Home, app, print_json
 from publius.constitution.styles import StyleName
@@ -27,9 +29,20 @@ from publius.pipeline.recipe import parse_setting, refused
 from publius.release.locate import locate
 from publius.reward import RewardJudge
 
-__all__ = ["hhh"]
+__all__ = ["eval_app", "hhh", "remote_config"]
 
-eval_app = typer.Typer(help="Evaluate a model, ours or a remote one, on a file.", no_args_is_help=True)
+
+class _Verbs(TyperGroup):
+    """A first word that is no verb names a suite: `publius eval bbq ...` is `publius eval run bbq ...`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb, or `run` where the first word is none (an option is left for click to refuse)."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+eval_app = typer.Typer(help="Evaluate models, ours or remote ones.", no_args_is_help=True, cls=_Verbs)
 app.add_typer(eval_app, name="eval")
 
 Dialect = Literal["anthropic", "openai"]
@@ -37,7 +50,7 @@ Dialect = Literal["anthropic", "openai"]
 
 @eval_app.callback()
 def _evaluate() -> None:
-    """Evaluate a model, ours or a remote one, on a file."""
+    """Evaluate models, ours or remote ones."""
 
 
 @eval_app.command()
@@ -84,7 +97,7 @@ def hhh(
         report, spent = score_choices(items, scorer), None
     else:
         named = {"dialect": dialect, "url": url, "model": model_name, "key_variable": key_variable}
-        with RemoteModel(_remote(named, settings or [])) as remote:
+        with RemoteModel(remote_config(named, settings or [], "publius eval hhh")) as remote:
             scorer = RemoteChoices(remote, thought_tokens=thought_tokens, samples=samples)
             report, spent = score_choices(items, scorer), remote.stats()._asdict()
     if as_json:
@@ -109,10 +122,17 @@ def _local(model: str, home: Path, device: str, **how: Any) -> ChoiceScorer:
     return EngineChoices(Engine(checkpoint.load(device=where), tokenizer), tokenizer, **how)
 
 
-def _remote(named: dict[str, Any], settings: list[str]) -> RemoteConfig:
-    where = "publius eval hhh"
+def remote_config(named: dict[str, Any], settings: Sequence[str], where: str) -> RemoteConfig:
+    """The remote model of these fields, and of settings `KEY=VALUE`.
+
+    Args:
+        where: the verb, for errors.
+
+    Raises:
+        UserError: for a model without a name, an unknown setting, a value that does not fit.
+    """
     if not named["model"]:
-        raise UserError("a remote model needs a name", where=where, fix="give --model-name")
+        raise UserError("a remote model needs a name", where=where, fix="give --model-name, or #NAME")
     fields = RemoteConfig.model_fields
     for setting in settings:
         key, equals, text = setting.partition("=")

@@ -322,7 +322,18 @@ def _joined(items: Sequence[ChoiceItem], read: Sequence[Choice | NoChoice]) -> l
 
 
 def _both(first: Choice, second: Choice) -> Chosen:
-    """Two orders of two options, averaged in logit space; the second's options are turned back."""
-    there, back = logit(first.probabilities[0]), logit(second.probabilities[1])
+    """Two orders, averaged in logit space; the second's options are turned back."""
+    mass = min(first.mass, second.mass)
+    turned = list(reversed(second.probabilities))
+    if len(turned) > 2:
+        return _many(first.probabilities, turned, mass)
+    there, back = logit(first.probabilities[0]), logit(turned[0])
     p = 1 / (1 + math.exp(-(there + back) / 2))
-    return Chosen((p, 1 - p), min(first.mass, second.mass), (there > 0) == (back > 0))
+    return Chosen((p, 1 - p), mass, (there > 0) == (back > 0))
+
+
+def _many(there: Sequence[float], back: Sequence[float], mass: float) -> Chosen:
+    """Geometric means of more than two options: of two they would be the mean of the logits."""
+    weights = [math.sqrt(max(a, 1e-12) * max(b, 1e-12)) for a, b in zip(there, back, strict=True)]
+    shares = tuple(weight / sum(weights) for weight in weights)
+    return Chosen(shares, mass, there.index(max(there)) == back.index(max(back)))

@@ -21,7 +21,7 @@ from publius.evals.report import Measure, Report, ReportDocument, write_report
 from publius.evals.task import Sample, Task, run_task
 from publius.evals.tasks.pocket import HELPFUL, KINDS, pocket_tasks
 from publius.inference import Sampling, load_assistant
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, RewardCheckpoint
 from publius.pipeline import Run, stage
 
 __all__ = ["EvalConfig", "evaluate", "fingerprint", "rate", "summarise"]
@@ -53,7 +53,7 @@ class EvalConfig(Config):
         return kinds
 
 
-def fingerprint(model: Checkpoint) -> str:
+def fingerprint(model: Checkpoint | RewardCheckpoint) -> str:
     """The sha256 that names a checkpoint's weights, config and tokenizer: that of its list of checksums.
 
     Loading verifies the list against the files, so nothing else can be loaded under this name.

@@ -14,7 +14,11 @@ from publius.core.stats import (
     bootstrap,
     calibration,
     calibration_error,
+    clustered,
+    clustered_rate,
+    clustered_ratio,
     mean_estimate,
+    paired_difference,
     t_estimate,
     wilson,
 )
@@ -119,3 +123,111 @@ def test_the_interval_of_the_area_holds_the_truth() -> None:
         found = auroc([rng.gauss(1, 1) for _ in range(60)], [rng.gauss(0, 1) for _ in range(60)])
         inside += found.low <= truth <= found.high
     assert inside >= 182
+
+
+def _clustered_sample(rng, groups, size, spread):
+    """Answers whose chance of being right is shared within a group; the truth is 0.3 over all groups."""
+    hits, labels = [], []
+    for group in range(groups):
+        chance = rng.betavariate(0.3 / spread, 0.7 / spread)
+        hits += [float(rng.random() < chance) for _ in range(size)]
+        labels += [group] * size
+    return hits, labels
+
+
+def test_clustered_intervals_hold_the_truth_where_plain_ones_do_not():
+    """600 simulated benchmarks of 40 passages with 10 questions each; 95% is promised."""
+    rng = random.Random(5)
+    held = {"plain": 0, "mean": 0, "rate": 0}
+    for _ in range(600):
+        hits, labels = _clustered_sample(rng, 40, 10, 0.5)
+        found = {
+            "plain": wilson(round(sum(hits)), 400),
+            "mean": clustered(hits, labels),
+            "rate": clustered_rate(hits, labels),
+        }
+        for name, e in found.items():
+            held[name] += e.low <= 0.3 <= e.high
+    assert held["plain"] / 600 < 0.80
+    assert held["mean"] / 600 >= 0.92 and 0.93 <= held["rate"] / 600 <= 0.98, held
+
+
+def test_few_clusters_and_rare_hits_are_still_covered():
+    rng = random.Random(6)
+    held = 0
+    for _ in range(600):
+        hits, labels = _clustered_sample(rng, 8, 12, 0.2)
+        e = clustered_rate(hits, labels)
+        held += e.low <= 0.3 <= e.high
+    assert held / 600 >= 0.93
+
+
+def test_clusters_of_one_are_independent_items():
+    values = [0.0, 1.0, 1.0, 0.0, 1.0] * 40
+    alone, plain = clustered(values), mean_estimate(values)
+    assert alone.value == plain.value and alone.n == 200
+    assert alone.high - alone.low == pytest.approx((plain.high - plain.low) * 1.9720 / 1.959964, rel=1e-4)
+    assert clustered_rate([v > 0 for v in values]) == wilson(120, 200)
+    assert clustered_rate([v > 0 for v in values], list(range(200))) == wilson(120, 200)
+
+
+def test_what_is_said_twice_counts_once():
+    """Miller 2024: copying every question must not narrow the interval."""
+    rng = random.Random(2)
+    values = [float(rng.random() < 0.6) for _ in range(100)]
+    twice, labels = values * 2, list(range(100)) * 2
+    once = clustered(values)
+    assert clustered(twice, labels)[2:] == pytest.approx(once[2:]) and clustered(twice, labels).n == 200
+    assert clustered_rate(twice, labels).low <= wilson(round(sum(values)), 100).low + 1e-9
+
+
+def test_clustered_at_the_edges():
+    assert math.isnan(clustered([]).value) and clustered([]).n == 0
+    assert clustered_rate([])[1:] == (0, 0.0, 1.0)
+    one = clustered([1.0, 0.0], ["a", "a"])
+    assert one.value == 0.5 and one.low == -math.inf and one.high == math.inf
+    assert clustered_rate([1, 0], ["a", "a"])[1:] == (2, 0.0, 1.0)
+    sure = clustered_rate([True] * 60, [i // 6 for i in range(60)])
+    assert sure.value == 1.0 and sure.low < wilson(10, 10).low + 1e-9, "ten clusters that agree are worth ten"
+    with pytest.raises(ValueError, match="2 values in 1 clusters"):
+        clustered([0.0, 1.0], ["a"])
+
+
+def test_a_ratio_over_those_that_count():
+    above, below = [1.0, -1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0, 1.0]
+    e = clustered_ratio(above, below)
+    assert e.value == 0.5 and e.n == 4
+    rng = random.Random(8)
+    held = 0
+    for _ in range(400):  # the truth: of those that count, 0.7 up and 0.3 down
+        counts = [float(rng.random() < 0.6) for _ in range(200)]
+        signs = [c * (1 if rng.random() < 0.7 else -1) for c in counts]
+        found = clustered_ratio(signs, counts)
+        held += found.low <= 0.4 <= found.high
+    assert held / 400 >= 0.92
+    assert math.isnan(clustered_ratio([0.0], [0.0]).value)
+
+
+def test_pairs_are_told_apart_where_two_intervals_overlap():
+    rng = random.Random(4)
+    held = narrower = 0
+    for _ in range(400):
+        hard = [rng.random() for _ in range(300)]
+        first = [float(rng.random() < h) for h in hard]
+        second = [
+            max(a, float(rng.random() < 0.1)) for a in first
+        ]  # right wherever the first was: 0.05 better
+        found = paired_difference(first, second)
+        held += found.low <= 0.05 <= found.high
+        apart = clustered(first), clustered(second)
+        narrower += found.high - found.low < sum(e.high - e.low for e in apart) / 2
+    assert held / 400 >= 0.92 and narrower == 400
+    same = paired_difference([1.0, 0.0], [1.0, 0.0])
+    assert same[:2] == (0.0, 2) and same.low < -1 < 1 < same.high, "two that agree are no proof"
+    assert paired_difference([1.0, 0.0] * 500, [1.0, 0.0] * 500).high == pytest.approx(
+        1.9623 / 1000, rel=1e-3
+    )
+    ratio = paired_difference([1.0, 0.0], [1.0, 1.0], below=([1.0, 1.0], [1.0, 1.0]))
+    assert ratio.value == 0.5
+    with pytest.raises(ValueError, match="not pairs"):
+        paired_difference([1.0], [])
