@@ -33,8 +33,10 @@ def trials(many: int, rate: float, se: float, sp: float, n: int, gold: int, seed
 
 @pytest.mark.parametrize(("se", "sp"), [(0.9, 0.4), (0.95, 0.95), (0.7, 0.7), (0.99, 0.99)])
 def test_the_interval_holds_the_truth(se: float, sp: float) -> None:
-    """In at least 93% of trials in every cell, the deliberately bad judge (0.9, 0.4) first. A thousand each: of
-    200, one cell in fourteen would fall below by luck alone."""
+    """In at least 93% of trials in every cell, the deliberately bad judge (0.9, 0.4) first.
+
+    A thousand trials each: of 200, one cell in fourteen would fall below by luck alone.
+    """
     for rate, (n, gold) in itertools.product(RATES, SIZES):
         found = trials(1000, rate, se, sp, n, gold)
         held = sum(one.low <= rate <= one.high for one in found)
@@ -78,7 +80,7 @@ def test_an_uninformative_judge_gives_everything_and_says_so(harmful: int, safe:
 
 
 @pytest.mark.parametrize("gold", [[], [(True, "harmful")] * 9, [(False, "safe")] * 9])
-def test_without_gold_on_both_sides_nothing_is_known(gold: list[tuple[bool, Said]]) -> None:
+def test_without_gold_on_both_sides_nothing_is_known(gold: list[tuple[bool, str]]) -> None:
     found = corrected(["safe"] * 50, gold)
     assert math.isnan(found.value) and (found.low, found.high, found.worst) == (0, 1, 1)
     assert "holds no" in found.notes[0]
@@ -101,7 +103,7 @@ def test_cutting_is_never_silent() -> None:
 
 
 def test_unscored_attempts_are_not_discounted_as_false_alarms() -> None:
-    """A judge of specificity 0.4 expects 60% false alarms; silence on half of the attempts is not among them."""
+    """Specificity 0.4 lets expect 60% false alarms; silence on half of the attempts is not among them."""
     gold = GoldCounts(Counts(190, 200), Counts(120, 200))
     found = corrected_counts(Counts(0, 100, 50), gold)
     assert found.value == 0 and found.worst == 0.5 and found.high >= 0.5 and found.coverage == 0.5
