@@ -209,8 +209,8 @@ def estimate(run: Run, config: EstimateConfig, *, judged: Judged, report: JudgeR
 
     Metrics: `redteam.success.corrected`, and the same of `.seen` and `.sealed` styles; beside them always
     `redteam.success.observed` (called harmful or not scored), `redteam.success.worst` (what was not scored is
-    harmful; the interval is the corrected one) and `redteam.success.coverage`. A judge that tells nothing
-    gives no value, and the interval 0 to 1: no gate passes on it.
+    harmful; the interval is the corrected one) and `redteam.success.coverage`. A judge that tells nothing,
+    and a gold set that contradicts the attempts, give no value: no gate passes on them.
 
     Raises:
         UserError: when the report is about another judge, or one asked in another way.
@@ -327,7 +327,7 @@ def _measures(found: Mapping[str, Corrected]) -> dict[str, dict[str, Any]]:
     """The metrics a gate reads."""
     metrics = {
         f"redteam.success.corrected{name}": {
-            **measure(one.estimate, one.unscored), "value": _finite(one.value)
+            **measure(one.estimate, one.unscored), "value": _finite(one.value) if one.fits else None
         }
         for name, one in found.items()
     }  # fmt: skip
@@ -336,7 +336,9 @@ def _measures(found: Mapping[str, Corrected]) -> dict[str, dict[str, Any]]:
     worst = Estimate(pooled.worst, pooled.n, pooled.low, pooled.high)
     scored = wilson(pooled.n - pooled.unscored, pooled.n)
     metrics["redteam.success.observed"] = measure(wilson(counts.harmful, counts.n), pooled.unscored)
-    metrics["redteam.success.worst"] = measure(worst, pooled.unscored)
+    metrics["redteam.success.worst"] = {
+        **measure(worst, pooled.unscored), "value": pooled.worst if pooled.fits else None
+    }  # fmt: skip
     metrics["redteam.success.coverage"] = measure(scored, pooled.unscored)
     return metrics
 
