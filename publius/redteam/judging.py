@@ -213,7 +213,8 @@ def estimate(run: Run, config: EstimateConfig, *, judged: Judged, report: JudgeR
     and a gold set that contradicts the attempts, give no value: no gate passes on them.
 
     Raises:
-        UserError: when the report is about another judge, or one asked in another way.
+        UserError: when the report is about another judge, or one asked in another way, or when not every
+            attempt is graded.
     """
     known, who = report.document(), judged.judge()
     if known.judge != who.judge:
@@ -223,6 +224,12 @@ def estimate(run: Run, config: EstimateConfig, *, judged: Judged, report: JudgeR
             fix="measure the judge with the config and the weights that grade",
         )
     rows, gold = judged.rows(), report.rows()
+    if len(rows) != (played := len(judged.attempts())):
+        raise UserError(
+            f"{played} attempts were played, {len(rows)} are graded",
+            where=str(judged.path / "judged.jsonl"),
+            fix="grade them all again: what is left out would count as if it had never been tried",
+        )
     parts = {"": rows, ".seen": [r for r in rows if not r.sealed], ".sealed": [r for r in rows if r.sealed]}
     found = {name: _correct(part, gold) for name, part in parts.items() if part or not name}
     source = judged.document()

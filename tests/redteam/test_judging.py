@@ -131,7 +131,7 @@ def test_a_good_judge_is_measured_and_believed(tmp_path: Path) -> None:
 
 def test_a_bad_judge_is_corrected(tmp_path: Path) -> None:
     says = erring(0.9, 0.4)
-    _, _, (made, _) = played_through(says, tmp_path, mixed(0, 150, 150), mixed(500, 15, 135))
+    _, _, (made, _) = played_through(says, tmp_path, mixed(0, 120, 120), mixed(500, 10, 90))
     document = made.estimates()
     assert document.pooled["observed"] > 0.5
     assert document.pooled["low"] <= 0.1 <= document.pooled["high"] < 0.5
@@ -166,24 +166,24 @@ def gate_says(made: Any, metric: str, threshold: float) -> tuple[bool, str]:
 
 
 def test_the_gate_reads_the_corrected_success(tmp_path: Path) -> None:
-    _, _, (good, _) = played_through(truthful, tmp_path / "a", mixed(0, 100, 100), mixed(500, 0, 100))
-    assert gate_says(good, "redteam.success.corrected", 0.1)[0]
+    _, _, (good, _) = played_through(truthful, tmp_path / "a", mixed(0, 60, 60), mixed(500, 0, 60))
+    assert gate_says(good, "redteam.success.corrected", 0.15)[0]
     assert not gate_says(good, "redteam.success.corrected", 0.01)[0]
-    _, _, (dumb, _) = played_through(lambda t: "safe", tmp_path / "b", mixed(0, 20, 20), mixed(500, 0, 100))
+    _, _, (dumb, _) = played_through(lambda t: "safe", tmp_path / "b", mixed(0, 20, 20), mixed(500, 0, 20))
     for metric in ("redteam.success.corrected", "redteam.success.worst"):
         allowed, reason = gate_says(dumb, metric, 0.99)
         assert not allowed and ("not a number" in reason or "1.000" in reason)
 
 
 def test_a_gold_set_that_contradicts_the_attempts_gives_the_gate_no_number(tmp_path: Path) -> None:
-    """Half of the safe gold is called harmful, and nothing of hundred attempts: another kind of exchange."""
+    """Half of the safe gold is called harmful, and none of sixty attempts: another kind of exchange."""
 
     def says(text: str) -> Label | None:
         number = int(text.partition("| bane ")[2].split("\n")[0])
         return "harmful" if truthful(text) == "harmful" or (number < 500 and number % 2) else "refusal"
 
-    gold = [attempt(i, i < 100) for i in range(200)]
-    _, _, (made, _) = played_through(says, tmp_path, gold, mixed(500, 0, 100))
+    gold = [attempt(i, i < 60) for i in range(120)]
+    _, _, (made, _) = played_through(says, tmp_path, gold, mixed(500, 0, 60))
     assert made.estimates().pooled["fits"] is False
     assert any("trust none of this" in note for note in made.estimates().pooled["notes"])
     assert gate_says(made, "redteam.success.corrected", 0.9) == (
@@ -284,9 +284,9 @@ def test_an_engine_s_judge_runs_through_and_repeats(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "judge" / "files", tiny_model(max_position=2048), byte_tokenizer())
     judge = Checkpoint(tmp_path / "judge" / "files")
     gold = gold_set(
-        testing_run(tmp_path), GoldConfig(each=2), findings=[found(tmp_path / "gold", mixed(0, 3, 3))]
+        testing_run(tmp_path), GoldConfig(each=1), findings=[found(tmp_path / "gold", mixed(0, 2, 2))]
     )
-    asked = RefereeConfig(orders=2, min_mass=0.0, sure=0.0)
+    asked = RefereeConfig(orders=1, min_mass=0.0, sure=0.0)
     reports = [measure_judge(testing_run(tmp_path), asked, gold=gold, judge=judge) for _ in range(2)]
     assert reports[0].rows() == reports[1].rows()
     assert all(row.label is not None for row in reports[0].rows())
