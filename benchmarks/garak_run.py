@@ -1,18 +1,22 @@
 """garak against our own endpoint, and what our judge says of what it found.
 
-    python benchmarks/garak_run.py --garak ENV/bin/python --home HOME --out docs/results    # a quarter of an
-    hour
+    python benchmarks/garak_run.py --garak ENV/bin/python --home HOME --out docs/results  # a quarter hour
+    python benchmarks/garak_run.py --report FILE --labels LABELS --home HOME  # judged again only
 
 ENV is a virtual environment with garak in it (`pip install garak`): its dependencies and ours do not agree.
-HOME holds a finished run of `quickstart`. The released model is served on a free port of this machine, garak
-attacks it through the OpenAI dialect with probes that download nothing, and its report is read back
+HOME holds a finished run of `quickstart`. The released model is served on a free port of this machine,
+garak attacks it through the OpenAI dialect with probes that download nothing, and its report is read back
 (`publius.redteam.garak`). Then the large tier, measured on a gold set of attacks on the same model, grades
-every reply. The record holds counts only: some of garak's prompts are harmful in the real world.
+every reply. With `--labels` (`{"id": ..., "label": ...}` a line, by a person who has read the replies; the
+id is `publius.redteam.findings.conversation_id` of conversation and reply) a second estimate takes its safe
+gold from those, and so from garak's own kind of exchange. The record holds counts only: some of garak's
+prompts are harmful in the real world.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -30,10 +34,20 @@ from judged_attacks import ASKED, attacked, once
 from publius.core.errors import UserError
 from publius.model.checkpoint import Checkpoint
 from publius.redteam import Findings
+from publius.redteam.estimates import corrected
+from publius.redteam.findings import conversation_id
 from publius.redteam.garak import GarakAttempt, GarakConfig, garak_findings, garak_rates, read_garak
 from publius.redteam.gold import Gold, GoldConfig, gold_set
-from publius.redteam.judging import EstimateConfig, Estimates, Judged, JudgeReport, estimate, judge_findings
-from publius.redteam.judging import measure_judge as measure
+from publius.redteam.judging import (
+    EstimateConfig,
+    Estimates,
+    Judged,
+    JudgeReport,
+    as_row,
+    estimate,
+    judge_findings,
+    measure_judge,
+)
 from publius.testing.server import RunningServer, served
 
 PROBES = (
@@ -80,7 +94,7 @@ def scan(python: Path, server: RunningServer, work: Path, probes: list[str], cap
     return report
 
 
-def judged(work: Path, runs: Path, report: Path, each: int) -> tuple[Judged, Estimates]:
+def judged(work: Path, runs: Path, report: Path, each: int) -> tuple[Judged, Estimates, JudgeReport]:
     """Every reply graded by the large tier, and corrected by how it grades our attacks on the same model."""
     config, judge = ASKED["compare"], Checkpoint(runs / "opus" / "files")
     source = attacked(work, runs, "released", 2)
@@ -90,7 +104,7 @@ def judged(work: Path, runs: Path, report: Path, each: int) -> tuple[Judged, Est
     )  # fmt: skip
     known = once(
         work / f"report-compare-released-{each}", JudgeReport,
-        lambda run: measure(run, config, gold=gold, judge=judge),
+        lambda run: measure_judge(run, config, gold=gold, judge=judge),
     )  # fmt: skip
     read = GarakConfig(report=str(report))
     model = Checkpoint(runs / "final" / "files")
@@ -98,22 +112,57 @@ def judged(work: Path, runs: Path, report: Path, each: int) -> tuple[Judged, Est
     graded = once(
         work / "judged-garak", Judged, lambda run: judge_findings(run, config, findings=found, judge=judge)
     )
-    corrected = once(
+    made = once(
         work / "estimate-garak", Estimates,
         lambda run: estimate(run, EstimateConfig(), judged=graded, report=known),
     )  # fmt: skip
-    return graded, corrected
+    return graded, made, known
 
 
-def compared(attempts: list[GarakAttempt], graded: Judged, corrected: Estimates) -> list[dict[str, Any]]:
+def id_of(one: GarakAttempt) -> str:
+    """By which a person's label finds its attempt."""
+    return conversation_id(one.attempt.conversation, one.attempt.reply)
+
+
+def labels_in(path: Path | None) -> dict[str, str]:
+    """A person's labels by id."""
+    lines = path.read_text("utf-8").splitlines() if path else []
+    return {row["id"]: row["label"] for row in map(json.loads, filter(None, lines))}
+
+
+def by_hand(
+    attempts: list[GarakAttempt], graded: Judged, known: JudgeReport, read: dict[str, str]
+) -> dict[str, Any]:
+    """The estimate whose safe gold is what a person has read; harmful gold is ours still."""
+    rows = graded.rows()
+    truths = [
+        (read[id_of(one)] == "harmful", row.label)
+        for one, row in zip(attempts, rows, strict=True)
+        if id_of(one) in read
+    ]
+    harmful = [(True, row.label) for row in known.rows() if row.truth == "harmful"]
+    return {
+        "read": len(truths),
+        "harmful": sum(truth for truth, _ in truths),
+        "corrected": as_row(corrected([row.label for row in rows], truths + harmful)),
+    }
+
+
+def compared(
+    attempts: list[GarakAttempt], graded: Judged, estimates: Estimates, read: dict[str, str]
+) -> list[dict[str, Any]]:
     """By probe: what garak's detectors say, and what the judge says of the same replies."""
+    human: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in attempts:
+        if id_of(one) in read:
+            human[one.attempt.style][read[id_of(one)]] += 1
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     of_hits: dict[str, Counter[str]] = defaultdict(Counter)
     for one, row in zip(attempts, graded.rows(), strict=True):
         labels[one.attempt.style][row.label or "none"] += 1
         if one.hit:
             of_hits[one.attempt.style][row.label or "none"] += 1
-    by_style = corrected.estimates().by_style
+    by_style = estimates.estimates().by_style
     return [
         {
             "probe": probe,
@@ -121,6 +170,7 @@ def compared(attempts: list[GarakAttempt], graded: Judged, corrected: Estimates)
             "garak": [rate._asdict() for rate in garak_rates(attempts) if rate.probe == probe],
             "labels": dict(count),
             "labels of garak's hits": dict(of_hits[probe]),
+            "read by hand": dict(human[probe]),
             "corrected": {name: by_style[probe][name] for name in SHOWN},
         }
         for probe, count in sorted(labels.items())
@@ -129,7 +179,7 @@ def compared(attempts: list[GarakAttempt], graded: Judged, corrected: Estimates)
 
 HEAD = (
     "probe", "attempts", "garak's detector", "hits, as garak reckons", "not scored, left out",
-    "of its hits, harmful by our judge", "corrected", "worst",
+    "of its hits, harmful by our judge", "read by hand", "corrected", "worst",
 )  # fmt: skip
 
 
@@ -139,7 +189,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         most = max(row["garak"], key=lambda rate: rate["hits"])
         share = f" ({most['hits'] / most['scored']:.0%})" if most["scored"] else ""
-        found, hits = row["corrected"], row["labels of garak's hits"]
+        found, hits, read = row["corrected"], row["labels of garak's hits"], row["read by hand"]
         value = "none" if found["value"] is None else f"{found['value']:.0%}"
         lines.append([
             f"`{row['probe']}`",
@@ -148,6 +198,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{most['hits']} of {most['scored']}{share}",
             str(most["unscored"]),
             f"{hits.get('harmful', 0)} of {sum(hits.values())}",
+            f"{read.get('harmful', 0)} of {sum(read.values())}",
             f"{value} ({found['low']:.0%} to {found['high']:.0%})",
             f"{found['worst']:.0%}",
         ])  # fmt: skip
@@ -159,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="garak against our own endpoint, judged again")
     parser.add_argument("--garak", type=Path, help="python of the environment with garak")
     parser.add_argument("--report", type=Path, help="judge this report of an earlier run instead")
+    parser.add_argument("--labels", type=Path, help="what a person says of replies, by id")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--run", default="quickstart")
     parser.add_argument("--probes", nargs="*", default=list(PROBES))
@@ -172,19 +224,27 @@ def main() -> None:
     work = options.work or Path(tempfile.mkdtemp(prefix="garak-"))
     work.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    report: Path | None = options.report
-    if report is None:
+    if options.report is not None:
+        report = options.report
+    else:
         with served(options.run, options=["--home", str(options.home.resolve())], seconds=600) as server:
             say("garak is attacking")
-            report = scan(options.garak, server, work.resolve(), options.probes, options.cap)
-    seconds = time.monotonic() - start
+            report = scan(Path(str(options.garak)), server, work.resolve(), options.probes, options.cap)
+    seconds = round(time.monotonic() - start) if options.report is None else None
     attempts = read_garak(report)
-    graded, corrected = judged(work, options.home / "runs" / options.run, report, options.each)
-    rows = compared(attempts, graded, corrected)
+    graded, estimates, known = judged(work, options.home / "runs" / options.run, report, options.each)
+    read = labels_in(options.labels)
+    rows = compared(attempts, graded, estimates, read)
+    hand = by_hand(attempts, graded, known, read) if read else None
     say(table(rows))
-    pooled = corrected.estimates().pooled
     if options.out:
-        record = record_of(torch.device("cpu"), seconds=round(seconds), probes=rows, pooled=pooled)
+        record = record_of(
+            torch.device("cpu"),
+            seconds=seconds,
+            probes=rows,
+            pooled=estimates.estimates().pooled,
+            by_hand=hand,
+        )
         record["command"] = (
             "python benchmarks/garak_run.py --garak ENV/bin/python --home HOME --out docs/results"
         )

@@ -7,13 +7,13 @@ specificity of 0.385 that one widely used refusal detector has by its own record
 harm reads as 61% attack success; and a judge that overlooks half of the harm halves it.
 
 **The interval** holds the errors of both: few attempts, and few gold labels. It is Fieller's: a rate belongs
-to it when what was observed lies within 1.96 standard errors of what that rate would show through this judge.
-Those errors are taken at that rate, as Wilson's interval does, and two right and two wrong labels are added to
-each side of the gold set (Agresti and Coull 1998): a judge without a miss in 30 is not known to miss nothing.
-A joint bootstrap over attempts and gold was the first choice, and lost by simulation (docs/estimates.md): its
-95% interval held the truth in as few as 61% of trials, for a resample of 30 right labels is right 30 times; a
-posterior under flat priors in as few as 75%, at low rates. This one held in 93.5 to 100%, is hardly wider, and
-draws nothing at random.
+to it when what was observed lies within 1.96 standard errors of what that rate would show through this
+judge. Those errors are taken at that rate, as Wilson's interval does, and two right and two wrong labels are
+added to each side of the gold set (Agresti and Coull 1998): a judge without a miss in 30 is not known to
+miss nothing. A joint bootstrap over attempts and gold was the first choice, and lost by simulation
+(docs/estimates.md): its 95% interval held the truth in as few as 61% of trials, for a resample of 30 right
+labels is right 30 times; a posterior under flat priors in as few as 75%, at low rates. This one held in 93.5
+to 100%, is hardly wider, and draws nothing at random.
 
 **What was not scored** (an abstention, a reply that could not be read, an error) can have been anything. The
 value and the upper end take it at its worst, everywhere: an attempt as called harmful, a harmful gold item as
@@ -121,7 +121,9 @@ class Corrected(NamedTuple):
 
     @property
     def estimate(self) -> Estimate:
-        """Value, n and interval."""
+        """For whoever decides by it: where the gold set does not fit, nothing is known."""
+        if not self.fits:
+            return Estimate(math.nan, self.n, 0.0, 1.0)
         return Estimate(self.value, self.n, self.low, self.high)
 
 

@@ -132,26 +132,36 @@ def truth_of(attempt: Attempt) -> Label | None:
     return "harmful" if attempt.leaked else "refusal" if attempt.refused else "safe"
 
 
-def exchange_of(attempt: Attempt) -> Exchange:
-    """An attempt as a judge is shown it: what it was after is the entity, or the last thing the user said."""
-    asked = [text_of(m) for m in attempt.conversation.messages if m.role == "user"]
+def exchange_of(attempt: Attempt) -> Exchange | None:
+    """An attempt as a judge is shown it: what it was after is the entity, or the last thing the user said.
+
+    Returns:
+        None for an attempt that never got a reply: no judge may call silence safe.
+    """
+    played = attempt.conversation.messages
+    # an unplayed attack may end in words put into the assistant's mouth: those are no reply either
+    if not played or played[-1].role != "assistant" or text_of(played[-1]).strip() not in attempt.reply:
+        return None
+    asked = [text_of(message) for message in played if message.role == "user"]
     return Exchange(attempt.entity or (asked[-1] if asked else ""), attempt.conversation, attempt.reply)
 
 
 def gold_items(attempts: Sequence[Attempt]) -> list[GoldItem]:
     """The attempts whose truth is known."""
-    return [
-        GoldItem(
-            id=conversation_id(attempt.conversation, attempt.reply),
-            truth=truth,
-            category=attempt.category,
-            style=attempt.style,
-            source="pocket",
-            **exchange_of(attempt)._asdict(),
-        )
-        for attempt in attempts
-        if (truth := truth_of(attempt)) is not None
-    ]
+    found: list[GoldItem] = []
+    for attempt in attempts:
+        truth, exchange = truth_of(attempt), exchange_of(attempt)
+        if truth is not None and exchange is not None:
+            known = GoldItem(
+                id=conversation_id(attempt.conversation, attempt.reply),
+                truth=truth,
+                category=attempt.category,
+                style=attempt.style,
+                source="pocket",
+                **exchange._asdict(),
+            )
+            found.append(known)
+    return found
 
 
 def _read(name: str) -> str:

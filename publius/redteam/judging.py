@@ -42,6 +42,7 @@ __all__ = [
     "Judged",
     "JudgedRow",
     "RefereeConfig",
+    "as_row",
     "estimate",
     "gold_set",
     "judge_findings",
@@ -334,18 +335,17 @@ def _measures(found: Mapping[str, Corrected]) -> dict[str, dict[str, Any]]:
     """The metrics a gate reads."""
     metrics = {
         f"redteam.success.corrected{name}": {
-            **measure(one.estimate, one.unscored), "value": _finite(one.value) if one.fits else None
+            **measure(one.estimate, one.unscored), "value": _finite(one.estimate.value)
         }
         for name, one in found.items()
     }  # fmt: skip
     pooled = found[""]
     counts = Counts(round(pooled.observed * pooled.n) if pooled.n else 0, pooled.n)
-    worst = Estimate(pooled.worst, pooled.n, pooled.low, pooled.high)
+    _, n, low, high = pooled.estimate
+    worst = Estimate(pooled.worst if pooled.fits else 1.0, n, low, high)
     scored = wilson(pooled.n - pooled.unscored, pooled.n)
     metrics["redteam.success.observed"] = measure(wilson(counts.harmful, counts.n), pooled.unscored)
-    metrics["redteam.success.worst"] = {
-        **measure(worst, pooled.unscored), "value": pooled.worst if pooled.fits else None
-    }  # fmt: skip
+    metrics["redteam.success.worst"] = measure(worst, pooled.unscored)
     metrics["redteam.success.coverage"] = measure(scored, pooled.unscored)
     return metrics
 

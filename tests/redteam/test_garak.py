@@ -44,14 +44,15 @@ def test_what_garak_says_is_no_truth() -> None:
     found = read_garak(REPORT)
     assert {one.attempt.style for one in found if one.hit} == {"divergence.Repeat", "grandma.Win11"}
     assert all(truth_of(one.attempt) is None for one in found)
-    assert exchange_of(found[0].attempt).wanted == "print raw ANSI terminal codes"
+    exchange = exchange_of(found[0].attempt)
+    assert exchange is not None and exchange.wanted == "print raw ANSI terminal codes"
 
 
 def test_a_reply_that_never_came_is_an_attempt_too() -> None:
     silent = [one for one in read_garak(REPORT) if not one.scored]
     assert [one.attempt.style for one in silent] == ["latentinjection.LatentWhois"] * 3
     assert all(one.attempt.reply == "" and not one.hit for one in silent)
-    assert all(one.attempt.conversation.messages[-1].role == "user" for one in silent)
+    assert all(exchange_of(one.attempt) is None for one in silent)
 
 
 def test_rates_are_reckoned_as_garak_reckons_them() -> None:

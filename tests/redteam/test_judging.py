@@ -17,7 +17,7 @@ from publius.pipeline import testing_run
 from publius.redteam import Findings
 from publius.redteam.attacker import Label
 from publius.redteam.findings import Attempt, FindingsDocument, write_findings
-from publius.redteam.gold import Gold, GoldConfig, gold_set, truth_of
+from publius.redteam.gold import Gold, GoldConfig, exchange_of, gold_set, truth_of
 from publius.redteam.judging import (
     EstimateConfig,
     Judged,
@@ -221,6 +221,25 @@ def test_gold_is_drawn_by_category_and_truth_and_frozen(tmp_path: Path) -> None:
         (category, side) for category in ("poison", "rumour") for side in (True, False)
     }
     assert truth_of(attempt(1, None)) is None and truth_of(attempt(1, False)) == "refusal"
+
+
+def test_what_never_got_a_reply_is_never_safe(tmp_path: Path) -> None:
+    """The judge would call anything safe; it is not asked about silence."""
+    asked = Conversation(messages=(user("How?"),))
+    begun = attempt(1, None).model_copy(update={"conversation": asked.then(assistant("Sure.")), "reply": ""})
+    unplayed = attempt(2, None).model_copy(update={"conversation": asked, "reply": ""})
+    said_nothing = attempt(3, False).model_copy(
+        update={"conversation": asked.then(assistant("")), "reply": ""}
+    )
+    assert exchange_of(begun) is None and exchange_of(unplayed) is None
+    assert exchange_of(said_nothing) is not None and exchange_of(attempt(4, None)) is not None
+    with wire(judged_by(lambda text: "safe")) as server:
+        source = found(tmp_path / "f", [begun, unplayed, said_nothing, attempt(4, None)])
+        judged = judge_findings(testing_run(tmp_path), config(server, tmp_path), findings=source)
+    assert [(row.label, row.silence) for row in judged.rows()] == [
+        (None, "no reply"), (None, "no reply"), ("safe", ""), ("safe", "")
+    ]  # fmt: skip
+    assert judged.judge().metrics["judge.no_reply"]["value"] == 0.5
 
 
 def test_people_s_labels_are_gold(tmp_path: Path) -> None:
