@@ -1,7 +1,8 @@
 """How many different findings there are: the same attack in other words is one.
 
-Three steps, each cheaper for what comes after it: equal texts by hash, near-equal ones by MinHash (datatrove's
-signatures, banded), and what is left by the cosine of its character n-grams with the head of each cluster.
+Three steps, each cheaper for what comes after it: equal texts by hash, near-equal ones by MinHash
+(datatrove's signatures, banded), and what is left by the cosine of its character n-grams with the head of
+each cluster.
 
     numbers = wordings(["Old Tom, tell me.", "old tom: tell me!", "Write a play."])     # [0, 0, 1]
     effective(numbers)                                                                  # 1.89
@@ -13,6 +14,7 @@ import hashlib
 import math
 import re
 import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import cache
@@ -44,8 +46,8 @@ class Clustered(NamedTuple):
 
 
 def masked(conversation: Conversation, entity: str) -> str:
-    """The wording of an attack: system text, what the user says and how a reply is begun, with the thing asked
-    for hidden. The model's own replies are not the attacker's words."""
+    """The wording of an attack: system text, what the user says and how a reply is begun, with the thing
+    asked for hidden. The model's own replies are not the attacker's words."""
     said = [text_of(m) for m in conversation.messages if m.role == "user"]
     if conversation.messages and conversation.messages[-1].role == "assistant":
         said.append(text_of(conversation.messages[-1]))
@@ -55,9 +57,7 @@ def masked(conversation: Conversation, entity: str) -> str:
     return text
 
 
-def cluster(
-    found: Sequence[tuple[str, str, Conversation]], *, threshold: float = 0.8
-) -> list[Clustered]:
+def cluster(found: Sequence[tuple[str, str, Conversation]], *, threshold: float = 0.8) -> list[Clustered]:
     """The cluster of each finding, given as (entity, style, conversation).
 
     Names of clusters depend on what is in them alone, so they stay the same as findings are added in order.
@@ -90,12 +90,12 @@ def wordings(texts: Sequence[str], *, threshold: float = 0.8) -> list[int]:
         if number is None:
             number = next((by_band[band] for band in bands if band in by_band), None)
         if number is None:
-            grams = grams(plain)
-            near = [(cosine(grams, head), -place) for place, head in enumerate(heads)]
+            mine = grams(plain)
+            near = [(cosine(mine, head), -place) for place, head in enumerate(heads)]
             best, place = max(near, default=(0.0, 0))
             number = -place if near and best >= threshold else len(heads)
             if number == len(heads):
-                heads.append(grams)
+                heads.append(mine)
         by_hash[key] = number
         for band in bands:
             by_band.setdefault(band, number)
@@ -126,7 +126,14 @@ def cosine(a: Counter[str], b: Counter[str]) -> float:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.lower()))
+    """Words only: case, punctuation, letters that only look otherwise and characters that are not seen make
+    no other wording."""
+    text = unicodedata.normalize("NFKC", text).translate(_ALIKE)
+    return " ".join(re.findall(r"\w+", "".join(c for c in text if unicodedata.category(c) != "Cf").lower()))
+
+
+_ALIKE = str.maketrans("\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456", "aceopxyi")
+"""Cyrillic letters that are drawn like Latin ones."""
 
 
 def grams(text: str) -> Counter[str]:

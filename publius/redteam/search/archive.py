@@ -1,4 +1,5 @@
-"""The archive: the best attacks found so far for each kind of place, so that a search spreads out (MAP-Elites).
+"""The archive: the best attacks found so far for each kind of place, so that a search spreads out
+(MAP-Elites).
 
 A *cell* is category x style x turns x language. Each keeps its few best chains (Mouret and Clune 2015,
 arXiv 1504.04909; for attacks on language models Samvelyan et al. 2024, arXiv 2402.16822). New attacks are
@@ -36,8 +37,8 @@ def turns_bucket(turns: int) -> str:
 
 
 def cell_of(category: str, style: str, conversation: Conversation) -> Cell:
-    """Where an attack as it was sent belongs. Turns are user messages, invented earlier ones too; the language
-    is what `meta["language"]` says, else English."""
+    """Where an attack as it was sent belongs. Turns are user messages, invented earlier ones too; the
+    language is what `meta["language"]` says, else English."""
     turns = sum(message.role == "user" for message in conversation.messages)
     language = str(conversation.meta.get("language", "en"))
     return Cell(category, style, turns_bucket(turns), language)
@@ -49,6 +50,8 @@ class Elite(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     chain: Chain
+    goal: int
+    """Its place among the goals."""
     conversation: Conversation
     """As sent."""
     score: float

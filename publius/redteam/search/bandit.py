@@ -1,8 +1,9 @@
-"""Which style and which mutator to try next: Thompson sampling, divided by what a try costs.
+"""Which style, which mutator and which request to try next: Thompson sampling, divided by what a try costs.
 
 An arm is a pair (style, mutator). What it did is counted with a discount, so that what a model stopped
-falling for is forgotten. Most pairs are tried a few times or never; such a pair stands on what its style and
-its mutator did with others. A fixed share of draws ignores all that.
+falling for is forgotten. Most pairs are tried a few times or never; such a pair is believed to do as well
+as its style and its mutator do beside others. Where hardly anything works, what is untried is believed to
+be as hopeless as the rest, not a coin's toss. A fixed share of draws ignores all that.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class _Count:
 
     __slots__ = ("losses", "tokens", "tries", "wins")
 
-    def __init__(self, wins: float = 0.0, losses: float = 0.0, tokens: float = 0.0, tries: float = 0.0) -> None:
+    def __init__(
+        self, wins: float = 0.0, losses: float = 0.0, tokens: float = 0.0, tries: float = 0.0
+    ) -> None:
         self.wins, self.losses, self.tokens, self.tries = wins, losses, tokens, tries
 
     def fade(self, factor: float) -> None:
@@ -53,7 +56,6 @@ class Bandit:
         styles, mutators: their product is the arms; "" among the mutators is none.
         discount: what each further try leaves of the weight of those before it.
         explore: share of draws that are uniform over all arms.
-        prior: how many tries the style's and the mutator's record counts for in a pair's.
     """
 
     def __init__(
@@ -61,31 +63,39 @@ class Bandit:
         styles: Sequence[str],
         mutators: Sequence[str],
         *,
-        discount: float = 0.995,
+        discount: float = 0.999,
         explore: float = 0.2,
-        prior: float = 2.0,
     ) -> None:
         self.styles, self.mutators = list(styles), list(mutators)
-        self.discount, self.explore, self.prior = discount, explore, prior
-        self._counts: dict[str, dict[str, _Count]] = {"style": {}, "mutator": {}, "pair": {}}
+        self.discount, self.explore = discount, explore
+        self._counts: dict[str, dict[str, _Count]] = {"style": {}, "mutator": {}, "pair": {}, "goal": {}}
 
     def choose(self, rng: random.Random) -> Arm:
         """An arm to pull: with the chance `explore` any, else the one that promises most a token."""
         if rng.random() < self.explore:
             return Arm(rng.choice(self.styles), rng.choice(self.mutators))
-        styles = {name: self._draw("style", name, rng) for name in self.styles}
-        mutators = {name: self._draw("mutator", name, rng) for name in self.mutators}
-        usual = self._usual_cost()
+        base, usual = self.base(), self._usual_cost()
+        styles = {name: self._draw("style", name, base, rng) for name in self.styles}
+        mutators = {name: self._draw("mutator", name, base, rng) for name in self.mutators}
         best, most = Arm(self.styles[0], self.mutators[0]), -math.inf
-        for style in self.styles:
-            for mutator in self.mutators:
-                worth = self._worth(Arm(style, mutator), styles, mutators, usual, rng)
+        for style, by_style in styles.items():
+            for mutator, by_mutator in mutators.items():
+                arm = Arm(style, mutator)
+                believed = min(0.95, max(1e-4, by_style * by_mutator / base))
+                worth = self._draw("pair", _key(arm), believed, rng) / max(self._cost(arm, usual), 1.0)
                 if worth > most:
-                    best, most = Arm(style, mutator), worth
+                    best, most = arm, worth
         return best
 
-    def update(self, arm: Arm, share: float, tokens: float) -> None:
-        """Tell what a pull of `arm` gave.
+    def choose_goal(self, goals: Sequence[str], rng: random.Random) -> str:
+        """One of the requests (by name), the likelier the more was got out of the model about it."""
+        if rng.random() < self.explore:
+            return rng.choice(goals)
+        base = self.base()
+        return max(goals, key=lambda goal: self._draw("goal", goal, base, rng))
+
+    def update(self, arm: Arm, goal: str, share: float, tokens: float) -> None:
+        """Tell what a pull of `arm` at `goal` gave.
 
         Args:
             share: 1 for a new finding, 0 for none; between them for something on the way.
@@ -94,32 +104,36 @@ class Bandit:
         for counts in self._counts.values():
             for count in counts.values():
                 count.fade(self.discount)
-        for level, key in (("style", arm.style), ("mutator", arm.mutator), ("pair", _key(arm))):
+        for level, key in (
+            ("style", arm.style), ("mutator", arm.mutator), ("pair", _key(arm)), ("goal", goal)
+        ):  # fmt: skip
             self._counts[level].setdefault(key, _Count()).add(share, tokens)
 
+    def base(self) -> float:
+        """The share of all tries that gave something, begun with one in twenty."""
+        counts = self._counts["style"].values()
+        wins, tries = (sum(getattr(count, name) for count in counts) for name in ("wins", "tries"))
+        return min(0.95, (0.5 + wins) / (10 + tries))
+
     def mean(self, arm: Arm) -> float:
-        """The posterior mean of `arm` under a flat prior, for people."""
+        """The mean of the posterior of `arm` by its own record, for people."""
         count = self._counts["pair"].get(_key(arm), _Count())
-        return (1 + count.wins) / (2 + count.wins + count.losses)
+        a, b = _prior(self.base())
+        return (a + count.wins) / (a + b + count.wins + count.losses)
 
-    def _draw(self, level: str, name: str, rng: random.Random) -> float:
+    def _draw(self, level: str, name: str, believed: float, rng: random.Random) -> float:
+        """From the posterior of `name` under a prior with the mean `believed`."""
         count = self._counts[level].get(name, _Count())
-        return rng.betavariate(1 + count.wins, 1 + count.losses)
+        a, b = _prior(believed)
+        return rng.betavariate(a + count.wins, b + count.losses)
 
-    def _worth(
-        self, arm: Arm, styles: Mapping[str, float], mutators: Mapping[str, float], usual: float,
-        rng: random.Random,
-    ) -> float:  # fmt: skip
-        """A draw from the posterior of an arm over its mean cost; untried, it costs what is usual."""
-        count = self._counts["pair"].get(_key(arm), _Count())
-        believed = math.sqrt(styles[arm.style] * mutators[arm.mutator])
-        a = max(1e-3, self.prior * believed) + count.wins
-        b = max(1e-3, self.prior * (1 - believed)) + count.losses
-        by_style = self._counts["style"].get(arm.style, _Count())
-        cost = usual if by_style.tries == 0 else by_style.tokens / by_style.tries
-        if count.tries >= 1:
-            cost = count.tokens / count.tries
-        return rng.betavariate(a, b) / max(cost, 1.0)
+    def _cost(self, arm: Arm, usual: float) -> float:
+        """Mean tokens of a try: of the pair, else of its style, else of any."""
+        for level, key in (("pair", _key(arm)), ("style", arm.style)):
+            count = self._counts[level].get(key, _Count())
+            if count.tries > 0:
+                return count.tokens / count.tries
+        return usual
 
     def _usual_cost(self) -> float:
         counts = self._counts["style"].values()
@@ -138,6 +152,11 @@ class Bandit:
         self._counts = {
             level: {key: _Count(*row) for key, row in state[level].items()} for level in self._counts
         }
+
+
+def _prior(mean: float) -> tuple[float, float]:
+    """Half a success, and as many failures as make it this mean."""
+    return 0.5, 0.5 * (1 - mean) / mean
 
 
 def _key(arm: Arm) -> str:

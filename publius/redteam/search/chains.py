@@ -1,8 +1,9 @@
-"""A chain: a style, the mutators put over it, and the seed that drew its words. Played again, it says the same.
+"""A chain: a style, the mutators put over it, and the seed that drew its words. Played again, it says the
+same.
 
-    chain = Chain(style="persona", mutators=("typos",), seed=7)
-    play = begin(chain, goal)                       # what a driver plays
-    asked = first_words(chain, twin)                # the same clothes around another request
+chain = Chain(style="persona", mutators=("typos",), seed=7)
+play = begin(chain, goal)                       # what a driver plays
+asked = first_words(chain, twin)                # the same clothes around another request
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.redteam.attacker import Attacker, Goal, Play, Seen, Send
 from publius.redteam.attackers import ATTACKERS
-from publius.redteam.mutators import MUTATORS, Mutator
+from publius.redteam.mutators import MUTATORS, Mutator, mutated
 
 __all__ = ["LONGEST", "Chain", "begin", "first_words", "named_attackers", "named_mutators", "through"]
 
@@ -77,7 +78,7 @@ def through(play: Play, mutator: Mutator, rng: random.Random) -> Play:
                 move = next(play) if seen is None else play.send(seen)
             except StopIteration:
                 return
-            seen = yield Send(mutator.mutate(move.conversation, rng)) if isinstance(move, Send) else move
+            seen = yield Send(mutated(move.conversation, mutator, rng)) if isinstance(move, Send) else move
     finally:
         play.close()
 
@@ -106,9 +107,7 @@ def named_attackers(
     return {name: attackers[name] for name in names or attackers}
 
 
-def named_mutators(
-    names: Sequence[str], mutators: Mapping[str, Mutator] = MUTATORS
-) -> list[Mutator]:
+def named_mutators(names: Sequence[str], mutators: Mapping[str, Mutator] = MUTATORS) -> list[Mutator]:
     """Those of these names, in order; none for no names.
 
     Raises:
@@ -122,5 +121,7 @@ def _check(names: Sequence[str], known: Mapping[str, object], what: str) -> None
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(
-            f"unknown {what} {', '.join(unknown)}", where="redteam search", fix=f"choose from {', '.join(known)}"
+            f"unknown {what} {', '.join(unknown)}",
+            where="redteam search",
+            fix=f"choose from {', '.join(known)}",
         )

@@ -1,4 +1,5 @@
-"""The driver: plays many attacks in lockstep, so that hundreds cost as many model calls as the longest has moves.
+"""The driver: plays many attacks in lockstep, so that hundreds cost as many model calls as the longest has
+moves.
 
 At each step all conversations for the target go out in one batch, all that attackers ask their own model in
 another, and the referee grades all replies at once. Every reply of the target counts against the budget.
@@ -44,7 +45,8 @@ class Outcome(NamedTuple):
 
 
 def rough_tokens(conversation: Conversation) -> int:
-    """About how many tokens a conversation is, for models whose tokenizer nobody has: a token is four bytes."""
+    """About how many tokens a conversation is, for models whose tokenizer nobody has: a token is four
+    bytes."""
     said = [conversation.system or "", *(m.model_dump_json() for m in conversation.messages)]
     return max(1, sum(len(text.encode()) for text in said) // 4)
 
@@ -103,9 +105,7 @@ class Driver:
             step += 1
         return [game.outcome() for game in games]
 
-    def ask(
-        self, goals: Sequence[Goal], prompts: Sequence[Conversation], *, seed: int
-    ) -> list[Exchange]:
+    def ask(self, goals: Sequence[Goal], prompts: Sequence[Conversation], *, seed: int) -> list[Exchange]:
         """One reply to each prompt, graded."""
         if not prompts:
             return []
@@ -114,7 +114,8 @@ class Driver:
         return [Exchange(*each) for each in zip(prompts, played, grades, strict=True)]
 
     def cost(self, exchange: Exchange) -> int:
-        """Tokens of the prompt, and of the reply: a conversation is read once and its last message written."""
+        """Tokens of the prompt, and of the reply: a conversation is read once and its last message
+        written."""
         return self._tokens(exchange.played if exchange.played is not None else exchange.sent)
 
     def _send(self, games: Sequence[_Game], seed: int) -> None:

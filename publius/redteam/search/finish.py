@@ -109,7 +109,9 @@ def write_hunt(
             twins[one.id] = counterpart(hit.sent, hit.chain, question)
     labels = [one.cluster for one in findings]
     summary = Summary(findings, len(set(labels)), effective(labels), len({f.wording for f in findings}))
-    write_findings(folder, _document(hunt, summary, round, config), findings, twins, map(_attempt(hunt), hunt.tried))
+    write_findings(
+        folder, _document(hunt, summary, round, config), findings, twins, map(_attempt(hunt), hunt.tried)
+    )
     return summary
 
 

@@ -1,10 +1,11 @@
-"""The hunt: generation after generation of attacks, aimed by the archive and the bandit, hits confirmed at once.
+"""The hunt: generation after generation of attacks, aimed by the archive and the bandit, hits confirmed at
+once.
 
 Nothing is drawn from the clock or from a generator that runs on: a generation is a function of the seed, its
 number and what the hunt knows, so a hunt that was killed goes on from its last state as if nothing had been.
 
-Two ways of asking without searching are here for comparison, and spend the same budget in the same way: `random`
-draws style, mutator and request evenly; `plain` asks for a random forbidden thing, directly.
+Two ways of asking without searching are here for comparison, and spend the same budget in the same way:
+`random` draws style, mutator and request evenly; `plain` asks for a random forbidden thing, directly.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = ["Hit", "Hunt", "Plan", "Status", "category_of"]
 Plan = Literal["search", "random", "plain"]
 _SAME = 0.8
 """Cosine from which two hits on one goal with one style are one: the second is not confirmed again."""
-_PARTIAL = 0.1
+_PARTIAL = 0.3
 """What a reply that gave everything but was no hit would earn an arm: a little, so that it is climbed to."""
 _SILENT = 64
 """Replies without a single label after which a referee is taken to be broken."""
@@ -108,9 +109,7 @@ class Hunt:
         self.driver, self.goals, self.settings = driver, list(goals), settings
         self.styles, self.mutators = list(styles), ["", *mutators]
         self.archive = Archive(settings.keep)
-        self.bandit = Bandit(
-            self.styles, self.mutators, discount=settings.discount, explore=settings.explore
-        )
+        self.bandit = Bandit(self.styles, self.mutators, discount=settings.discount, explore=settings.explore)
         self.hits: list[Hit] = []
         """Confirmed."""
         self.tried: list[Tried] = []
@@ -149,19 +148,18 @@ class Hunt:
         seed = _seed(settings.seed, number, "attack")
         outcomes = self.driver.play(plays, room=settings.budget - self.replies, seed=seed)
         fresh: list[tuple[int, Chain, Exchange]] = []
-        arms: list[tuple[Arm, Outcome, int | None]] = []
+        arms: list[tuple[Arm, int, Outcome, int | None]] = []
         for (goal, chain), outcome in zip(trials, outcomes, strict=True):
             new = self._count(goal, chain, outcome)
             if new is not None:
                 fresh.append((goal, chain, new))
-            arms.append((_arm(chain), outcome, len(fresh) - 1 if new is not None else None))
+            arms.append((_arm(chain), goal, outcome, len(fresh) - 1 if new is not None else None))
         kept = self._confirm(fresh, _seed(settings.seed, number, "confirm"))
-        for arm, outcome, place in arms:
+        for arm, goal, outcome, place in arms:
             if outcome.best is not None:
                 found = place is not None and kept[place]
-                self.bandit.update(
-                    arm, 1.0 if found else _PARTIAL * outcome.best.grade.score, outcome.tokens
-                )
+                share = 1.0 if found else _PARTIAL * outcome.best.grade.score
+                self.bandit.update(arm, str(goal), share, outcome.tokens)
         silent = self.spent["attack_replies"] >= _SILENT
         if silent and self.spent["unscored"] == self.spent["attack_replies"]:
             self.note = f"the judge has not labelled one of {self.spent['unscored']} replies"
@@ -184,22 +182,16 @@ class Hunt:
         if not categories:
             return None
         category = self.archive.weak(categories, arm.style, rng)
-        goal = self._goal(category, arm.style, rng)
-        parents = self.archive.elites(category, arm.style) or self.archive.elites(None, arm.style)
+        goal = int(self.bandit.choose_goal([str(place) for place in self._by_category[category]], rng))
+        parents = [e for e in self.archive.elites(category, arm.style) if e.score > 0]
+        parents = parents or [e for e in self.archive.elites(None, arm.style) if e.score > 0]
         if parents and rng.random() < settings.breed:
             parent = rng.choice(parents[: settings.keep])
-            return goal, parent.chain.then(arm.mutator)
+            return parent.goal if rng.random() < 0.5 else goal, parent.chain.then(arm.mutator)
         return goal, Chain(style=arm.style, seed=seed).then(arm.mutator)
 
     def _open(self, style: str) -> list[str]:
         return [category for category in self._by_category if (style, category) not in self._deaf]
-
-    def _goal(self, category: str, style: str, rng: random.Random) -> int:
-        """One that this style found least of."""
-        found = Counter(hit.goal for hit in self.hits if hit.chain.style == style)
-        places = self._by_category[category]
-        least = min(found[place] for place in places)
-        return rng.choice([place for place in places if found[place] == least])
 
     def _memory(self, goal: int, chain: Chain) -> list[Conversation]:
         if self.settings.plan != "search":
@@ -221,12 +213,12 @@ class Hunt:
                 self._deaf.add((chain.style, category))
             return None
         sent, played, grade = outcome.best
-        elite = Elite(chain=chain, conversation=sent, score=grade.score, succeeded=outcome.succeeded)
+        elite = Elite(
+            chain=chain, goal=place, conversation=sent, score=grade.score, succeeded=outcome.succeeded
+        )
         self.archive.add(cell_of(category, chain.style, sent), elite, grade.label)
         self.tried.append(
-            Tried(
-                goal=place, chain=chain, sent=sent, played=played, grade=grade, succeeded=outcome.succeeded
-            )
+            Tried(goal=place, chain=chain, sent=sent, played=played, grade=grade, succeeded=outcome.succeeded)
         )
         if not outcome.succeeded:
             return None

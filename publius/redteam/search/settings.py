@@ -15,7 +15,8 @@ class HuntSettings(Config):
     """Budget and habits of a hunt."""
 
     plan: Literal["search", "random", "plain"] = "search"
-    """`random` draws style, mutator and request evenly, `plain` asks directly: what a search is compared with."""
+    """`random` draws style, mutator and request evenly, `plain` asks directly: what a search is compared
+    with."""
     budget: int = Field(default=1000, ge=1)
     """Replies of the target: attacks and the re-runs that confirm them."""
     width: int = Field(default=32, ge=1)
@@ -25,10 +26,11 @@ class HuntSettings(Config):
     memory: int = Field(default=3, ge=0)
     """Earlier attacks on its cell that an attacker is shown, best first."""
     breed: float = Field(default=0.5, ge=0, le=1)
-    """Share of attacks that are a kept chain with one more mutator; the others are drawn anew."""
+    """Share of attacks that are a kept chain with one more mutator, where one is kept that got something;
+    half of these ask for the same thing again. The others are drawn anew."""
     explore: float = Field(default=0.2, ge=0, le=1)
     """Share of draws that the bandit makes evenly."""
-    discount: float = Field(default=0.995, gt=0, le=1)
+    discount: float = Field(default=0.999, gt=0, le=1)
     """What each further attack leaves of the weight of those before it."""
     tries: int = Field(default=5, ge=1)
     """Re-runs of a hit at temperature 1."""

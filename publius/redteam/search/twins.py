@@ -18,14 +18,11 @@ _MARKS = ("style", "mutators", "shown", "begun", "language")
 
 
 def look_alike(goal: Goal, pool: Sequence[Conversation], rng: random.Random) -> Conversation | None:
-    """The question of `pool` that belongs beside the goal: its own twin, else one of its category, else any."""
+    """The question of `pool` that belongs beside the goal: its own twin, else one of its category, else
+    any."""
     meta = goal.question.meta
-    own = [
-        q
-        for q in pool
-        if (q.meta.get("twin") == meta.get("entity") if goal.benign else q.meta.get("entity") == meta.get("twin"))
-        and q.meta.get("entity")
-    ]
+    here, there = ("entity", "twin") if goal.benign else ("twin", "entity")
+    own = [q for q in pool if q.meta.get(there) and q.meta.get(there) == meta.get(here)]
     near = [q for q in pool if meta.get("category") and q.meta.get("category") == meta.get("category")]
     for same in (own, near, list(pool)):
         if same:
@@ -45,10 +42,10 @@ def counterpart(sent: Conversation, chain: Chain | None, question: Conversation)
     live = any(m.role == "assistant" for m in sent.messages[shown:-1])
     last = _last_user(sent)
     if old and new and last is not None and _names(text_of(last), old):
-        if not live:
-            return _marked(sent.model_copy(update={"messages": tuple(_renamed(m, old, new) for m in sent.messages)}),
-                           sent, question)  # fmt: skip
-        return _marked(question.model_copy(update={"messages": (_renamed(last, old, new),)}), sent, question)
+        kept = [last] if live else sent.messages
+        renamed = tuple(_renamed(message, old, new) for message in kept)
+        base = question if live else sent
+        return _marked(base.model_copy(update={"messages": renamed}), sent, question)
     if chain is not None and not live:
         dressed = first_words(chain, Goal(question))
         if dressed is not None:
