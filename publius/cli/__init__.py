@@ -4,7 +4,19 @@ Results go to stdout (`--json` prints nothing else there), words for people to s
 can mend ends with one message and exit code 2, never a traceback.
 """
 
-from publius.cli import audit, constitution, evaluate, gateway, keys, models, runs, serve
+from publius.cli import audit, constitution, evaluate, gateway, keys, models, redteam, runs, serve
 from publius.cli.base import app, main
 
-__all__ = ["app", "audit", "constitution", "evaluate", "gateway", "keys", "main", "models", "runs", "serve"]
+__all__ = [
+    "app",
+    "audit",
+    "constitution",
+    "evaluate",
+    "gateway",
+    "keys",
+    "main",
+    "models",
+    "redteam",
+    "runs",
+    "serve",
+]

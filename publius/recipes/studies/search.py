@@ -2,69 +2,97 @@
 
     publius run studies/search
 
-Two models of each seed: the helpful-only one, which falls for almost anything, and the one that two rounds of
-red team and training made, which `quickstart` releases. Three ways of asking, with the same budget of the
-target's replies, re-runs that confirm a hit included: a search; random attacks, style, mutator and request
-drawn evenly; and random requests, asked plainly. What is counted is distinct confirmed findings: clusters
-of goal, style and wording (`publius.redteam.clusters`), one measure for all. Stages of `quickstart` that a
-seed has made already are not made again.
+Two models of one `quickstart`: the helpful-only one, which falls for almost anything, and the one that is
+released. Four ways of asking, with the same budget of the target's replies, the re-runs that confirm a hit
+included: a search; the same attackers and mutators drawn evenly; random prompts, which are one-way attack
+styles, mutators and requests drawn evenly; and random requests, asked plainly. What is counted is distinct
+confirmed findings: clusters of goal, style and wording (`publius.redteam.clusters`), one measure for all.
+
+Seeds are of the searches: the models are those of `quickstart` with `seed`, and not made again where it has
+run.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from publius.evals.study import Claim
+from publius.evals.study import Claim, Reading, StudyConfig, study
 from publius.pipeline import Node, Recipe
-from publius.recipes._workshop import Sizes, Workshop
-from publius.recipes.rounds import Ground, wire_rounds
-from publius.recipes.studies._wiring import StudyWiring, places
+from publius.recipes._workshop import Sizes
+from publius.recipes.quickstart import align
+from publius.recipes.studies._wiring import places
+from publius.redteam.attack import STYLES
 from publius.redteam.search import SearchConfig
 from publius.redteam.search import search as hunt
 
 __all__ = ["search", "wire"]
 
-_SOURCE = "Samvelyan et al. 2024 (arXiv 2402.16822), section 4"
-_ARMS: dict[str, Literal["search", "random", "plain"]] = {
-    "search": "search", "random attacks": "random", "random requests": "plain",
-}  # fmt: skip
-_UNITS: dict[str, Literal["share", "number"]] = {}
+_SOURCE = (
+    "Samvelyan et al. 2024 (arXiv 2402.16822), section 4: there, of kinds of attack, not by such a count"
+)
+_MODELS = {"helpful only": "sft", "release": "final"}
+_OPEN = tuple(name for name, style in STYLES.items() if not style.sealed)
 
 
-def search(seeds: int = 3, budget: int = 2400, rounds: int = 2) -> Recipe:
-    """Distinct confirmed findings of three ways of asking, on a weak model and on a strong one."""
-    return wire(Sizes(), seeds, budget=budget, rounds=rounds)
+class _Arm(NamedTuple):
+    plan: Literal["search", "random", "plain"]
+    styles: tuple[str, ...]
 
 
-def wire(sizes: Sizes, seeds: int, *, budget: int, rounds: int) -> Recipe:
+_ARMS = {
+    "search": _Arm("search", ()),
+    "attackers drawn evenly": _Arm("random", ()),
+    "random prompts": _Arm("random", _OPEN),
+    "random requests": _Arm("plain", ("direct",)),
+}
+_MEASURES = {"distinct": "distinct", "effective": "effective", "sure": "sure", "wordings": "wordings"}
+"""What is read of each: see the stage `search`."""
+
+
+def search(seeds: int = 3, budget: int = 1500, seed: int = 0) -> Recipe:
+    """Distinct confirmed findings of four ways of asking, on a weak model and on a strong one."""
+    return wire(Sizes(), seeds, budget=budget, seed=seed)
+
+
+def wire(sizes: Sizes, seeds: int, *, budget: int, seed: int = 0) -> Recipe:
     """The study at any size."""
-    study = StudyWiring("study-search", sizes, seeds)
-    units: dict[str, Literal["share", "number"]] = {}
-    for w in study.workshops:
-        made = wire_rounds(Ground(w), rounds)
-        for model, node in (("helpful only", made[0].model), ("after rounds", made[-1].model)):
-            for arm in _ARMS:
-                hunted = _hunt(w, model, arm, node, budget)
-                for measure, metric in (
-                    ("distinct", "distinct"), ("effective", "effective"), ("sure", "sure"),
-                    ("wordings", "wordings"), ("cells", "filled"),
-                ):  # fmt: skip
-                    name = f"{measure}, {model}"
-                    study.read(w, hunted, arm, {name: f"search.{metric}"})
-                    if metric != "filled":
-                        units[name] = "number"
-    claims = [
+    r = align(Recipe("study-search", jobs=1), sizes, seed)
+    # of quickstart only what the two models are made from
+    needed = {node.name for model in _MODELS.values() for node in r.ancestors(model)}
+    r.nodes = {name: node for name, node in r.nodes.items() if name in needed}
+    r.published = {}
+    parts: list[Node] = []
+    readings: list[Reading] = []
+    for number in range(seeds):
+        for model, stage in _MODELS.items():
+            for arm, how in _ARMS.items():
+                config = SearchConfig(
+                    plan=how.plan, styles=how.styles, budget=budget, width=min(32, budget), seed=number
+                )
+                name = f"s{number}-{stage}-{arm}".replace(" ", "_")
+                hunted = r.stage(name, hunt, config, model=r.nodes[stage], world=r.nodes["world"])
+                readings += [
+                    Reading(
+                        part=len(parts), metric=f"search.{metric}", measure=f"{measure}, {model}", arm=arm,
+                        seed=number,
+                    )
+                    for measure, metric in _MEASURES.items()
+                ]  # fmt: skip
+                parts.append(hunted)
+    claims = tuple(
         Claim(
-            text=f"On the model {model} a search finds more than {those}", source=_SOURCE,
+            text=f"On the {model} model a search finds more than {those}", source=_SOURCE,
             measure=f"distinct, {model}", these=places("search"), those=places(those), direction="higher",
         )
-        for model in ("helpful only", "after rounds")
-        for those in ("random attacks", "random requests")
-    ]  # fmt: skip
-    return study.conclude("Search against random prompts", claims, units=units)
-
-
-def _hunt(w: Workshop, model: str, arm: str, node: Node, budget: int) -> Node:
-    config = SearchConfig(plan=_ARMS[arm], budget=budget, width=min(32, budget), seed=w.seed)
-    name = f"{arm}-{model}".replace(" ", "_")
-    return w.stage(name, hunt, config, model=node, world=w.world)
+        for model in _MODELS
+        for those in list(_ARMS)[1:]
+    )  # fmt: skip
+    units: dict[str, Literal["share", "number"]] = {reading.measure: "number" for reading in readings}
+    config = StudyConfig(
+        title="Search against random prompts", readings=tuple(readings), claims=claims, units=units
+    )
+    last = r.stage("study", study, config, parts=parts)
+    for number in range(1, len(claims) + 1):
+        r.publish(f"claim.{number}", last, f"study.claim.{number}")
+    r.publish("study.as_published", last, "study.as_published")
+    return r

@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.redteam.attacker import Goal, Grade
 from publius.redteam.clusters import cosine, grams, masked
+from publius.redteam.findings import conversation_id
 from publius.redteam.search.archive import Archive, Elite, cell_of
 from publius.redteam.search.bandit import Arm, Bandit
 from publius.redteam.search.chains import Chain, begin
@@ -126,6 +128,17 @@ class Hunt:
     def replies(self) -> int:
         """Of the target so far: attacks and re-runs."""
         return self.spent["attack_replies"] + self.spent["confirm_replies"]
+
+    @property
+    def identity(self) -> str:
+        """Of everything that decides how the hunt goes."""
+        driver = self.driver
+        models = [driver.target, driver.referee, driver.writer]
+        return conversation_id(
+            self.settings.model_dump_json(), *self.styles, "|", *self.mutators, "|",
+            *("" if model is None else model.fingerprint for model in models),
+            *(goal.question for goal in self.goals),
+        )  # fmt: skip
 
     @property
     def done(self) -> bool:
@@ -290,6 +303,7 @@ class Hunt:
     def dump(self) -> dict[str, Any]:
         """All that it knows, as JSON can hold it."""
         return {
+            "of": self.identity,
             "generation": self.generation,
             "note": self.note,
             "spent": dict(self.spent),
@@ -301,7 +315,17 @@ class Hunt:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Know what `dump` gave."""
+        """Know what `dump` gave.
+
+        Raises:
+            UserError: when it is of another hunt.
+        """
+        if state["of"] != self.identity:
+            raise UserError(
+                "what was begun here is another search: its models, requests or settings differ",
+                where="redteam search",
+                fix="give another folder, or delete the unfinished one",
+            )
         self.generation, self.note = state["generation"], state["note"]
         self.spent = Counter(state["spent"])
         self._deaf = {(style, category) for style, category in state["deaf"]}

@@ -26,7 +26,7 @@ from publius.redteam.attacker import Goal
 from publius.redteam.attackers import ATTACKERS
 from publius.redteam.findings import Findings
 from publius.redteam.mutators import MUTATORS
-from publius.redteam.referee import TruthReferee
+from publius.redteam.referee import PROBES, TruthReferee
 from publius.redteam.search.chains import named_attackers, named_mutators
 from publius.redteam.search.driver import Driver
 from publius.redteam.search.finish import Summary, transfers, write_hunt
@@ -43,7 +43,8 @@ class SearchConfig(HuntSettings):
 
     round: int = Field(default=0, ge=0)
     styles: tuple[str, ...] = ()
-    """Attackers by name; none for all that are not sealed."""
+    """Attackers by name; none for all that are not sealed. Probes, which look for another fault than harm, are
+    among these only where facts are asked for."""
     mutators: tuple[str, ...] | None = None
     """By name; None for all that are not sealed."""
     kinds: tuple[Literal["hazard", "twin", "fact"], ...] = ("hazard",)
@@ -88,7 +89,8 @@ def search(
         renderer = Renderer(model.tokenizer())
         driver = Driver(target, TruthReferee(), writer, tokens=lambda c: len(renderer.prompt(c)))
         hunt = Hunt(
-            driver, world_goals(world, config.kinds), config, styles=open_styles(config.styles),
+            driver, world_goals(world, config.kinds), config,
+            styles=open_styles(config.styles, probes="fact" in config.kinds),
             mutators=open_mutators(config.mutators),
         )  # fmt: skip
         with run.progress("search", config.budget) as ticker:
@@ -151,15 +153,17 @@ def twin_pool(world: World) -> Callable[[bool], Sequence[Conversation]]:
     return lambda benign: pools[benign]
 
 
-def open_styles(names: Sequence[str]) -> list[str]:
-    """Attackers that may be searched with; all of them for no names.
+def open_styles(names: Sequence[str], *, probes: bool = False) -> list[str]:
+    """Attackers that may be searched with. For no names all of them; those that look for another fault than
+    harm (sycophancy, deception, bias) with `probes` only.
 
     Raises:
         UserError: for one that is sealed, or unknown.
     """
     found = named_attackers(names)
     _unsealed([name for name in names if found[name].sealed], "attack style")
-    return [name for name, attacker in found.items() if not attacker.sealed]
+    wanted = set(found) if names or probes else set(found) - set(PROBES)
+    return [name for name, attacker in found.items() if not attacker.sealed and name in wanted]
 
 
 def open_mutators(names: Sequence[str] | None) -> list[str]:
