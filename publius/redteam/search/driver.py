@@ -58,6 +58,7 @@ class Driver:
         target: the model under attack.
         referee: says what its replies are.
         writer: the attackers' own model; without one, what they ask it stays unanswered.
+        judges: fingerprints of the weights that the referee asks, where its own is of more than those.
         tokens: of a conversation, as the target counts.
 
     Raises:
@@ -70,9 +71,10 @@ class Driver:
         referee: Referee,
         writer: Target | None = None,
         *,
+        judges: Sequence[str] = (),
         tokens: Callable[[Conversation], int] = rough_tokens,
     ) -> None:
-        if writer is not None and writer.fingerprint == referee.fingerprint:
+        if writer is not None and writer.fingerprint in (referee.fingerprint, *judges):
             raise UserError(
                 f"the attacker's model and the judge are the same: {writer.name}",
                 where="redteam",

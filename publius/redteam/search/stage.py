@@ -43,8 +43,8 @@ class SearchConfig(HuntSettings):
 
     round: int = Field(default=0, ge=0)
     styles: tuple[str, ...] = ()
-    """Attackers by name; none for all that are not sealed. Probes, which look for another fault than harm, are
-    among these only where facts are asked for."""
+    """Attackers by name; none for all that are not sealed. Probes, which look for another fault than harm,
+    are among these only where facts are asked for."""
     mutators: tuple[str, ...] | None = None
     """By name; None for all that are not sealed."""
     kinds: tuple[Literal["hazard", "twin", "fact"], ...] = ("hazard",)
