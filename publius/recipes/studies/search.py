@@ -3,10 +3,11 @@
     publius run studies/search
 
 Two models of one `quickstart`: the helpful-only one, which falls for almost anything, and the one that is
-released. Four ways of asking, with the same budget of the target's replies, the re-runs that confirm a hit
-included: a search; the same attackers and mutators drawn evenly; random prompts, which are one-way attack
-styles, mutators and requests drawn evenly; and random requests, asked plainly. What is counted is distinct
-confirmed findings: clusters of goal, style and wording (`publius.redteam.clusters`), one measure for all.
+released. Three ways of asking, with the same budget of the target's replies, the re-runs that confirm a hit
+included: a search; random prompts, which are one-way attack styles, mutators and requests drawn evenly; and
+random requests, asked plainly. What is counted is distinct confirmed findings: clusters of goal, style and
+wording (`publius.redteam.clusters`), one measure for all. With `ablation` a fourth arm draws evenly from
+all that the search has, attackers that answer to what they see included: what archive and bandit add.
 
 Seeds are of the searches: the models are those of `quickstart` with `seed`, and not made again where it has
 run.
@@ -41,21 +42,29 @@ class _Arm(NamedTuple):
 
 _ARMS = {
     "search": _Arm("search", ()),
-    "attackers drawn evenly": _Arm("random", ()),
     "random prompts": _Arm("random", _OPEN),
     "random requests": _Arm("plain", ("direct",)),
 }
+_ABLATION = {"attackers drawn evenly": _Arm("random", ())}
 _MEASURES = {"distinct": "distinct", "effective": "effective", "sure": "sure", "wordings": "wordings"}
 """What is read of each: see the stage `search`."""
 
 
-def search(seeds: int = 3, budget: int = 1500, seed: int = 0) -> Recipe:
-    """Distinct confirmed findings of four ways of asking, on a weak model and on a strong one."""
-    return wire(Sizes(), seeds, budget=budget, seed=seed)
+def search(
+    seeds: int = 3, budget: int = 1200, weak_budget: int = 240, seed: int = 0, ablation: bool = False
+) -> Recipe:
+    """Distinct confirmed findings of each way of asking, on a weak model and on a strong one.
+
+    `weak_budget` is that of the helpful-only model, where every attack finds something.
+    """
+    return wire(Sizes(), seeds, budgets={"sft": weak_budget, "final": budget}, seed=seed, ablation=ablation)
 
 
-def wire(sizes: Sizes, seeds: int, *, budget: int, seed: int = 0) -> Recipe:
+def wire(
+    sizes: Sizes, seeds: int, *, budgets: dict[str, int], seed: int = 0, ablation: bool = False
+) -> Recipe:
     """The study at any size."""
+    arms = {**_ARMS, **_ABLATION} if ablation else _ARMS
     r = align(Recipe("study-search", jobs=1), sizes, seed)
     # of quickstart only what the two models are made from
     needed = {node.name for model in _MODELS.values() for node in r.ancestors(model)}
@@ -65,10 +74,11 @@ def wire(sizes: Sizes, seeds: int, *, budget: int, seed: int = 0) -> Recipe:
     readings: list[Reading] = []
     for number in range(seeds):
         for model, stage in _MODELS.items():
-            for arm, how in _ARMS.items():
+            for arm, how in arms.items():
                 config = SearchConfig(
-                    plan=how.plan, styles=how.styles, budget=budget, width=min(32, budget), seed=number
-                )
+                    plan=how.plan, styles=how.styles, budget=budgets[stage], width=min(32, budgets[stage]),
+                    seed=number, transfer=0,
+                )  # fmt: skip
                 name = f"s{number}-{stage}-{arm}".replace(" ", "_")
                 hunted = r.stage(name, hunt, config, model=r.nodes[stage], world=r.nodes["world"])
                 readings += [
@@ -85,7 +95,7 @@ def wire(sizes: Sizes, seeds: int, *, budget: int, seed: int = 0) -> Recipe:
             measure=f"distinct, {model}", these=places("search"), those=places(those), direction="higher",
         )
         for model in _MODELS
-        for those in list(_ARMS)[1:]
+        for those in list(arms)[1:]
     )  # fmt: skip
     units: dict[str, Literal["share", "number"]] = {reading.measure: "number" for reading in readings}
     config = StudyConfig(

@@ -114,6 +114,14 @@ class Archive:
         ]
         return sorted(found, key=lambda elite: elite.rank, reverse=True)
 
+    def parent(self, rng: random.Random) -> Elite | None:
+        """A kept attack that got something, to be mutated: likelier the more it got, and the less was found
+        in its cell; None where nothing got anything."""
+        known = [(e, n.confirmed) for n in self._niches.values() for e in n.elites if e.score > 0]
+        if not known:
+            return None
+        return rng.choices([e for e, _ in known], [e.score / (1 + confirmed) for e, confirmed in known])[0]
+
     def weak(self, categories: Sequence[str], style: str, rng: random.Random) -> str:
         """A category to aim `style` at: one with few confirmed findings and few tries is likelier.
 

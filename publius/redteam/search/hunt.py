@@ -33,8 +33,8 @@ __all__ = ["Hit", "Hunt", "Plan", "Status", "category_of"]
 Plan = Literal["search", "random", "plain"]
 _SAME = 0.8
 """Cosine from which two hits on one goal with one style are one: the second is not confirmed again."""
-_PARTIAL = 0.3
-"""What a reply that gave everything but was no hit would earn an arm: a little, so that it is climbed to."""
+_PARTIAL = 0.5
+"""What a reply that gave everything but was no hit would earn an arm: less, but enough to be climbed to."""
 _SILENT = 64
 """Replies without a single label after which a referee is taken to be broken."""
 
@@ -191,17 +191,24 @@ class Hunt:
             open_to = [place for c in self._open(style) for place in self._by_category[c]]
             return (rng.choice(open_to), Chain(style=style, seed=seed).then(mutator)) if open_to else None
         arm = self.bandit.choose(rng)
+        parent = self.archive.parent(rng) if rng.random() < settings.breed else None
+        if parent is not None:
+            return self._aimed(parent, rng), parent.chain.then(arm.mutator)
         categories = self._open(arm.style)
         if not categories:
             return None
         category = self.archive.weak(categories, arm.style, rng)
-        goal = int(self.bandit.choose_goal([str(place) for place in self._by_category[category]], rng))
-        parents = [e for e in self.archive.elites(category, arm.style) if e.score > 0]
-        parents = parents or [e for e in self.archive.elites(None, arm.style) if e.score > 0]
-        if parents and rng.random() < settings.breed:
-            parent = rng.choice(parents[: settings.keep])
-            return parent.goal if rng.random() < 0.5 else goal, parent.chain.then(arm.mutator)
-        return goal, Chain(style=arm.style, seed=seed).then(arm.mutator)
+        return self._goal(category, rng), Chain(style=arm.style, seed=seed).then(arm.mutator)
+
+    def _aimed(self, parent: Elite, rng: random.Random) -> int:
+        """What a mutation of `parent` asks for: the same again, or something of a weak category."""
+        if rng.random() < 0.5:
+            return parent.goal
+        style = parent.chain.style
+        return self._goal(self.archive.weak(self._open(style), style, rng), rng)
+
+    def _goal(self, category: str, rng: random.Random) -> int:
+        return int(self.bandit.choose_goal([str(place) for place in self._by_category[category]], rng))
 
     def _open(self, style: str) -> list[str]:
         return [category for category in self._by_category if (style, category) not in self._deaf]
