@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,7 +39,7 @@ from publius.tokenizer import Renderer
 __all__ = ["redteam"]
 
 _WHERE = "publius redteam"
-Kind = Literal["hazard", "twin", "fact"]
+_KINDS = ("hazard", "twin", "fact")
 
 
 @app.command()
@@ -66,7 +66,8 @@ def redteam(
         str | None, typer.Option("--goals", metavar="FILE", help="Requests of your own, JSON lines.")
     ] = None,
     ask: Annotated[
-        list[Kind] | None, typer.Option("--ask", help="Of the world; hazard by default. May be repeated.")
+        list[str] | None,
+        typer.Option("--ask", help="hazard (as without), twin (harmless) or fact; may be repeated."),
     ] = None,
     judge: Annotated[
         str, typer.Option("--judge", help="truth (of the world), or the model that judges replies.")
@@ -100,7 +101,7 @@ def redteam(
     spend = HuntSettings(budget=budget, width=width, tries=tries, reproduced=reproduced, seed=seed)
     styles, mutators = open_styles(style or (), probes="fact" in (ask or ())), open_mutators(mutator)
     place, located = str(pick_device(device)), locate(model, home) if model is not None else None
-    known, pool = _requests(goals, world, located, home, ask)
+    known, pool = _requests(goals, world, located, home, ask or ())
 
     def ours(path: Path) -> EngineTarget:
         return EngineTarget.of(Checkpoint(path), max_tokens=max_tokens, device=place)
@@ -131,13 +132,18 @@ def redteam(
 
 
 def _requests(
-    goals: str | None, world: str | None, located: Located | None, home: Path, ask: list[Kind] | None
+    goals: str | None, world: str | None, located: Located | None, home: Path, ask: Sequence[str]
 ) -> tuple[list[Goal], Callable[[bool], Any]]:
     """What is asked for, and where twins come from."""
     if goals is not None:
         if ask:
             raise UserError("--ask chooses from a world", where="--ask", fix="leave it out beside --goals")
         return read_goals(goals), lambda benign: ()
+    for kind in ask:
+        if kind not in _KINDS:
+            raise UserError(
+                f"a world has no {kind!r} to ask for", where="--ask", fix=did_you_mean(kind, _KINDS)
+            )
     place = located.world if located is not None and world is None else None
     if world is not None:
         place = Path(world) if (Path(world) / "almanac.json").is_file() else locate(world, home).world
