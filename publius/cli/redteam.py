@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,7 @@ from publius.model.checkpoint import Checkpoint
 from publius.pipeline.names import did_you_mean
 from publius.pipeline.recipe import parse_setting, refused
 from publius.redteam.attacker import Goal, Referee, Target
-from publius.redteam.findings import FindingsDocument
+from publius.redteam.findings import FindingsDocument, model_fingerprint
 from publius.redteam.referee import TruthReferee
 from publius.redteam.search.driver import Driver, rough_tokens
 from publius.redteam.search.hunt import Hunt, Status
@@ -119,7 +120,8 @@ def redteam(
             target = held.enter_context(remote)
         written = _attacker(attacker, model, home)
         writer = held.enter_context(ours(written)) if written is not None else None
-        driver = Driver(target, _judge(judge, home, place), writer, tokens=tokens)
+        referee, judges = held.enter_context(_judge(judge, home, place))
+        driver = Driver(target, referee, writer, judges=judges, tokens=tokens)
         hunt = Hunt(driver, known, spend, styles=styles, mutators=mutators)
         with _shown(hunt) as show:
             document = attack(out, hunt, transfer=transfer, pool=pool, show=show)
@@ -164,8 +166,16 @@ def _attacker(attacker: str | None, model: str | None, home: Path) -> Path | Non
         return None
 
 
-def _judge(judge: str, home: Path, device: str) -> Referee:
-    return TruthReferee()
+@contextmanager
+def _judge(judge: str, home: Path, device: str) -> Iterator[tuple[Referee, tuple[str, ...]]]:
+    """Who says what a reply is, and the fingerprints of the weights that are asked for it."""
+    if judge == "truth":
+        yield TruthReferee(), ()
+        return
+    checkpoint = Checkpoint(locate(judge, home).checkpoint)
+    referees: Any = importlib.import_module("publius.redteam.judge_referee")
+    with referees.seated_referee(referees.RefereeConfig(device=device), [checkpoint]) as referee:
+        yield referee, (model_fingerprint(checkpoint),)
 
 
 def _remote(named: dict[str, Any], settings: list[str]) -> RemoteConfig:

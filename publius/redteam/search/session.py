@@ -7,6 +7,7 @@ settings is refused.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,12 @@ def attack(
     with disk_errors("findings"):
         out.parent.mkdir(parents=True, exist_ok=True)
         run = Run(out.with_name(f"{out.name}.partial"), "search")
-        hunt_to_the_end(run, hunt, show)
+        try:
+            hunt_to_the_end(run, hunt, show)
+        except BaseException:
+            if not run.has_state:  # nothing to go on from
+                shutil.rmtree(run.folder, ignore_errors=True)
+            raise
         shares = transfers(hunt, each=transfer, most=transfer_most, seed=hunt.settings.seed)
         config: dict[str, Any] = {
             **hunt.settings.model_dump(mode="json"), "styles": hunt.styles, "mutators": hunt.mutators[1:],
@@ -62,9 +68,7 @@ def attack(
         }  # fmt: skip
         write_hunt(run.output, hunt, round=round, share_held=held, transfer=shares, pool=pool, config=config)
         run.output.rename(out)
-        for left in sorted(run.folder.rglob("*"), reverse=True):
-            left.rmdir() if left.is_dir() else left.unlink()
-        run.folder.rmdir()
+        shutil.rmtree(run.folder, ignore_errors=True)
     return Findings(out).document()
 
 
