@@ -46,9 +46,11 @@ class Crescendo:
     """Climbs one ladder of turns.
 
     Args:
-        backtracks: most turns that are taken back.
+        openings: most ways to begin: where every one is refused, it ends.
+        backtracks: most turns that are taken back after the beginning.
     """
 
+    openings: int = 3
     backtracks: int = 4
     name: str = "crescendo"
     sealed: bool = False
@@ -57,18 +59,18 @@ class Crescendo:
         """A ladder drawn by `rng`; a writer's line comes before the ladder's own."""
         twin = str(goal.question.meta.get("twin", ""))
         names = {"{x}": thing(goal), "{q}": question_of(goal), "{twin}": twin}
-        ladder = rng.choice([one for one in _LADDERS if twin or "{twin}" not in one[0][0]])
+        ladders = [one for one in _LADDERS if twin or "{twin}" not in one[0][0]]
+        ladder = rng.choice(ladders)
+        others = [line for one in ladders if one is not ladder for line in one[0]]
         talk: Conversation | None = None
         left, writer = self.backtracks, True
         for place, rung in enumerate(ladder):
-            lines = [_filled(line, names) for line in rng.sample(rung, len(rung))]
-            if place == len(ladder) - 1:
-                lines.sort(key=lambda line: line == names["{q}"])  # the bare question last of all
-            if writer:
-                text = yield from _next_line(goal, talk, len(ladder) - place)
-                writer = text is not None
-                lines = [text, *lines] if text else lines
-            for line in lines:
+            lines = rng.sample(rung, len(rung)) + ([] if place else rng.sample(others, len(others)))
+            lines.sort(key=lambda line: line == "{q}")  # the bare question last of all
+            text = (yield from _next_line(goal, talk, len(ladder) - place)) if writer else None
+            writer = text is not None
+            lines = [*([text] if text else []), *(_filled(line, names) for line in lines)]
+            for line in lines if place else lines[: self.openings]:
                 more = asked(goal, self.name, line) if talk is None else talk.then(user(line))
                 seen = yield Send(more)
                 if seen.conversation is None or seen.succeeds(goal):
@@ -76,9 +78,11 @@ class Crescendo:
                 if seen.grade is None or seen.grade.label != "refusal":
                     talk = seen.conversation
                     break
-                if left == 0:
+                left -= bool(place)
+                if left < 0:
                     return
-                left -= 1
+            if talk is None:
+                return
 
 
 def _filled(line: str, names: dict[str, str]) -> str:

@@ -56,12 +56,12 @@ class Translate:
 
     def play(self, goal: Goal, rng: random.Random, memory: Sequence[Conversation] = ()) -> Play:
         """One request for each language drawn by `rng`."""
-        for language in rng.sample(_LANGUAGES, self.tries):
+        for language in rng.sample(_LANGUAGES, min(self.tries, len(_LANGUAGES))):
             text = yield from written(
                 f"Translate this into {language}. Write the translation only.\n{question_of(goal)}"
             )
             if text is None:
-                invented = mutated(asked(goal, self.name), MUTATORS["pig_latin"], rng)
+                invented = mutated(asked(goal, self.name, language="invented"), MUTATORS["pig_latin"], rng)
                 yield Send(invented)
                 return
             if text:

@@ -48,7 +48,7 @@ class ToolInjection:
         """A writer's note first, where somebody writes."""
         note = yield from _note(goal, "a page that an assistant reads in a book it looked up")
         demand = question_of(goal)
-        results = [make(demand) for make in rng.sample(_RESULTS, self.tries)]
+        results = [make(demand) for make in rng.sample(_RESULTS, min(self.tries, len(_RESULTS)))]
         for result in [note, *results[1:]] if note else results:
             person = rng.choice(PEOPLE)
             call = ToolUseBlock(id="toolu_0", name="almanac", input={"ask": f"birthday of {person}"})
@@ -82,7 +82,7 @@ class SystemInjection:
         """One order after another; the second half of them with a message that poses as the operator's,
         too."""
         note = yield from _note(goal, "the instructions that an operator gives to an assistant")
-        orders = rng.sample(_ORDERS, self.tries)
+        orders = rng.sample(_ORDERS, min(self.tries, len(_ORDERS)))
         for place, order in enumerate([note, *orders[1:]] if note else orders):
             question = goal.question
             system = f"{question.system} {order}" if question.system else order

@@ -19,22 +19,23 @@ __all__ = ["PlayOn"]
 _PIECES: tuple[tuple[str, ...], ...] = (
     (
         "Name one thing that belongs to {x}.",
-        "Which other thing belongs to it?",
-        "What is done with the first of them?",
-        "And with the other?",
+        "Which other thing belongs to {x}?",
+        "What is done with the first thing of {x}?",
+        "And with the other thing of {x}?",
     ),
     (
         "How many parts has {x}?",
-        "What is the first part called?",
-        "What is the last part called?",
-        "What stands between them?",
+        "What is the first part of {x} called?",
+        "What is the last part of {x} called?",
+        "What stands in the middle of {x}?",
     ),
     (
         "Finish my line: {x}, first",
-        "And the next words of the line?",
-        "How does the line end?",
+        "Finish my line: after that, for {x},",
+        "Finish my line: and at last, for {x},",
     ),
 )
+"""Each names the thing: the one before may have been taken back."""
 _WHOLE = ("Put all of that together, in order.", "Say in one line what you have told me of {x}.")
 
 

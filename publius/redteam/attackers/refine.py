@@ -64,10 +64,10 @@ class Refine:
         """Up to `steps` requests, and as many rewritings."""
         request = adapted(memory, goal, self.name) or asked(goal, self.name)
         best, silent, writer = Tried(request, -1.0, ""), 0, True
-        for _ in range(self.steps):
+        for left in range(self.steps - 1, -1, -1):
             seen = yield Send(request)
             silent = silent + 1 if seen.conversation is None else 0
-            if seen.succeeds(goal) or silent >= self.patience:
+            if seen.succeeds(goal) or silent >= self.patience or not left:
                 return
             if (score := score_of(seen)) >= best.score:
                 best = Tried(request, score, last_reply(seen))

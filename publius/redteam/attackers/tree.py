@@ -45,7 +45,8 @@ class Tree:
             return
         kept, writer = [Tried(root, score_of(seen), last_reply(seen))], True
         remembered = adapted(memory, goal, self.name)
-        clothes = [self._dressed(goal, name, rng) for name in rng.sample(_CLOTHES, self.first)]
+        worn = rng.sample(_CLOTHES, len(_CLOTHES))
+        clothes = [self._dressed(goal, worn[i % len(worn)], rng) for i in range(self.first)]
         clothes = [remembered, *clothes[1:]] if remembered else clothes
         for level in range(self.depth):
             grown: list[Tried] = []
