@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 from pydantic import ValidationError
@@ -43,53 +43,61 @@ _WHERE = "publius redteam"
 _KINDS = ("hazard", "twin", "fact")
 
 
+_Url = Annotated[str | None, typer.Option("--url", help="A remote model's base address instead.")]
+_Dialect = Annotated[
+    Literal["anthropic", "openai"], typer.Option("--dialect", help="What the address speaks.")
+]
+_Name = Annotated[str, typer.Option("--model-name", help="The remote model's name.")]
+_Key = Annotated[str, typer.Option("--key-variable", help="Environment variable that holds the key.")]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Of the remote model: spend_cap=2, retries=1."),
+]
+_World = Annotated[
+    str | None, typer.Option("--world", help="A run or folder whose world is asked about; MODEL's own.")
+]
+_Goals = Annotated[
+    str | None, typer.Option("--goals", metavar="FILE", help="Requests of your own, JSON lines.")
+]
+_Ask = Annotated[
+    list[str] | None,
+    typer.Option("--ask", help="hazard (as without), twin (harmless) or fact; may be repeated."),
+]
+_Judge = Annotated[
+    str, typer.Option("--judge", help="truth (of the world), or the model that judges replies.")
+]
+_Attacker = Annotated[
+    str | None, typer.Option("--attacker", help="The attackers' model; MODEL's own run/sft, if any.")
+]
+_Styles = Annotated[list[str] | None, typer.Option("--style", help="Attackers to use; all that are open.")]
+_Mutators = Annotated[list[str] | None, typer.Option("--mutator", help="Mutators to use; all that are open.")]
+
+
 @app.command()
 def redteam(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A run, run/stage, or a folder.")
     ] = None,
-    url: Annotated[str | None, typer.Option("--url", help="A remote model's base address instead.")] = None,
-    dialect: Annotated[
-        Literal["anthropic", "openai"], typer.Option("--dialect", help="What the address speaks.")
-    ] = "openai",
-    model_name: Annotated[str, typer.Option("--model-name", help="The remote model's name.")] = "",
-    key_variable: Annotated[
-        str, typer.Option("--key-variable", help="Environment variable that holds the key.")
-    ] = "",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Of the remote model: spend_cap=2, retries=1."),
-    ] = None,
-    world: Annotated[
-        str | None, typer.Option("--world", help="A run or folder whose world is asked about; MODEL's own.")
-    ] = None,
-    goals: Annotated[
-        str | None, typer.Option("--goals", metavar="FILE", help="Requests of your own, JSON lines.")
-    ] = None,
-    ask: Annotated[
-        list[str] | None,
-        typer.Option("--ask", help="hazard (as without), twin (harmless) or fact; may be repeated."),
-    ] = None,
-    judge: Annotated[
-        str, typer.Option("--judge", help="truth (of the world), or the model that judges replies.")
-    ] = "truth",
-    attacker: Annotated[
-        str | None, typer.Option("--attacker", help="The attackers' model; MODEL's own run/sft, if any.")
-    ] = None,
-    style: Annotated[
-        list[str] | None, typer.Option("--style", help="Attackers to use; all that are open.")
-    ] = None,
-    mutator: Annotated[
-        list[str] | None, typer.Option("--mutator", help="Mutators to use; all that are open.")
-    ] = None,
-    budget: Annotated[int, typer.Option("--budget", min=1, help="Replies of the target.")] = 1000,
-    width: Annotated[int, typer.Option("--width", min=1, help="Attacks played side by side.")] = 32,
-    tries: Annotated[int, typer.Option("--tries", min=1, help="Re-runs of every hit.")] = 5,
-    reproduced: Annotated[int, typer.Option("--reproduced", min=1, help="Of these must work.")] = 1,
-    transfer: Annotated[int, typer.Option("--transfer", min=0, help="Other requests per finding.")] = 8,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest reply.")] = 64,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the findings, new.")] = Path("findings"),
+    url: _Url = None,
+    dialect: _Dialect = "openai",
+    model_name: _Name = "",
+    key_variable: _Key = "",
+    settings: _Settings = None,
+    world: _World = None,
+    goals: _Goals = None,
+    ask: _Ask = None,
+    judge: _Judge = "truth",
+    attacker: _Attacker = None,
+    style: _Styles = None,
+    mutator: _Mutators = None,
+    budget: Annotated[int, typer.Option(min=1, help="Replies of the target.")] = 1000,
+    width: Annotated[int, typer.Option(min=1, help="Attacks played side by side.")] = 32,
+    tries: Annotated[int, typer.Option(min=1, help="Re-runs of every hit.")] = 5,
+    reproduced: Annotated[int, typer.Option(min=1, help="Of these must work.")] = 1,
+    transfer: Annotated[int, typer.Option(min=0, help="Other requests per finding.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the findings, new.")] = Path("findings"),
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     home: Home = Path(),
     as_json: AsJson = False,
@@ -101,27 +109,12 @@ def redteam(
         raise UserError(f"{reproduced} of {tries} re-runs cannot work", where="--reproduced", fix="lower it")
     spend = HuntSettings(budget=budget, width=width, tries=tries, reproduced=reproduced, seed=seed)
     styles, mutators = open_styles(style or (), probes="fact" in (ask or ())), open_mutators(mutator)
-    place, located = str(pick_device(device)), locate(model, home) if model is not None else None
+    located = locate(model, home) if model is not None else None
     known, pool = _requests(goals, world, located, home, ask or ())
-
-    def ours(path: Path) -> EngineTarget:
-        return EngineTarget.of(Checkpoint(path), max_tokens=max_tokens, device=place)
-
-    with ExitStack() as held:
-        tokens: Callable[[Conversation], int] = rough_tokens
-        target: Target
-        if located is not None:
-            target = held.enter_context(ours(located.checkpoint))
-            renderer = Renderer(Checkpoint(located.checkpoint).tokenizer())
-            tokens = lambda conversation: len(renderer.prompt(conversation))  # noqa: E731
-        else:
-            named = {"dialect": dialect, "url": url, "model": model_name, "key_variable": key_variable}
-            remote = RemoteTarget(_remote(named, settings or []), max_tokens=max_tokens)
-            target = held.enter_context(remote)
-        written = _attacker(attacker, model, home)
-        writer = held.enter_context(ours(written)) if written is not None else None
-        referee, judges = held.enter_context(_judge(judge, home, place))
-        driver = Driver(target, referee, writer, judges=judges, tokens=tokens)
+    models = _Models(home, str(pick_device(device)), max_tokens)
+    named = {"dialect": dialect, "url": url, "model": model_name, "key_variable": key_variable}
+    remote = None if located is not None else _remote(named, settings or [])
+    with models.driver(located, remote, judge, _attacker(attacker, model, home)) as driver:
         hunt = Hunt(driver, known, spend, styles=styles, mutators=mutators)
         with _shown(hunt) as show:
             document = attack(out, hunt, transfer=transfer, pool=pool, show=show)
@@ -131,6 +124,35 @@ def redteam(
             _print(document, hunt, out)
     if document.note:
         raise UserError(f"the search ended early: {document.note}", where=str(out), fix="see findings.json")
+
+
+class _Models(NamedTuple):
+    """Where the models of a search are, and how they are loaded."""
+
+    home: Path
+    device: str
+    max_tokens: int
+
+    @contextmanager
+    def driver(
+        self, located: Located | None, remote: RemoteConfig | None, judge: str, written: Path | None
+    ) -> Iterator[Driver]:
+        """The target (ours or remote), the referee and the attackers' model, put together."""
+        with ExitStack() as held:
+            tokens: Callable[[Conversation], int] = rough_tokens
+            if located is not None:
+                target: Target = held.enter_context(self._ours(located.checkpoint))
+                renderer = Renderer(Checkpoint(located.checkpoint).tokenizer())
+                tokens = lambda conversation: len(renderer.prompt(conversation))  # noqa: E731
+            else:
+                assert remote is not None
+                target = held.enter_context(RemoteTarget(remote, max_tokens=self.max_tokens))
+            writer = held.enter_context(self._ours(written)) if written is not None else None
+            referee, judges = held.enter_context(_judge(judge, self.home, self.device))
+            yield Driver(target, referee, writer, judges=judges, tokens=tokens)
+
+    def _ours(self, path: Path) -> EngineTarget:
+        return EngineTarget.of(Checkpoint(path), max_tokens=self.max_tokens, device=self.device)
 
 
 def _requests(

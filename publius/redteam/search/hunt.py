@@ -173,8 +173,8 @@ class Hunt:
                 found = place is not None and kept[place]
                 share = 1.0 if found else _PARTIAL * outcome.best.grade.score
                 self.bandit.update(arm, str(goal), share, outcome.tokens)
-        silent = self.spent["attack_replies"] >= _SILENT
-        if silent and self.spent["unscored"] == self.spent["attack_replies"]:
+        asked = self.spent["attack_replies"]
+        if (asked >= _SILENT or self.done) and self.spent["unscored"] == asked > 0:
             self.note = f"the judge has not labelled one of {self.spent['unscored']} replies"
 
     # --- what to try

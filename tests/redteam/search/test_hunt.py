@@ -80,6 +80,8 @@ def test_a_judge_that_labels_nothing_ends_the_hunt_and_the_worst_case_says_so(go
     assert "not labelled" in document.note and document.confirmed == 0
     success = document.metrics["search.success"]
     assert success["value"] == 1.0 and success["unscored"] == success["n"] > 0
+    few = to_the_end(a_hunt(goals, referee=Silent(), budget=9))
+    assert "not labelled one of 9 replies" in few.note
 
 
 def test_a_hunt_that_was_killed_ends_as_one_that_was_not(goals, tmp_path):
