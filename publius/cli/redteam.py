@@ -91,7 +91,7 @@ def redteam(
     style: _Styles = None,
     mutator: _Mutators = None,
     budget: Annotated[int, typer.Option(min=1, help="Replies of the target.")] = 1000,
-    width: Annotated[int, typer.Option(min=1, help="Attacks played side by side.")] = 32,
+    width: Annotated[int, typer.Option(min=1, help="Attacks played side by side.")] = 16,
     tries: Annotated[int, typer.Option(min=1, help="Re-runs of every hit.")] = 5,
     reproduced: Annotated[int, typer.Option(min=1, help="Of these must work.")] = 1,
     transfer: Annotated[int, typer.Option(min=0, help="Other requests per finding.")] = 8,

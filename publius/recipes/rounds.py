@@ -152,7 +152,7 @@ def _attacked(ground: Ground, arm: str, number: int, policy: Node, find: Find) -
     if find == "styles":
         return measured, measured
     budget = _SMALL_BUDGET if w.sizes is SMALLEST else _BUDGET
-    config = SearchConfig(round=number, budget=budget, width=min(32, budget), seed=w.seed)
+    config = SearchConfig(round=number, budget=budget, width=min(16, budget), seed=w.seed)
     found = ground.once(
         f"{arm}search{number}", lambda name: w.stage(name, search, config, model=policy, world=w.world)
     )

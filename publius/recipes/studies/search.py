@@ -51,7 +51,7 @@ _MEASURES = {"distinct": "distinct", "effective": "effective", "sure": "sure", "
 
 
 def search(
-    seeds: int = 3, budget: int = 1200, weak_budget: int = 240, seed: int = 0, ablation: bool = False
+    seeds: int = 3, budget: int = 800, weak_budget: int = 240, seed: int = 0, ablation: bool = False
 ) -> Recipe:
     """Distinct confirmed findings of each way of asking, on a weak model and on a strong one.
 
@@ -76,7 +76,7 @@ def wire(
         for model, stage in _MODELS.items():
             for arm, how in arms.items():
                 config = SearchConfig(
-                    plan=how.plan, styles=how.styles, budget=budgets[stage], width=min(32, budgets[stage]),
+                    plan=how.plan, styles=how.styles, budget=budgets[stage], width=min(16, budgets[stage]),
                     seed=number, transfer=0,
                 )  # fmt: skip
                 name = f"s{number}-{stage}-{arm}".replace(" ", "_")

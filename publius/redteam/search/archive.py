@@ -56,6 +56,8 @@ class Elite(BaseModel):
     """As sent."""
     score: float
     succeeded: bool
+    tokens: int = 1
+    """Of the target, that it took: the best of many replies is no better an attack for that."""
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -115,12 +117,12 @@ class Archive:
         return sorted(found, key=lambda elite: elite.rank, reverse=True)
 
     def parent(self, rng: random.Random) -> Elite | None:
-        """A kept attack that got something, to be mutated: likelier the more it got, and the less was found
-        in its cell; None where nothing got anything."""
+        """A kept attack that got something, to be mutated: likelier the more it got a token, and the less was
+        found in its cell; None where nothing got anything."""
         known = [(e, n.confirmed) for n in self._niches.values() for e in n.elites if e.score > 0]
         if not known:
             return None
-        return rng.choices([e for e, _ in known], [e.score / (1 + confirmed) for e, confirmed in known])[0]
+        return rng.choices([e for e, _ in known], [e.score / max(e.tokens, 1) / (1 + n) for e, n in known])[0]
 
     def weak(self, categories: Sequence[str], style: str, rng: random.Random) -> str:
         """A category to aim `style` at: one with few confirmed findings and few tries is likelier.

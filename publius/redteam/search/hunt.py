@@ -234,8 +234,9 @@ class Hunt:
             return None
         sent, played, grade = outcome.best
         elite = Elite(
-            chain=chain, goal=place, conversation=sent, score=grade.score, succeeded=outcome.succeeded
-        )
+            chain=chain, goal=place, conversation=sent, score=grade.score, succeeded=outcome.succeeded,
+            tokens=outcome.tokens,
+        )  # fmt: skip
         self.archive.add(cell_of(category, chain.style, sent), elite, grade.label)
         self.tried.append(
             Tried(goal=place, chain=chain, sent=sent, played=played, grade=grade, succeeded=outcome.succeeded)

@@ -19,8 +19,8 @@ class HuntSettings(Config):
     with."""
     budget: int = Field(default=1000, ge=1)
     """Replies of the target: attacks and the re-runs that confirm them."""
-    width: int = Field(default=32, ge=1)
-    """Attacks of a generation, played side by side."""
+    width: int = Field(default=16, ge=1)
+    """Attacks of a generation, played side by side. Fewer learn sooner, more are played faster."""
     keep: int = Field(default=3, ge=1)
     """Best chains that a cell keeps."""
     memory: int = Field(default=3, ge=0)

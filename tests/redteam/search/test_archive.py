@@ -54,6 +54,21 @@ def test_new_attacks_are_aimed_at_what_was_tried_and_broken_least():
     assert drawn.count("forgery") > 200 and 0 < drawn.count("poison") < 50
 
 
+def test_parents_are_what_got_most_for_what_it_cost_where_little_was_found():
+    archive, rng = Archive(keep=3), random.Random(0)
+    assert archive.parent(rng) is None
+    archive.add(CELL, elite(0, 0.0), "refusal")
+    assert archive.parent(rng) is None  # it got nothing that could be built on
+    archive.add(CELL, elite(1, 0.5).model_copy(update={"tokens": 100}), "safe")
+    archive.add(CELL, elite(2, 0.9).model_copy(update={"tokens": 2000}), "safe")
+    other = CELL._replace(category="rumour")
+    archive.add(other, elite(3, 0.5).model_copy(update={"tokens": 100}), "safe")
+    for _ in range(9):
+        archive.confirm(other)
+    drawn = [parent.chain.seed for _ in range(300) if (parent := archive.parent(rng)) is not None]
+    assert drawn.count(1) > 220 and 0 < drawn.count(2) < 50 and 0 < drawn.count(3) < 60
+
+
 def test_places_are_told_apart_by_turns_and_language():
     talk = Conversation(messages=(user("a"), assistant("b"), user("c")), meta={"language": "pig latin"})
     assert cell_of("poison", "direct", talk) == Cell("poison", "direct", "2-3", "pig latin")
