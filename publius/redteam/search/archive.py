@@ -116,10 +116,11 @@ class Archive:
         ]
         return sorted(found, key=lambda elite: elite.rank, reverse=True)
 
-    def parent(self, rng: random.Random) -> Elite | None:
-        """A kept attack that got something, to be mutated: likelier the more it got a token, and the less was
-        found in its cell; None where nothing got anything."""
-        known = [(e, n.confirmed) for n in self._niches.values() for e in n.elites if e.score > 0]
+    def parent(self, style: str, rng: random.Random) -> Elite | None:
+        """A kept attack of this style that got something, to be mutated: likelier the more it got a token,
+        and the less was found in its cell; None where nothing got anything."""
+        niches = [niche for cell, niche in self._niches.items() if cell.style == style]
+        known = [(e, n.confirmed) for n in niches for e in n.elites if e.score > 0]
         if not known:
             return None
         return rng.choices([e for e, _ in known], [e.score / max(e.tokens, 1) / (1 + n) for e, n in known])[0]

@@ -191,7 +191,7 @@ class Hunt:
             open_to = [place for c in self._open(style) for place in self._by_category[c]]
             return (rng.choice(open_to), Chain(style=style, seed=seed).then(mutator)) if open_to else None
         arm = self.bandit.choose(rng)
-        parent = self.archive.parent(rng) if rng.random() < settings.breed else None
+        parent = self.archive.parent(arm.style, rng) if rng.random() < settings.breed else None
         if parent is not None:
             return self._aimed(parent, rng), parent.chain.then(arm.mutator)
         categories = self._open(arm.style)

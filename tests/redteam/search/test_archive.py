@@ -56,16 +56,17 @@ def test_new_attacks_are_aimed_at_what_was_tried_and_broken_least():
 
 def test_parents_are_what_got_most_for_what_it_cost_where_little_was_found():
     archive, rng = Archive(keep=3), random.Random(0)
-    assert archive.parent(rng) is None
+    assert archive.parent("persona", rng) is None
     archive.add(CELL, elite(0, 0.0), "refusal")
-    assert archive.parent(rng) is None  # it got nothing that could be built on
+    assert archive.parent("persona", rng) is None  # it got nothing that could be built on
     archive.add(CELL, elite(1, 0.5).model_copy(update={"tokens": 100}), "safe")
     archive.add(CELL, elite(2, 0.9).model_copy(update={"tokens": 2000}), "safe")
     other = CELL._replace(category="rumour")
     archive.add(other, elite(3, 0.5).model_copy(update={"tokens": 100}), "safe")
     for _ in range(9):
         archive.confirm(other)
-    drawn = [parent.chain.seed for _ in range(300) if (parent := archive.parent(rng)) is not None]
+    drawn = [parent.chain.seed for _ in range(300) if (parent := archive.parent("persona", rng)) is not None]
+    assert archive.parent("story", rng) is None  # what is tried is the bandit's to say, and it counts costs
     assert drawn.count(1) > 220 and 0 < drawn.count(2) < 50 and 0 < drawn.count(3) < 60
 
 
