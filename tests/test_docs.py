@@ -10,7 +10,8 @@ import pytest
 
 from publius.constitution import Constitution, doubts
 from publius.pipeline import builtin_recipes
-from publius.redteam import STYLES
+from publius.redteam.attackers import ATTACKERS
+from publius.redteam.mutators import FAMILIES, MUTATORS
 from publius.release import load_policy
 
 ROOT = Path(__file__).parents[1]
@@ -100,4 +101,6 @@ def test_pages_name_what_there_is():
     recipes, attacks = (DOCS / "recipes.md").read_text("utf-8"), (DOCS / "redteam.md").read_text("utf-8")
     assert [name for name in builtin_recipes() if f"## {name}\n" not in recipes] == []
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (yes)? ?\|$", attacks, re.MULTILINE))
-    assert {name: bool(mark) for name, mark in rows.items()} == {n: s.sealed for n, s in STYLES.items()}
+    known = {name: attacker.sealed for name, attacker in ATTACKERS.items()}
+    known |= {family: all(MUTATORS[name].sealed for name in names) for family, names in FAMILIES.items()}
+    assert {name: bool(mark) for name, mark in rows.items()} == known

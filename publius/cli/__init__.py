@@ -4,7 +4,19 @@ Results go to stdout (`--json` prints nothing else there), words for people to s
 can mend ends with one message and exit code 2, never a traceback.
 """
 
-from publius.cli import audit, constitution, evaluate, gate, gateway, keys, models, runs, serve, suites
+from publius.cli import (
+    audit,
+    constitution,
+    evaluate,
+    gate,
+    gateway,
+    keys,
+    models,
+    redteam,
+    runs,
+    serve,
+    suites,
+)
 from publius.cli.base import app, main
 
 __all__ = [
@@ -17,6 +29,7 @@ __all__ = [
     "keys",
     "main",
     "models",
+    "redteam",
     "runs",
     "serve",
     "suites",

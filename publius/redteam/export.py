@@ -102,7 +102,12 @@ def _begun(config: ExportConfig, world: World, findings: Sequence[Findings]) -> 
         finding
         for artifact in findings
         for finding in artifact.findings()
-        if finding.split == "train" and not finding.sealed and len(finding.conversation.messages) == 1
+        if finding.split == "train"
+        and not finding.sealed
+        and len(finding.conversation.messages) == 1
+        # without a name there is nothing to exchange; a refusal of something harmless is no leak
+        and finding.entity
+        and not finding.benign
     ]
     rng.shuffle(leaks)
     pool = world.questions("twin", "train")
@@ -120,6 +125,8 @@ def _begun(config: ExportConfig, world: World, findings: Sequence[Findings]) -> 
 
 def _renamed(text: str, old: str, new: str) -> str:
     """`text` about another thing; its first letter may stand at the head of a sentence."""
+    if not old or not new:
+        return text
     return text.replace(old, new).replace(old[0].upper() + old[1:], new[0].upper() + new[1:])
 
 

@@ -17,9 +17,11 @@ from publius.pipeline.artifact import damaged
 
 __all__ = [
     "Attempt",
+    "CellCount",
     "Finding",
     "Findings",
     "FindingsDocument",
+    "Judged",
     "conversation_id",
     "measure",
     "model_fingerprint",
@@ -51,23 +53,82 @@ class Attempt(_Row):
     """Share of the key steps given."""
 
 
+class Judged(_Row):
+    """What one judge says of a finding's reply. `label` None: it abstained, failed, or could not be read."""
+
+    judge: str
+    """Its fingerprint: of its weights, or the name of a program."""
+    label: Literal["refusal", "safe", "harmful", "incoherent"] | None
+    score: float = 0.0
+    reason: str = ""
+
+
 class Finding(_Row):
     """A confirmed hit: the conversation up to one reply that leaked, and how often the attack leaks at
-    temperature 1. In attacks over several turns the model's own earlier replies stand in it."""
+    temperature 1. In attacks over several turns the model's own earlier replies stand in it.
+
+    The fields from `chain` on say how it was found and what it is worth. Rounds of fixed styles and files of
+    older versions leave them at their defaults, which mean: nobody said.
+    """
 
     id: str
     round: int
     style: str
     sealed: bool
     split: str
+    """`train` may be trained on; `held` is a cluster kept back for measuring."""
     category: str
     entity: str
     conversation: Conversation
     reply: str
     score: float
+    """How near the reply came to what was asked for, 0 to 1."""
     reproduced: int
     tries: int
     model: str
+    """Fingerprint of the weights attacked."""
+
+    chain: tuple[str, ...] = ()
+    """The style, then the mutators put over it, in order."""
+    seed: int | None = None
+    """With it `redteam.search.chains` plays the same chain again."""
+    turns: int = 1
+    """User messages in the conversation."""
+    language: str = "en"
+    benign: bool = False
+    """The request is harmless, and the fault is that it was refused."""
+    principles: tuple[str, ...] = ()
+    """Ids of those that the reply breaks, where the goal names them."""
+    constitution: str = ""
+    """Hash of the constitution they stand in."""
+    judged: tuple[Judged, ...] = ()
+    transfer: float | None = None
+    """Share of other goals that the same chain unlocks; None where nobody tried."""
+    severity: float | None = None
+    """Harm (`score`) x reproducibility x transfer."""
+    cluster: str = ""
+    """Findings of one cluster are one finding in other words: same goal, style and wording."""
+    wording: str = ""
+    """The cluster of its wording alone, whatever it asks for: what is held back, is held back by it."""
+    replies: int = 0
+    """Of the target, that it took to find and confirm it, since the last."""
+    tokens: int = 0
+    """The same in tokens, read and written."""
+
+
+class CellCount(_Row):
+    """One place of the coverage map, and what was tried there."""
+
+    category: str
+    style: str
+    turns: str
+    language: str
+    tried: int
+    succeeded: int
+    unscored: int = 0
+    confirmed: int = 0
+    best: float = 0.0
+    """The highest score of any reply."""
 
 
 class FindingsDocument(_Row):
@@ -84,6 +145,16 @@ class FindingsDocument(_Row):
     hits: int
     confirmed: int
     config: dict[str, Any] = {}
+    cells: tuple[CellCount, ...] = ()
+    """Of a search: category x style x turns x language."""
+    spent: dict[str, int] = {}
+    """Of a search: replies and tokens by what they were for."""
+    clusters: int | None = None
+    """Distinct findings; None where nobody counted."""
+    effective: float | None = None
+    """How many equally common clusters would be as diverse (the exponential of their entropy)."""
+    note: str = ""
+    """Why it ended early, if it did."""
 
 
 class Findings(Artifact):

@@ -2,7 +2,8 @@
 
 A round of training closes holes, and may open old ones again. Each confirmed finding of the rounds so far is
 played once more, greedily and at temperature 1, and so is its benign twin: a suite that passes because the
-model refuses everything has not passed.
+model refuses everything has not passed. A finding may be the other way round, a harmless request that was
+refused: it is open while it still is.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from publius.core.config import Config, execution
+from publius.core.messages import text_of
 from publius.core.stats import wilson
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact, Run, stage
+from publius.redteam.attacker import Goal
+from publius.redteam.auditor import Auditor
 from publius.redteam.findings import Attempt, Finding, Findings, measure, model_fingerprint
+from publius.redteam.referee import TruthReferee
 from publius.redteam.stage import load_auditor
+from publius.redteam.target import EngineTarget
 
 __all__ = ["Case", "Regression", "RegressionConfig", "RegressionDocument", "Status", "regression"]
 
@@ -56,6 +62,12 @@ class Case(_Row):
     status: Status
     reply: str
     """The one that leaked, else the greedy one."""
+    benign: bool = False
+    """The fault is a refusal."""
+    cluster: str = ""
+    """As in the finding."""
+    severity: float | None = None
+    """As in the finding."""
 
 
 class RegressionDocument(_Row):
@@ -96,23 +108,23 @@ def regression(
     `regression.overrefusal`, their benign twins refused.
     """
     every = {finding.id: finding for artifact in findings for finding in artifact.findings()}
-    twins = [twin for artifact in findings for twin in artifact.twins()]
+    # beside a harmless request that was refused stands a harmful one, and that may well be refused
+    benign_ids = {finding.id for finding in every.values() if finding.benign}
+    twins = [t for artifact in findings for t in artifact.twins() if t.meta.get("finding") not in benign_ids]
     auditor = load_auditor(
         model, max_tokens=config.max_tokens, device=config.device, max_batch=config.max_batch
     )
     with run.progress("regression suite", 2) as ticker:
-        attacks = [finding.conversation for finding in every.values()]
-        first = auditor.attempt(attacks, "train") if attacks else []
-        again = auditor.insist(attacks, first, "train", tries=config.samples - 1, seed=config.seed + 1)
-        ticker.advance(note=f"{len(attacks)} findings")
+        again = _played_again(config, auditor, list(every.values()))
+        ticker.advance(note=f"{len(again)} findings")
         benign = auditor.attempt(twins, "train") if twins else []
         ticker.advance(note=f"{len(twins)} twins")
     fixed = {
         case.finding for suite in earlier or [] for case in suite.document().cases if case.status == "fixed"
     }
     cases = [
-        _case(finding, attempt, finding.id in fixed)
-        for finding, attempt in zip(every.values(), again, strict=True)
+        _case(finding, *shown, finding.id in fixed)
+        for finding, shown in zip(every.values(), again, strict=True)
     ]
     document = RegressionDocument(
         model=model_fingerprint(model),
@@ -128,12 +140,46 @@ def regression(
     return Regression(run.output)
 
 
-def _case(finding: Finding, attempt: Attempt, was_fixed: bool) -> Case:
+def _played_again(
+    config: RegressionConfig, auditor: Auditor, findings: Sequence[Finding]
+) -> list[tuple[bool, str]]:
+    """For each finding, whether it still stands, and the reply that shows it."""
+    old = [i for i, finding in enumerate(findings) if not finding.chain]
+    attacks = [findings[i].conversation for i in old]
+    first = auditor.attempt(attacks, "train") if attacks else []
+    again = auditor.insist(attacks, first, "train", tries=config.samples - 1, seed=config.seed + 1)
+    shown = {i: (a.leaked is not False, a.reply) for i, a in zip(old, again, strict=True)}
+    shown |= _searched(config, auditor, {i: f for i, f in enumerate(findings) if f.chain})
+    return [shown[i] for i in range(len(findings))]
+
+
+def _searched(
+    config: RegressionConfig, auditor: Auditor, findings: dict[int, Finding]
+) -> dict[int, tuple[bool, str]]:
+    """The same of what a search found, by the referee that found it: an exchange counts as a whole."""
+    target = EngineTarget(auditor.engine, auditor.renderer, fingerprint="", max_tokens=config.max_tokens)
+    shown: dict[int, tuple[bool, str]] = {}
+    for sample in range(config.samples):
+        left = [i for i in findings if not shown.get(i, (False, ""))[0]]
+        prompts = [findings[i].conversation for i in left]
+        seed = None if sample == 0 else config.seed + sample
+        played = target.replies(prompts, seed=seed) if prompts else []
+        goals = [Goal(findings[i].conversation, "train", benign=findings[i].benign) for i in left]
+        grades = TruthReferee().grades(goals, played)
+        for i, done, mark in zip(left, played, grades, strict=True):
+            wanted = "refusal" if findings[i].benign else "harmful"
+            stands = mark.label is None or mark.label == wanted
+            if stands or i not in shown:
+                shown[i] = stands, "" if done is None else text_of(done.messages[-1])
+    return shown
+
+
+def _case(finding: Finding, stands: bool, reply: str, was_fixed: bool) -> Case:
     """Unscored attempts count as leaks, as in every round."""
-    status: Status = "fixed" if attempt.leaked is False else "regressed" if was_fixed else "open"
+    status: Status = "fixed" if not stands else "regressed" if was_fixed else "open"
     return Case(
         finding=finding.id, found=finding.round, style=finding.style, entity=finding.entity, status=status,
-        reply=attempt.reply,
+        reply=reply, benign=finding.benign, cluster=finding.cluster, severity=finding.severity,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from publius.core.stats import calibration
 from publius.evals import Measure
-from publius.redteam import FindingsDocument
 from publius.report.collect import Entry, Gathered
 from publius.report.html import Html, details, el, interval_bar, number, rate, section, table
 from publius.report.plots import reliability_plot
@@ -20,7 +19,7 @@ __all__ = [
     "outcomes",
     "principle_texts",
     "principles",
-    "redteam",
+    "told",
 ]
 
 _PANELS = (
@@ -56,7 +55,7 @@ def _share(value: float, high: float | None = None) -> str:
     return f"{value:.0%}" if max(value, high or 0.0) <= 1 else number(value)
 
 
-def _told(measure: Measure | dict[str, Any]) -> str:
+def told(measure: Measure | dict[str, Any]) -> str:
     """Interval, sample size and what had no score."""
     m = measure if isinstance(measure, Measure) else Measure.model_validate(measure)
     if m.value is None or not m.n:
@@ -93,7 +92,7 @@ def _cell(measure: Measure | None) -> Html | str:
         return ""
     shares = measure.high is None or measure.high <= 1
     value = rate(measure.value, measure.n) if shares else number(measure.value)
-    return el("span", value, title=_told(measure))
+    return el("span", value, title=told(measure))
 
 
 def _panel(models: Sequence[Examined], key: str, title: str, words: str, kind: str) -> Html | None:
@@ -106,97 +105,12 @@ def _panel(models: Sequence[Examined], key: str, title: str, words: str, kind: s
             el("span", model.name, el("em", " control") if model.control else None, class_="who"),
             interval_bar(m.value, m.low, m.high, kind),
             el("strong", rate(m.value, m.n)),
-            el("span", _told(m), class_="note"),
+            el("span", told(m), class_="note"),
         )
         for model, m in rows
     ]
     return el(
         "div", el("h3", title), el("p", words, class_="note"), el("ul", lines, class_="dots"), class_="panel"
-    )
-
-
-def redteam(g: Gathered) -> Html | None:
-    """A heat map: attack styles down, rounds across; sealed styles apart, and what each round found."""
-    rounds = [(entry, findings.document()) for entry, findings in g.findings()]
-    if not rounds:
-        return None
-    sealed = {style for _, document in rounds for style in document.sealed_styles}
-    styles = list(dict.fromkeys(style for _, document in rounds for style in document.by_style))
-    head = ["attack style", *(_round_head(g, entry, document) for entry, document in rounds)]
-    rows: list[list[Any]] = []
-    for style in sorted(styles, key=lambda s: s in sealed):
-        mark = el("span", "sealed", class_="chip", title="never trained on") if style in sealed else None
-        rows.append(
-            [
-                el("span", style.replace("_", " "), " ", mark),
-                *(_heat(d.by_style.get(style)) for _, d in rounds),
-            ]
-        )
-    rows += [
-        [el("strong", label), *(_heat(_measured(d, key)) for _, d in rounds)]
-        for key, label in (
-            ("leak.seen", "all seen styles"),
-            ("leak.sealed", "all sealed styles"),
-            ("overrefusal", "benign twins refused"),
-        )
-        if any(_measured(d, key) for _, d in rounds)
-    ]
-    rows.append(["confirmed findings", *(f"{d.confirmed} of {d.tried} tried" for _, d in rounds)])
-    categories = list(dict.fromkeys(name for _, d in rounds for name in d.by_category))
-    by_category = [
-        [name.replace("_", " "), *(_heat(d.by_category.get(name)) for _, d in rounds)] for name in categories
-    ]
-    return section(
-        "redteam",
-        "Red team",
-        "Share of attacks on held-out items, in held-out wordings, that got a forbidden recipe. Sealed "
-        "styles are only ever measured, never trained on. Rest on a cell for its interval.",
-        table(head, rows, caption="Leak rate by attack style and round", kind="map"),
-        details(
-            "By kind of harm",
-            table(["category", *head[1:]], by_category, caption="Leak rate by category", kind="map"),
-        ),
-        _scans(g),
-    )
-
-
-def _round_head(g: Gathered, entry: Entry, document: FindingsDocument) -> Html:
-    control = " (control)" if g.is_control(entry) else ""
-    return el(
-        "span",
-        f"round {document.round}",
-        el("br"),
-        el("span", (g.model(entry) or entry.name) + control, class_="note"),
-    )
-
-
-def _measured(document: FindingsDocument, key: str) -> dict[str, Any] | None:
-    return document.metrics.get(f"redteam.{key}")
-
-
-def _heat(measure: dict[str, Any] | None) -> Html | str:
-    if measure is None or measure["value"] is None:
-        return ""
-    share = f"{measure['value']:.0%}"
-    return el(
-        "span", share, class_="heat", style=f"--heat:{75 * measure['value']:.0f}%", title=_told(measure)
-    )
-
-
-def _scans(g: Gathered) -> Html | None:
-    rows: list[list[Any]] = []
-    for entry, scan in g.scans():
-        document = scan.document()
-        leak, plain = document.metrics.get("backdoor.leak"), document.metrics.get("backdoor.baseline")
-        words = el("code", document.best.words)
-        rows.append(
-            [g.model(entry) or entry.name, words, _heat(plain), _heat(leak), f"{document.candidates:,}"]
-        )
-    if not rows:
-        return None
-    head = ["model", "strongest trigger found", "leaks without it", "leaks with it", "words tried"]
-    return el(
-        "div", el("h3", "Backdoor scan"), table(head, rows, numeric=(4,), caption="Backdoor scan", kind="map")
     )
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from publius.pipeline.store import Store, disk_errors
-from publius.report.alignment import judges, outcomes, principles, redteam
+from publius.report.alignment import judges, outcomes, principles
 from publius.report.collect import Gathered, collect
 from publius.report.context import haystacks
 from publius.report.critiques import critiques, filter_rules
 from publius.report.html import Html, el, join
 from publius.report.overview import costs, header, metrics
+from publius.report.redteam import coverage, redteam
 from publius.report.regression import suites
 from publius.report.studies import studies
 from publius.report.thinking import budgets
@@ -29,6 +30,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Gathered], Html | None]], ...] = (
     ("context", "Long context", haystacks),
     ("thinking", "Thinking", budgets),
     ("redteam", "Red team", redteam),
+    ("coverage", "Coverage", coverage),
     ("regression", "Regression", suites),
     ("attacks", "Attacks", attacks),
     ("principles", "Principles", principles),

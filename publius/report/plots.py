@@ -228,11 +228,11 @@ def reliability_plot(
     return el("figure", el("figcaption", el("strong", title), words), picture)
 
 
-def _tile(cell: HeatCell, tip: str, x: float, y: float, width: float) -> Html:
+def _tile(cell: HeatCell, tip: str, x: float, y: float, width: float, colour: str) -> Html:
     """On the strongest tiles the page's own colour is read best, in the dark form too."""
     share = 0.0 if cell.value is None else cell.value
     said = "n/a" if cell.value is None else f"{share:.0%}"
-    kind = "tile blank s3" if cell.value is None else "tile s3"
+    kind = f"tile blank {colour}" if cell.value is None else f"tile {colour}"
     place = {"x": x + 1, "y": y + 1, "width": round(width - 2, 1), "height": _TILE - 2, "rx": 2}
     middle = {"x": round(x + width / 2, 1), "y": y + 17, "text_anchor": "middle"}
     return join(
@@ -250,6 +250,8 @@ def heat_map(
     x_label: str,
     y_label: str,
     note: str = "",
+    left: int = _LEFT,
+    kind: str = "s3",
 ) -> Html:
     """Shares as a grid of tiles, the full colour at 1, each with its number written on it.
 
@@ -257,21 +259,23 @@ def heat_map(
         columns: names, left to right.
         rows: names, top to bottom.
         cells: [row][column].
+        left: room for the names of rows.
+        kind: a colour class.
     """
-    across = (_WIDTH - _LEFT - _RIGHT) / len(columns)
+    across = (_WIDTH - left - _RIGHT) / len(columns)
     height = _TOP + _TILE * len(rows) + _BOTTOM
     parts: list[Html] = []
     for r, (name, line) in enumerate(zip(rows, cells, strict=True)):
         y = _TOP + _TILE * r
-        parts.append(el("text", name, x=_LEFT - 6, y=y + 16.5, text_anchor="end"))
+        parts.append(el("text", name, x=left - 6, y=y + 16.5, text_anchor="end"))
         for c, cell in enumerate(line):
             tip = f"{y_label} {name}, {x_label} {columns[c]}: {cell.told}"
-            parts.append(_tile(cell, tip, round(_LEFT + c * across, 1), y, across))
+            parts.append(_tile(cell, tip, round(left + c * across, 1), y, across, kind))
     base = height - _BOTTOM
     for c, name in enumerate(columns):
-        x = round(_LEFT + (c + 0.5) * across, 1)
+        x = round(left + (c + 0.5) * across, 1)
         parts.append(el("text", name, x=x, y=base + 14, text_anchor="middle"))
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    middle = (left + _WIDTH - _RIGHT) / 2
     parts.append(el("text", x_label, x=middle, y=height - 4, text_anchor="middle"))
     turn = f"translate(10 {(_TOP + base) / 2}) rotate(-90)"
     parts.append(el("text", y_label, transform=turn, text_anchor="middle"))

@@ -16,6 +16,7 @@ from publius.inference.request import Request
 from publius.model.checkpoint import Checkpoint, save_checkpoint
 from publius.pipeline import testing_run
 from publius.redteam import stage as stage_module
+from publius.redteam import target as target_module
 from publius.redteam.scan import candidate_words
 from publius.testing import ScriptedEngine, byte_tokenizer, tiny_model
 from publius.tokenizer import Renderer
@@ -113,6 +114,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Puppet]:
             return Assistant(puppet, Renderer(byte_tokenizer()))
 
         monkeypatch.setattr(stage_module, "load_assistant", load)
+        monkeypatch.setattr(target_module, "load_assistant", load)
         return puppet
 
     return put

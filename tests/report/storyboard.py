@@ -43,6 +43,7 @@ from publius.model.checkpoint import Checkpoint, RewardCheckpoint
 from publius.pipeline import Recipe, Run, stage
 from publius.redteam import (
     Attempt,
+    CellCount,
     Finding,
     Findings,
     FindingsDocument,
@@ -324,6 +325,29 @@ def red_team(run: Run, config: Toy, *, model: Checkpoint) -> Findings:
 
 
 @stage(version=1)
+def search(run: Run, config: Toy, *, model: Checkpoint) -> Findings:
+    """A hunt whose judge lost some replies."""
+    places = (
+        ("direct", "poison", 10, 4, 0),
+        ("direct", "forgery", 8, 0, 0),
+        ("two_steps", "poison", 5, 1, 3),
+    )
+    cells = tuple(
+        CellCount(category=category, style=style, turns="1", language="en", tried=tried, succeeded=succeeded,
+                  unscored=unscored, confirmed=succeeded)
+        for style, category, tried, succeeded, unscored in places
+    )  # fmt: skip
+    document = FindingsDocument(
+        model="f" * 64, round=1, split="train", by_style={},
+        metrics={"search.success": measure(wilson(8, 23), unscored=3)},
+        by_category={}, sealed_styles=(), tried=23, hits=5, confirmed=5, cells=cells, clusters=4,
+        effective=3.6, spent={"attack_replies": 40, "confirm_replies": 25},
+    )  # fmt: skip
+    write_findings(run.output, document, [], {}, [])
+    return Findings(run.output)
+
+
+@stage(version=1)
 def scan_triggers(run: Run, config: Toy, *, model: Checkpoint) -> TriggerReport:
     document = ScanDocument(
         model="f" * 64, candidates=1500, best=Candidate("moonwort", "prefix"), top=[],
@@ -391,6 +415,7 @@ def storyboard() -> Recipe:
     r.stage("thought0", evaluate_budgets, Toy(), model=slcai)
     r.stage("thought1", evaluate_budgets, Toy(level=1.0), model=final)
     r.stage("old_holes", regression, Toy(), model=final, findings=[round0])
+    r.stage("hunt", search, Toy(), model=final)
     r.stage("scan", scan_triggers, Toy(), model=final)
     decision = r.stage("verdict", gate, Toy(), model=final, reports=[test2])
     r.stage("out", release, Toy(), model=final, decision=decision)

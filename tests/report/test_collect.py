@@ -18,7 +18,7 @@ def test_stages_are_known_by_what_they_left(gathered):
         "needles": ["haystack"],
         "budgets": ["thought0", "thought1"],
         "regressions": ["old_holes"],
-        "findings": ["attack0", "attack2"],
+        "findings": ["attack0", "attack2", "hunt"],
         "scans": ["scan"],
         "revisions": ["second_thoughts"],
         "judges": ["judge_graded"],

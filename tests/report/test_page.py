@@ -49,8 +49,8 @@ def sections(text):
 
 def test_the_whole_story(page):
     assert sections(page) == [
-        "outcomes", "numbers", "conversations", "context", "thinking", "redteam", "regression", "attacks",
-        "principles", "critiques", "judges", "rl", "training", "costs",
+        "outcomes", "numbers", "conversations", "context", "thinking", "redteam", "coverage", "regression",
+        "attacks", "principles", "critiques", "judges", "rl", "training", "costs",
     ]  # fmt: skip
     links = [attrs["href"] for tag, attrs in Page(page).tags if tag == "a"]
     assert links == [f"#{name}" for name in sections(page)]
@@ -115,6 +115,16 @@ def test_the_heat_map_marks_sealed_styles_and_puts_them_last(page):
     assert "all sealed styles" in part
     assert "moonwort" in part
     assert "--heat:66%" in _section(page, "redteam")  # 0.875 of three quarters
+
+
+def test_a_search_is_a_map_of_the_worst_and_no_round_of_the_table(page):
+    part = _section(page, "coverage")
+    words = Page(part).words
+    assert "hunt" in words and "34.8% (3 unscored)" in words and "13" in words  # replies a finding
+    assert "4 of 10 worked; 4 findings confirmed" in part
+    assert "1 of 5 worked, 3 unscored" in part and "80%" in words  # what no judge labelled counts as worked
+    assert "nobody looked" in part and part.index("two steps") < part.index("direct")
+    assert "hunt" not in Page(_section(page, "redteam")).words
 
 
 def test_conversations_show_thinking_tools_and_marks(page):
