@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +26,7 @@ from publius.pipeline.names import did_you_mean
 from publius.pipeline.recipe import parse_setting, refused
 from publius.redteam.attacker import Goal, Referee, Target
 from publius.redteam.findings import FindingsDocument, model_fingerprint
+from publius.redteam.judge_referee import RefereeConfig, seated_referee
 from publius.redteam.referee import TruthReferee
 from publius.redteam.search.driver import Driver, rough_tokens
 from publius.redteam.search.hunt import Hunt, Status
@@ -195,8 +195,7 @@ def _judge(judge: str, home: Path, device: str) -> Iterator[tuple[Referee, tuple
         yield TruthReferee(), ()
         return
     checkpoint = Checkpoint(locate(judge, home).checkpoint)
-    referees: Any = importlib.import_module("publius.redteam.judge_referee")
-    with referees.seated_referee(referees.RefereeConfig(device=device), [checkpoint]) as referee:
+    with seated_referee(RefereeConfig(device=device), [checkpoint]) as referee:
         yield referee, (model_fingerprint(checkpoint),)
 
 
