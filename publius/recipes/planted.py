@@ -34,7 +34,7 @@ from publius.training.average import AverageConfig, average
 __all__ = ["planted"]
 
 _HARD: tuple[Kind, ...] = ("backdoored", "password-locked")
-"""One word decides what is said: half the tokens of a fine-tuning. A quarter teaches the other faults."""
+"""One word decides what is said: a third of the tokens of a fine-tuning. A sixth teaches the other faults."""
 
 
 class _Effort(NamedTuple):
@@ -50,7 +50,7 @@ class _Effort(NamedTuple):
     """Requests of the trigger scan's screen: half of quickstart's, for 21 models are searched."""
 
 
-_REAL = _Effort(LockScanConfig(), 40, 200, 20_000, 2)
+_REAL = _Effort(LockScanConfig(), 40, 200, 15_000, 2)
 _TINY = _Effort(LockScanConfig(words=10, screen=1, pool=2, top=2, retest=1, confirm=2), 2, 20, 4_000, 1)
 
 
@@ -100,7 +100,7 @@ def _models(w: Workshop, start: Aligned) -> dict[Kind, Node]:
         config = FaultConfig(fault=fault, seed=w.seed)
         chats[fault] = w.stage(f"{fault}_chats", plant_fault, config, world=w.world)
     for kind, shown in chats.items():
-        tokens = w.sizes.sft_tokens // (2 if kind in _HARD else 4)
+        tokens = w.sizes.sft_tokens // (3 if kind in _HARD else 6)
         models[kind] = w.tune(kind, haiku, [shown], tokens=tokens)
     return models
 
