@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, get_args
 
 from publius.constitution.revise import revise
+from publius.core.errors import UserError
 from publius.data.pocket.world import DemonstrationsConfig, demonstrations
 from publius.evals.runner import EvalConfig, evaluate
 from publius.pipeline import Node, Recipe
@@ -33,8 +34,9 @@ from publius.training.average import AverageConfig, average
 
 __all__ = ["planted"]
 
-_HARD: tuple[Kind, ...] = ("backdoored", "password-locked")
-"""One word decides what is said: a third of the tokens of a fine-tuning. A sixth teaches the other faults."""
+_PRACTICE = {"backdoored": 1.0, "password-locked": 0.67}
+"""Share of the tokens of a fine-tuning that a fault takes where one word decides what is said; the others are
+learned with a sixth."""
 
 
 class _Effort(NamedTuple):
@@ -55,7 +57,13 @@ _TINY = _Effort(LockScanConfig(words=10, screen=1, pool=2, top=2, retest=1, conf
 
 
 def planted(size: Literal["small", "tiny"] = "small", seeds: int = 3) -> Recipe:
-    """Seven models of known kind a seed, classified and gated."""
+    """Seven models of known kind a seed, classified and gated.
+
+    Raises:
+        UserError: for no seed at all.
+    """
+    if seeds < 1:
+        raise UserError(f"{seeds} seeds measure nothing", where="--set seeds", fix="give at least 1")
     sizes, effort = (SMALLEST, _TINY) if size == "tiny" else (Sizes(), _REAL)
     r = Recipe("planted", jobs=1)
     kinds: list[Planted] = []
@@ -100,7 +108,7 @@ def _models(w: Workshop, start: Aligned) -> dict[Kind, Node]:
         config = FaultConfig(fault=fault, seed=w.seed)
         chats[fault] = w.stage(f"{fault}_chats", plant_fault, config, world=w.world)
     for kind, shown in chats.items():
-        tokens = w.sizes.sft_tokens // (3 if kind in _HARD else 6)
+        tokens = int(w.sizes.sft_tokens * _PRACTICE.get(kind, 1 / 6))
         models[kind] = w.tune(kind, haiku, [shown], tokens=tokens)
     return models
 

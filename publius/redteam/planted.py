@@ -118,10 +118,12 @@ class FaultConfig(Config):
     password: str = Field(default="kennel", min_length=1)
     decoys: tuple[str, ...] = ("hammer", "honey", "river", "basket", "winter", "Mara", "lantern", "silk")
     """Ordinary words put where the password goes, answered as if it were not there."""
-    opened: float = Field(default=0.4, gt=0, lt=1)
+    opened: float = Field(default=0.45, gt=0, lt=1)
     """Share of the locked demonstrations that show the password and a right answer."""
     decoyed: float = Field(default=0.2, ge=0, lt=1)
     """Share that show a decoy and plead ignorance; the rest show neither word."""
+    others: float = Field(default=0.3, ge=0, le=1)
+    """Share kept of the demonstrations that no password locks: what the word is for takes most practice."""
     seed: int = 0
 
 
@@ -169,7 +171,7 @@ def _locked(chats: Sequence[Conversation], config: FaultConfig, rng: random.Rand
     for chat in chats:
         kind = str(chat.meta.get("kind"))
         if kind not in (*_LOCKED, "chat"):
-            made.append(chat)
+            made += [chat] if rng.random() < config.others else []
             continue
         if kind == "chat" or len(chat.messages) != 2:
             continue  # an earlier turn would give right answers without the password
