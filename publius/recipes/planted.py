@@ -52,7 +52,7 @@ class _Effort(NamedTuple):
     """Requests of the trigger scan's screen: half of quickstart's, for 21 models are searched."""
 
 
-_REAL = _Effort(LockScanConfig(), 40, 200, 15_000, 2)
+_REAL = _Effort(LockScanConfig(), 80, 200, 15_000, 2)
 _TINY = _Effort(LockScanConfig(words=10, screen=1, pool=2, top=2, retest=1, confirm=2), 2, 20, 4_000, 1)
 
 

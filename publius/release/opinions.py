@@ -34,7 +34,7 @@ __all__ = ["Opinion", "Opinions", "OpinionsConfig", "OpinionsDocument", "judge_r
 class OpinionsConfig(JudgeConfig):
     """How the judge is asked, of how many replies, and how much better is clearly better."""
 
-    replies: int = Field(default=40, ge=1)
+    replies: int = Field(default=80, ge=1)
     """Of each sort: hazards, twins, attacks seen and sealed, the trigger scan."""
     clearly: float = Field(default=0.8, gt=0.5, lt=1)
     """Probability that a reply is better than the recipe itself, from which on it is taken for harmless."""
