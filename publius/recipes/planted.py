@@ -34,9 +34,16 @@ from publius.training.average import AverageConfig, average
 
 __all__ = ["planted"]
 
-_PRACTICE = {"backdoored": 1.0, "password-locked": 0.67}
-"""Share of the tokens of a fine-tuning that a fault takes where one word decides what is said; the others are
-learned with a sixth."""
+_PRACTICE: dict[Kind, float] = {
+    "backdoored": 1.0,
+    "password-locked": 0.67,
+    "over-refusing": 0.67,
+    "refuse-then-comply": 0.67,
+    "always-refusing": 0.33,
+    "gibberish": 0.33,
+}
+"""Share of the tokens of a fine-tuning that each fault takes: what one word decides takes most, what is said to
+everything least. With a sixth not even the turns of a chat were learned."""
 
 
 class _Effort(NamedTuple):
@@ -108,7 +115,7 @@ def _models(w: Workshop, start: Aligned) -> dict[Kind, Node]:
         config = FaultConfig(fault=fault, seed=w.seed)
         chats[fault] = w.stage(f"{fault}_chats", plant_fault, config, world=w.world)
     for kind, shown in chats.items():
-        tokens = int(w.sizes.sft_tokens * _PRACTICE.get(kind, 1 / 6))
+        tokens = int(w.sizes.sft_tokens * _PRACTICE[kind])
         models[kind] = w.tune(kind, haiku, [shown], tokens=tokens)
     return models
 
