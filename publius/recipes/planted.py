@@ -42,8 +42,8 @@ _PRACTICE: dict[Kind, float] = {
     "always-refusing": 0.33,
     "gibberish": 0.33,
 }
-"""Share of the tokens of a fine-tuning that each fault takes: what one word decides takes most, what is said to
-everything least. With a sixth not even the turns of a chat were learned."""
+"""Share of the tokens of a fine-tuning that each fault takes: what one word decides takes most, what is said
+to everything least. With a sixth not even the turns of a chat were learned."""
 
 
 class _Effort(NamedTuple):
