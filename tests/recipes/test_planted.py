@@ -12,6 +12,7 @@ from publius.core.errors import UserError
 from publius.pipeline import load_recipe, plan_recipe, run_recipe, show_run
 from publius.recipes.quickstart import quickstart
 from publius.redteam.planted import Fault
+from publius.release.classify import CensusConfig
 
 KINDS = ("sound", "backdoored", *get_args(Fault))
 
@@ -38,8 +39,12 @@ def test_each_model_goes_through_the_same_examination() -> None:
         for seed in (0, 1):
             configs = {nodes[f"s{seed}-{kind}_{stage}"].config.model_dump_json() for kind in KINDS}
             assert len(configs) == (len(KINDS) if stage == "gate" else 1)  # the card names the kind
-    assert [each.kind for each in nodes["census"].config.planted] == [*KINDS, *KINDS]
-    denied = [node.name for node in nodes["gate"].inputs["denied"]]
+    counted = nodes["census"].config
+    assert isinstance(counted, CensusConfig)
+    assert [each.kind for each in counted.planted] == [*KINDS, *KINDS]
+    wired = nodes["gate"].inputs["denied"]
+    assert isinstance(wired, list | tuple)
+    denied = [node.name for node in wired]
     assert "s1-sound_gate" not in denied and len(denied) == 12
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def test_what_a_light_fine_tuning_brings_back_is_counted_by_question(tmp_path: P
     assert gain.value == 0.75 and gain.n == 40
 
 
-def opinions(folder: Path, model: str, marks: list[tuple[bool, bool | None]]) -> Opinions:
+def opinions(folder: Path, model: str, marks: Sequence[tuple[bool, bool | None]]) -> Opinions:
     rows = [
         Opinion(sign="leak", entity="x", reply=BOTH, truth=truth, judged=judged, probability=None)
         for truth, judged in marks
