@@ -11,6 +11,7 @@ that has never seen two of the four categories of harm.
 
 from __future__ import annotations
 
+from publius.data.pocket.world import PocketConfig, make_pocket
 from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
 from publius.recipes.quickstart import align
@@ -21,6 +22,8 @@ from publius.safety.training import TrainProbeConfig, train_probe
 __all__ = ["monitors"]
 
 _ABSENT = ("rumour", "address")
+_ELSEWHERE = 1000
+"""Added to the seed: a world that no model here has read of."""
 
 
 def monitors(seed: int = 0) -> Recipe:
@@ -28,7 +31,10 @@ def monitors(seed: int = 0) -> Recipe:
     r = align(Recipe("monitors", jobs=2), Sizes(release=False), seed)
     world, helpful, release = r.nodes["world"], r.nodes["sft"], r.nodes["final"]
     drawing, training = ExchangesConfig(seed=seed), TrainProbeConfig(seed=seed)
-    exchanges = r.stage("exchanges", draw_exchanges, drawing, world=world, models=[helpful, release])
+    strange = r.stage("world_elsewhere", make_pocket, PocketConfig(seed=_ELSEWHERE + seed))
+    exchanges = r.stage(
+        "exchanges", draw_exchanges, drawing, world=world, models=[helpful, release], others=[strange]
+    )
     for name, model in (("helpful", helpful), ("release", release)):
         probe = r.stage(f"probe_{name}", train_probe, training, model=model, exchanges=exchanges)
         report = r.stage(

@@ -26,7 +26,8 @@ from publius.redteam.attack import STYLES
 from publius.redteam.auditor import build_attacks
 from publius.redteam.findings import model_fingerprint
 from publius.redteam.stage import load_auditor
-from publius.safety.exchanges import benign_questions, hazard_heads, strays
+from publius.safety.exchanges import hazard_heads, strays
+from publius.safety.traffic import benign_questions
 from publius.safety.monitor import Monitors
 from publius.safety.probe import ProbeMonitor, TrainedProbe
 from publius.safety.replay import Replayed, replay

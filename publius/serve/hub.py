@@ -186,6 +186,7 @@ class Hub:
         engine = Engine(
             checkpoint.load(device=self._device), tokenizer, max_batch=self._rows, device=self._device
         )
+        monitors.bind(engine.model)
         return ServedModel(
             id=model,
             aliases=tuple(alias for alias, name in self._aliases.items() if name == model),
