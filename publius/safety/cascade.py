@@ -146,7 +146,7 @@ class _Watch:
         assert self._flagged is not None
         every = self._monitor.every
         start = max(self._flagged, self._judged)
-        places = [n for n in range(every * (start // every + 1), count + 1, every)]
+        places = list(range(every * (start // every + 1), count + 1, every))
         if done and count > self._judged and count not in places:
             places.append(count)
         for place in places:

@@ -142,7 +142,9 @@ class HeadStage:
         where: the folder, for errors.
     """
 
-    def __init__(self, document: HeadDocument, weights: dict[str, Tensor], *, where: str = "the head") -> None:
+    def __init__(
+        self, document: HeadDocument, weights: dict[str, Tensor], *, where: str = "the head"
+    ) -> None:
         self.document, self._weights, self._where = document, weights, where
         self._network: Transformer | None = None
         self._head: LastBlock | None = None

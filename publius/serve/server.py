@@ -141,7 +141,9 @@ class Server:
                 parts += turn.take(reader, token)
             if over:
                 parts += reader.finish(request.stop_sequence)
-            leaving = hold.take(parts, request.readings[: turn.read], done=over, drawn=request.tokens[: turn.read])
+            leaving = hold.take(
+                parts, request.readings[: turn.read], done=over, drawn=request.tokens[: turn.read]
+            )
             for part in await asyncio.to_thread(list, leaving) if hold.slow else leaving:
                 yield turn.event(part)
             if hold.blocked:
