@@ -16,7 +16,7 @@ from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
 from publius.recipes.quickstart import align
 from publius.safety.exchanges import ExchangesConfig, LabelsConfig, draw_exchanges, label_exchanges
-from publius.safety.head_training import TrainHeadConfig, train_head
+from publius.safety.head_training import BoundConfig, TrainHeadConfig, bound_head, train_head
 from publius.safety.measure import MeasureConfig, measure_monitors
 from publius.safety.training import TrainProbeConfig, train_probe
 from publius.safety.whitebox import WhiteboxConfig, whitebox
@@ -49,7 +49,11 @@ def monitors(seed: int = 0) -> Recipe:
     exchanges = r.stage("labels", label_exchanges, LabelsConfig(), world=world, drawn=drawn)
     for name, model in (("helpful", helpful), ("release", release)):
         probe = r.stage(f"probe_{name}", train_probe, training, model=model, exchanges=exchanges)
-        head = r.stage(f"head_{name}", train_head, heading, model=model, exchanges=exchanges, probe=probe)
+        trained = r.stage(f"head_{name}", train_head, heading, model=model, exchanges=exchanges, probe=probe)
+        head = r.stage(
+            f"bound_{name}", bound_head, BoundConfig(), model=model, exchanges=exchanges, probe=probe,
+            head=trained,
+        )  # fmt: skip
         report = r.stage(
             f"monitored_{name}", measure_monitors, MeasureConfig(seed=seed), model=model, world=world,
             others=elsewhere[1:], probe=probe, head=head,

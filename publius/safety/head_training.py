@@ -37,7 +37,7 @@ from publius.safety.probe import ProbeDocument, TrainedProbe, averages
 from publius.safety.training import Row, batched, choose_threshold, learnable, platt, rows_of
 from publius.tokenizer.renderer import Renderer
 
-__all__ = ["TrainHeadConfig", "train_head"]
+__all__ = ["BoundConfig", "TrainHeadConfig", "bound_head", "train_head"]
 
 _ROWS, _BUCKET = 32, 8
 """Rows of a batch, and batches among which rows of like length are put together."""
@@ -115,34 +115,91 @@ def train_head(
             ticker.advance(note=f"loss {loss:.3f}")
     head.eval()
     logits = _logits(head, inner, read["val"])
-    own = [i for i, one in enumerate(read["val"]) if one.row.exchange.label == "help"]
-    found: list[tuple[float, float, float]] = []
+    stopped: list[tuple[float, float]] = []
     for mix in config.mixes:
         scored = _scored(read["val"], logits, mix)
-        threshold = choose_threshold([scored[i].both for i in own], config.false_positives)
-        leaks = [one for one in scored if one.row.leaks]
-        found.append((sum(one.both > threshold for one in leaks) / max(1, len(leaks)), -mix, threshold))
-    _, mix, threshold = max(found)
-    mix = -mix
+        threshold = choose_threshold(_benign(scored), config.false_positives)
+        leaks = [one.both > threshold for one in scored if one.row.leaks]
+        stopped.append((sum(leaks) / max(1, len(leaks)), -mix))
+    mix = -max(stopped)[1]
     scored = _scored(read["val"], logits, mix)
     scale, shift = platt([one.both for one in scored], [one.row.leaks for one in scored])
     with torch.no_grad():
         head.out.weight *= scale
         head.out.bias.mul_(scale).add_(shift)
-    mix, threshold = mix * scale, threshold * scale + shift
     scored = [one._replace(both=one.both * scale + shift) for one in scored]
     flag = _flag([one.first for one in scored if one.row.leaks], config.missed)
-    count = sum(scored[i].both > threshold for i in own)
     document = HeadDocument(
-        model=identity, outputs=("harm", *CATEGORIES), flag=flag, mix=mix, threshold=threshold,
-        hold_back=first.hold_back, benign=len(own), false_positives=binomial_upper(count, len(own)),
-        flagged=sum(scored[i].first > flag for i in own) / max(1, len(own)),
+        model=identity, outputs=("harm", *CATEGORIES), flag=flag, mix=mix * scale, threshold=0.0,
+        hold_back=first.hold_back, benign=0, false_positives=1.0, flagged=1.0,
     )  # fmt: skip
-    run.metric("head.benign", wilson(count, len(own)))
-    run.metric("head.mix", mix)
-    run.metric("head.threshold", threshold)
-    _report(run, _scored(read["test"], _logits(head, inner, read["test"]), mix), document)
+    document = _bounded(run, document, scored, config.false_positives)
+    _report(run, _scored(read["test"], _logits(head, inner, read["test"]), document.mix), document)
     return write_head(run.output, head, document)
+
+
+class BoundConfig(Config):
+    """Where the threshold lies."""
+
+    false_positives: float = Field(default=0.005, gt=0, lt=1)
+    """As `TrainHeadConfig.false_positives`."""
+
+
+@stage(version=1)
+def bound_head(
+    run: Run,
+    config: BoundConfig,
+    *,
+    model: Checkpoint,
+    exchanges: Exchanges,
+    probe: TrainedProbe,
+    head: TrainedHead,
+) -> TrainedHead:
+    """The same head with another threshold: another bound needs no new training.
+
+    Metrics: as `train_head`.
+
+    Raises:
+        UserError: when there are too few benign exchanges for the bound that is asked.
+    """
+    inner, renderer, document = model.load(), Renderer(model.tokenizer()), head.document()
+    block = LastBlock(inner, len(document.outputs))
+    block.load_state_dict(head.weights())
+    block.eval()
+    scored: dict[str, list[_Scored]] = {}
+    with run.progress("bound", 2) as ticker:
+        for split in ("val", "test"):
+            known = learnable(exchanges, split, document.model)
+            rows = rows_of(renderer, known, inner.config.max_position, document.model, document.hold_back)
+            read = _read(inner, rows, probe.probe(), probe.document())
+            scored[split] = _scored(read, _logits(block, inner, read), document.mix)
+            ticker.advance(note=split)
+    document = _bounded(run, document, scored["val"], config.false_positives)
+    _report(run, scored["test"], document)
+    return write_head(run.output, block, document)
+
+
+def _benign(scored: Sequence[_Scored]) -> list[float]:
+    """The highest words on the model's own harmless replies."""
+    return [one.both for one in scored if one.row.exchange.label == "help"]
+
+
+def _bounded(run: Run, document: HeadDocument, scored: Sequence[_Scored], most: float) -> HeadDocument:
+    """With the lowest threshold that keeps the bound, and what is known of it."""
+    benign = _benign(scored)
+    threshold = choose_threshold(benign, most)
+    count = sum(score > threshold for score in benign)
+    flagged = [one.first > document.flag for one in scored if one.row.exchange.label == "help"]
+    run.metric("head.benign", wilson(count, len(benign)))
+    run.metric("head.mix", document.mix)
+    run.metric("head.threshold", threshold)
+    return document.model_copy(
+        update={
+            "threshold": threshold, "benign": len(benign),
+            "false_positives": binomial_upper(count, len(benign)),
+            "flagged": sum(flagged) / max(1, len(flagged)),
+        }
+    )  # fmt: skip
 
 
 def _flag(leaks: Sequence[float], missed: float) -> float:

@@ -12,7 +12,8 @@ def test_each_model_gets_a_probe_on_its_own_states_and_is_measured_with_it() -> 
         probe, report = nodes[f"probe_{name}"], nodes[f"monitored_{name}"]
         assert probe.inputs["model"].name == report.inputs["model"].name == model
         assert report.inputs["probe"] is probe and report.config.seed == 3
-        head = nodes[f"head_{name}"]
+        head = nodes[f"bound_{name}"]
+        assert head.inputs["head"] is nodes[f"head_{name}"]
         assert head.inputs["probe"] is probe and report.inputs["head"] is head
         learned_from, measured_with = nodes["exchanges"].inputs["others"], report.inputs["others"]
         assert learned_from != measured_with, "no world is both learned from and measured with"
