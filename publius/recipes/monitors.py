@@ -70,11 +70,17 @@ def monitors(seed: int = 0) -> Recipe:
         ):
             for metric in metrics:
                 r.publish(f"{name}.{part}.{metric}", node, f"{part}.{metric}")
-    controls = {"shuffled": {"shuffle": True}, "absent": {"without": _ABSENT}}
-    for name, changes in controls.items():
+    known = {"shuffled": {"shuffle": True}, "absent": {"without": _ABSENT}}
+    for name, changes in known.items():
         config = training.model_copy(update=changes)
         control = r.stage(f"probe_{name}", train_probe, config, model=helpful, exchanges=exchanges)
         r.publish(f"{name}.probe.auroc", control, "probe.auroc")
-        for category in _ABSENT if name == "absent" else ():
-            r.publish(f"{name}.probe.stopped.{category}", control, f"probe.stopped.{category}")
+        if name == "absent":
+            second = r.stage(
+                "head_absent", train_head, heading.model_copy(update=changes), model=helpful,
+                exchanges=exchanges, probe=control,
+            )  # fmt: skip
+            for category in _ABSENT:
+                r.publish(f"absent.probe.stopped.{category}", control, f"probe.stopped.{category}")
+                r.publish(f"absent.head.stopped.{category}", second, f"head.stopped.{category}")
     return r

@@ -48,10 +48,10 @@ _FILLER = " then the old man went to the mill"
 class WhiteboxConfig(Config):
     """How hard is tried."""
 
-    attacks: int = Field(default=24, ge=1)
+    attacks: int = Field(default=16, ge=1)
     """Requests in held-out wordings about test items; those the model leaks on are attacked."""
-    steps: int = Field(default=24, ge=1)
-    candidates: int = Field(default=32, ge=1)
+    steps: int = Field(default=20, ge=1)
+    candidates: int = Field(default=24, ge=1)
     """Suffixes tried at each step."""
     top: int = Field(default=48, ge=1)
     """Of the tokens at each place, those that the gradient likes best."""
