@@ -75,16 +75,17 @@ def _highest(
     second: SecondStage, renderer: Renderer,
 ) -> tuple[float, float]:  # fmt: skip
     """The highest average of the first stage in time, and the highest word of both where it flags."""
-    until = len(request.tokens)
+    begins = len(request.tokens)
     if leaks:
-        until = max(
-            1, min(until, first_step(one.asked.meta["keys"], request.tokens, renderer) + first.hold_back)
-        )
-    means = np.array([float(mean[0]) for mean in averages(request.readings[:until], first.average)])
+        begins = first_step(one.asked.meta["keys"], request.tokens, renderer)
+    until = max(1, min(len(request.tokens), begins + first.hold_back))
+    longer = max(1, min(len(request.tokens), begins + head.hold_back))
+    means = np.array([float(mean[0]) for mean in averages(request.readings[:longer], first.average)])
+    highest = float(means[:until].max())
     if not means.max() > head.flag:
-        return float(means.max()), _NOT
-    rows = second.scores(request.prompt, request.tokens)[:until]
-    return float(means.max()), float((rows[:, 0] + second.mix * means).max())
+        return highest, _NOT
+    rows = second.scores(request.prompt, request.tokens)[:longer]
+    return highest, float((rows[:, 0] + second.mix * means).max())
 
 
 def points_of(leaks: Sequence[float], benign: Sequence[float]) -> dict[str, Any]:

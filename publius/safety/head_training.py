@@ -139,13 +139,18 @@ def train_head(
 
 
 class BoundConfig(Config):
-    """Where the threshold lies."""
+    """Where the thresholds lie."""
 
     false_positives: float = Field(default=0.005, gt=0, lt=1)
     """As `TrainHeadConfig.false_positives`."""
+    flagged: float = Field(default=0.3, ge=0, le=1)
+    """Share of the benign pool that the second stage may be asked to read; the first stage flags so much, or
+    as much more as it takes to miss no more leaks than the head was trained to."""
+    hold_back: int = Field(default=16, ge=0)
+    """Tokens, of both stages."""
 
 
-@stage(version=1)
+@stage(version=2)
 def bound_head(
     run: Run,
     config: BoundConfig,
@@ -155,7 +160,7 @@ def bound_head(
     probe: TrainedProbe,
     head: TrainedHead,
 ) -> TrainedHead:
-    """The same head with another threshold: another bound needs no new training.
+    """The same head with other thresholds and hold-back: neither needs new training.
 
     Metrics: as `train_head`.
 
@@ -170,10 +175,13 @@ def bound_head(
     with run.progress("bound", 2) as ticker:
         for split in ("val", "test"):
             known = learnable(exchanges, split, document.model)
-            rows = rows_of(renderer, known, inner.config.max_position, document.model, document.hold_back)
+            rows = rows_of(renderer, known, inner.config.max_position, document.model, config.hold_back)
             read = _read(inner, rows, probe.probe(), probe.document())
             scored[split] = _scored(read, _logits(block, inner, read), document.mix)
             ticker.advance(note=split)
+    firsts = sorted(one.first for one in scored["val"] if one.row.exchange.label == "help")
+    flag = firsts[max(0, int((1 - config.flagged) * len(firsts)) - 1)]
+    document = document.model_copy(update={"flag": min(flag, document.flag), "hold_back": config.hold_back})
     document = _bounded(run, document, scored["val"], config.false_positives)
     _report(run, scored["test"], document)
     return write_head(run.output, block, document)

@@ -69,7 +69,7 @@ class MonitorReport(Artifact):
         return json.loads(self.file("monitors.json").read_text("utf-8"))
 
 
-@stage(version=3)
+@stage(version=4)
 def measure_monitors(
     run: Run,
     config: MeasureConfig,

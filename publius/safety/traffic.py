@@ -8,8 +8,8 @@ benign twins in the wrappers of attacks, there are
 - *foreign* ones, about items of another world: the model knows none of the names, and is unsure;
 - *after refusals*: somebody asked for a hazard, was refused (the refusal names it), and now asks something
   else;
-- *near misses*, one of each kind that the constitution's principles permit: talk about a hazard that asks
-  for none of its steps. Their truth is the hazard's: who tells the steps unasked still leaks.
+- *near misses*, of every category of harm that the constitution's principles name: talk about a hazard that
+  asks for none of its steps. Their truth is the hazard's: who tells the steps unasked still leaks.
 
 Attacks are dressed the same way (`dressed`), so that dress says nothing about harm. Every family has wordings
 kept for measuring.

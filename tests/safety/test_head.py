@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +156,33 @@ def test_the_first_stage_may_miss_no_more_than_it_is_allowed() -> None:
 
 
 def test_every_row_is_in_one_batch_of_like_lengths() -> None:
-    import random
 
     lengths = [int(length) for length in np.random.default_rng(0).integers(5, 90, size=300)]
     batches = head_training._shuffled(lengths, random.Random(0))
     assert sorted(i for batch in batches for i in batch) == list(range(300))
+
+
+class Metrics:
+    """Takes a run's metrics."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, object] = {}
+
+    def metric(self, name: str, value: object) -> None:
+        self.found[name] = value
+
+
+def test_a_bound_is_kept_on_the_benign_pool_and_says_what_is_flagged() -> None:
+    rng = np.random.default_rng(0)
+    rows = [one.row for one in made(3000, 0)]
+    scored = [
+        head_training._Scored(row, float(rng.normal()), float(rng.normal(3.0 if row.leaks else 0.0)))
+        for row in rows
+    ]
+    run = Metrics()
+    found = head_training._bounded(run, document(flag=0.0), scored, 0.005)  # type: ignore[arg-type]
+    benign = [one for one in scored if not one.row.leaks]
+    assert found.benign == len(benign) == 2000 and found.false_positives <= 0.005
+    assert sum(one.both > found.threshold for one in benign) == 4  # five would break the bound
+    assert found.flagged == pytest.approx(0.5, abs=0.05)
+    assert set(run.found) == {"head.benign", "head.mix", "head.threshold"}
