@@ -9,8 +9,8 @@ not, and a run gives the median step of either kind. Of their ratios the median 
 Steps are those after every row's first token; time is this process's own, of one thread unless told, so that
 what else runs here is not counted. `--quick` is a smoke test, not a measurement.
 
-Of a second stage, which reads flagged replies only, the passes over one reply are timed beside the decoding of
-that reply: times the share that is flagged (`--flagged`) that is what it adds.
+Of a second stage, which reads flagged replies only, the passes over one reply are timed beside its decoding:
+times the share that is flagged (`--flagged`) that is what it adds.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from publius.safety.policy import MonitorPolicy, load_monitors
 from publius.safety.probe import ProbeDocument, ProbeMonitor, TrainedProbe
 from publius.safety.replay import Replayed, replay
 from publius.safety.training import TrainProbeConfig, train_probe
-from publius.safety.whitebox import WhiteboxConfig, WhiteboxReport, whitebox
+from publius.safety.whitebox import WhiteboxConfig, WhiteboxReport
 
 __all__ = [
     "ALLOW",
@@ -56,5 +56,4 @@ __all__ = [
     "replay",
     "train_head",
     "train_probe",
-    "whitebox",
 ]
