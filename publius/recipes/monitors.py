@@ -1,12 +1,13 @@
-"""What a probe on the model's own states stops, and whom it disturbs.
+"""What two layers of monitors stop, and whom they disturb.
 
-    publius run monitors                      # after quickstart: ten minutes on two cores
+    publius run monitors                      # after quickstart: about half an hour on two quiet cores
     publius run monitors --set seed=1
 
 On the two models that matter: the helpful-only one, which any attack breaks, and the release, which few do.
-Labelled exchanges are drawn from both; each gets a probe on its own states and is attacked and asked harmless
-things with it and without. Two controls: a probe trained on shuffled labels, which must find nothing, and one
-that has never seen two of the four categories of harm.
+Labelled exchanges are drawn from both; each gets a probe on its own states and a last-block head behind it,
+and is attacked and asked harmless things under both layers, each alone, and none. Controls: a probe trained on
+shuffled labels, which must find nothing, and both layers without two of the four categories of harm. And an
+attacker who knows everything.
 """
 
 from __future__ import annotations
