@@ -4,10 +4,10 @@
     publius run monitors --set seed=1
 
 On the two models that matter: the helpful-only one, which any attack breaks, and the release, which few do.
-Labelled exchanges are drawn from both; each gets a probe on its own states and a last-block head behind it,
-and is attacked and asked harmless things under both layers, each alone, and none. Controls: a probe trained on
-shuffled labels, which must find nothing, and both layers without two of the four categories of harm. And an
-attacker who knows everything.
+Labelled exchanges are drawn from both; each gets a probe on its own states and a last-block head behind it.
+Both are attacked and asked harmless things under both layers, each alone, and none. Controls: a probe trained
+on shuffled labels, which must find nothing, and both layers without two of the four categories of harm. And
+an attacker who knows everything.
 """
 
 from __future__ import annotations

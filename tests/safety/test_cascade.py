@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from publius.inference.readings import Probe
 from publius.safety.cascade import CascadeMonitor
-from publius.safety.monitor import Monitors, Verdict
+from publius.safety.monitor import ALLOW, Monitors, Verdict
 from publius.safety.probe import ProbeDocument, ProbeMonitor
 from publius.safety.replay import replay
 from publius.testing import byte_tokenizer
@@ -51,7 +51,7 @@ def replied(
 ) -> tuple[Verdict, list[int]]:
     """The verdict on a reply that comes in pieces ending at `places`, and what was verified after each."""
     watching, text = Monitors([monitor]).watch(ASKED, prompt=PROMPT), "x" * len(firsts)
-    verified: list[int] = []
+    verdict, verified = ALLOW, list[int]()
     for place in places:
         verdict, upto = watching.reply(
             text[:place], rows(*firsts)[:place], done=place == len(firsts), drawn=range(place)
@@ -99,17 +99,13 @@ def test_the_same_verdict_however_the_reply_is_cut(
     firsts, harm = [one[0] for one in exchange], [one[1] for one in exchange]
     count = len(exchange)
     expected, _ = replied(cascade(Known(harm), hold_back), firsts, range(1, count + 1))
-    assert (expected.action == "block") == (max(firsts) > 1 and _crosses(firsts, harm))
+    assert (expected.action == "block") == (max(firsts) > 1 and max(harm) > 0)
     places = sorted({min(cut, count) for cut in cuts} | {count})
     said, verified = replied(cascade(Known(harm), hold_back), firsts, places)
     assert (said.action, said.category, said.score) == (
         expected.action, expected.category, expected.score
     )  # fmt: skip
     assert verified[-1] == (0 if said.action == "block" else count)
-
-
-def _crosses(firsts: list[float], harm: list[float]) -> bool:
-    return any(score > 0 for score in harm)
 
 
 def test_a_leak_is_stopped_before_its_first_step_leaves() -> None:
