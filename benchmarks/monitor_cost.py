@@ -8,6 +8,9 @@ seen the machine's own unrest is larger: so within a run every other step reads 
 not, and a run gives the median step of either kind. Of their ratios the median and quartiles are reported.
 Steps are those after every row's first token; time is this process's own, of one thread unless told, so that
 what else runs here is not counted. `--quick` is a smoke test, not a measurement.
+
+Of a second stage, which reads flagged replies only, the passes over one reply are timed beside its decoding:
+times the share that is flagged (`--flagged`) that is what it adds.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from harness import child, entry, extra, markdown, options_of, record_of, say, w
 from publius.core.config import Config
 from publius.inference import Engine, Request, Sampling
 from publius.inference.readings import Probe
+from publius.safety.head import HeadDocument, HeadStage, LastBlock
 
 COST = 0.02
 """What is asked: so much more time at most."""
@@ -83,6 +87,45 @@ def time_pairs(work: Work) -> dict[str, Any]:
     return {"pairs": [decode(engine, work, number, probe) for number in range(work.runs + 1)][1:]}
 
 
+def time_second(work: Work) -> dict[str, Any]:
+    """In a child: seconds of a last-block head's passes over a reply and of decoding it, of every run."""
+    engine = our_engine(SHAPES[work.size], work.dtype)
+    document = HeadDocument(
+        model="", outputs=("harm",), flag=0.0, mix=0.0, threshold=0.0, hold_back=8, benign=0,
+        false_positives=1.0, flagged=1.0,
+    )  # fmt: skip
+    stage = HeadStage(document, LastBlock(engine.model, 1).state_dict())
+    stage.bind(engine.model)
+    ids = range(FIRST_ID, SHAPES[work.size].vocab_size)
+    sampling = Sampling(max_tokens=work.new, temperature=0.0)
+    found: list[list[float]] = []
+    for number in range(work.runs + 1):
+        rng = random.Random(number)
+        requests: list[Request] = [
+            engine.submit(rng.choices(ids, k=work.prompt), sampling) for _ in range(work.rows)
+        ]
+        begun = time.process_time()
+        while engine.step():
+            pass
+        decoded = (time.process_time() - begun) / work.rows
+        begun = time.process_time()
+        for count in range(4, work.new + 1, 4):
+            stage.scores(requests[0].prompt, requests[0].tokens[:count])
+        found.append([time.process_time() - begun, decoded])
+    return {"pairs": found[1:]}
+
+
+def told_second(result: dict[str, Any], flagged: float) -> str:
+    """What the second stage adds, in words."""
+    if "error" in result:
+        return f"second stage: {result['error']}"
+    share = statistics.median(passes / decoded for passes, decoded in result["pairs"])
+    return (
+        f"second stage: the passes over a flagged reply take {share:.0%} of the time it takes to decode; "
+        f"with {flagged:.1%} flagged that is {share * flagged:+.2%}"
+    )
+
+
 def cases(work: Work) -> list[Work]:
     """One row and many, one output and sixteen, and three layers more."""
     many = {"rows": 32, "outputs": 16, "layers": (2, 4)}
@@ -123,6 +166,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=list(SHAPES), default="10M")
     parser.add_argument("--dtype", choices=list(WIDTHS), default="float32")
     parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--flagged", type=float, default=0.1, help="share of replies a first stage flags")
     parser.set_defaults(threads=1)
     options = parser.parse_args()
     if options.quick:
@@ -141,13 +185,24 @@ def main() -> None:
         told = result.get("error") or extra(result["pairs"])
         say(f"{work.rows} rows, {work.outputs} outputs, {len(work.layers) + 1} states: {told}")
         found.append((work, result))
+    second = child(
+        Path(__file__), "second", base.model_dump(mode="json"), seconds=options.limit, threads=options.threads
+    )
     print(table(found))
+    print(told_second(second, options.flagged))
     if options.out is not None:
         plain = {name: value for name, value in vars(options).items() if name != "out"}
         lines = [{"work": work.model_dump(mode="json"), **result} for work, result in found]
+        lines.append({"work": base.model_dump(mode="json"), "second": second})
         record = record_of(torch.device("cpu"), settings=plain, results=lines)
         say(f"written: {write_record(options.out, 'monitor-cost', record)}")
 
 
 if __name__ == "__main__":
-    entry(main, {"pairs": lambda payload: time_pairs(Work.model_validate(payload))})
+    entry(
+        main,
+        {
+            "pairs": lambda payload: time_pairs(Work.model_validate(payload)),
+            "second": lambda payload: time_second(Work.model_validate(payload)),
+        },
+    )

@@ -16,6 +16,7 @@ from publius.pipeline import Artifact, Record, RunView, StageView, show_run
 from publius.pipeline.store import Store, read_json
 from publius.redteam import Findings, Regression, TriggerReport
 from publius.release import DecisionArtifact
+from publius.safety import MonitorReport
 
 __all__ = ["Entry", "Gathered", "collect"]
 
@@ -26,6 +27,7 @@ _MARKS: dict[type[Artifact], str] = {
     DecisionArtifact: "decision.json",
     Findings: "findings.json",
     JudgeReport: "judge.json",
+    MonitorReport: "monitors.json",
     NeedleReport: "needle.json",
     Regression: "regression.json",
     Report: "report.json",
@@ -113,6 +115,10 @@ class Gathered:
     def revisions(self) -> list[tuple[Entry, Revisions]]:
         """Critique and revision stages."""
         return self._of(Revisions)
+
+    def monitors(self) -> list[tuple[Entry, MonitorReport]]:
+        """What layers stop while a model answers."""
+        return self._of(MonitorReport)
 
     def judges(self) -> list[tuple[Entry, JudgeReport]]:
         """Graded judges."""

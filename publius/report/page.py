@@ -12,6 +12,7 @@ from publius.report.collect import Gathered, collect
 from publius.report.context import haystacks
 from publius.report.critiques import critiques, filter_rules
 from publius.report.html import Html, el, join
+from publius.report.monitors import layers
 from publius.report.overview import costs, header, metrics
 from publius.report.redteam import coverage, redteam
 from publius.report.regression import suites
@@ -33,6 +34,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Gathered], Html | None]], ...] = (
     ("coverage", "Coverage", coverage),
     ("regression", "Regression", suites),
     ("attacks", "Attacks", attacks),
+    ("monitors", "Monitors", layers),
     ("principles", "Principles", principles),
     ("critiques", "Critiques", critiques),
     ("judges", "Judges", judges),

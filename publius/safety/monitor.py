@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from publius.core.messages import Conversation
 from publius.inference.readings import Probe
+from publius.model.transformer import Transformer
 
-__all__ = ["ALLOW", "Action", "Monitor", "Monitors", "Verdict", "Watch", "Watching"]
+__all__ = [
+    "ALLOW",
+    "Action",
+    "Monitor",
+    "Monitors",
+    "ReadsTokens",
+    "ReadsWeights",
+    "Verdict",
+    "Watch",
+    "Watching",
+]
 
 Action = Literal["allow", "flag", "block"]
 _log = logging.getLogger(__name__)
@@ -86,14 +97,57 @@ class Monitor(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsTokens(Protocol):
+    """A watch whose second stage reads the exchange over again, token by token as the model did."""
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the second stage has work: what it says takes the time of a model's pass."""
+        ...
+
+    def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
+        """The prompt's tokens and those drawn so far: one for each row of the next `reply`'s scores."""
+        ...
+
+
+@runtime_checkable
+class ReadsWeights(Protocol):
+    """A monitor that computes with the served model's own weights."""
+
+    def bind(self, network: Transformer) -> None:
+        """Take the weights, which are shared and must not be changed.
+
+        Raises:
+            UserError: when it was made for another shape.
+        """
+        ...
+
+
 class Watching:
-    """All monitors on one exchange: the gravest verdict counts, and what leaves is what all have verified."""
+    """All monitors on one exchange: the gravest verdict counts, and what leaves is what all have verified.
+
+    Args:
+        monitors, columns: the layers, and which columns of the readings are whose.
+        conversation: up to the reply.
+        prompt: its tokens, as the model gets them; a layer that reads them blocks what comes without.
+    """
 
     def __init__(
-        self, monitors: Sequence[Monitor], columns: Sequence[slice], conversation: Conversation
+        self,
+        monitors: Sequence[Monitor],
+        columns: Sequence[slice],
+        conversation: Conversation,
+        prompt: Sequence[int] = (),
     ) -> None:
-        self._names, self._columns = [monitor.name for monitor in monitors], columns
+        self._names, self._columns, self._prompt = [monitor.name for monitor in monitors], columns, prompt
         self._watches = [self._tried(m.name, lambda m=m: m.watch(conversation), None) for m in monitors]
+        self._readers = {i: w for i, w in enumerate(self._watches) if isinstance(w, ReadsTokens)}
+
+    @property
+    def flagged(self) -> bool:
+        """Whether a second stage has work, so that the next `reply` takes long."""
+        return any(reader.flagged for reader in self._readers.values())
 
     def prompt(self) -> Verdict:
         """As `Watch.prompt`."""
@@ -104,12 +158,19 @@ class Watching:
             ]
         )
 
-    def reply(self, text: str, scores: NDArray[np.float32], *, done: bool) -> tuple[Verdict, int]:
-        """As `Watch.reply`; `scores` has the columns of all probes beside each other."""
+    def reply(
+        self, text: str, scores: NDArray[np.float32], *, done: bool, drawn: Sequence[int] = ()
+    ) -> tuple[Verdict, int]:
+        """As `Watch.reply`; `scores` has the columns of all probes beside each other, `drawn` the token of
+        each row."""
         verdict, verified = ALLOW, len(text)
-        for name, watch, columns in zip(self._names, self._watches, self._columns, strict=True):
+        for i, (name, watch, columns) in enumerate(
+            zip(self._names, self._watches, self._columns, strict=True)
+        ):
             said, upto = _failed(name), 0
             if watch is not None:
+                if i in self._readers:
+                    self._readers[i].tokens(self._prompt, drawn)
                 said, upto = self._tried(
                     name,
                     lambda w=watch, c=columns: w.reply(text, scores[:, c], done=done),
@@ -146,9 +207,19 @@ class Monitors:
         """All probes beside each other, for the engine: give it as `Request.probe`, and `Request.readings` to
         `Watching.reply`."""
 
-    def watch(self, conversation: Conversation) -> Watching:
-        """Begin to watch an exchange with every layer."""
-        return Watching(self.monitors, self._columns, conversation)
+    def bind(self, network: Transformer) -> None:
+        """Give the served model's weights to the layers that compute with them; before any exchange.
+
+        Raises:
+            UserError: when a layer was made for a model of another shape.
+        """
+        for monitor in self.monitors:
+            if isinstance(monitor, ReadsWeights):
+                monitor.bind(network)
+
+    def watch(self, conversation: Conversation, *, prompt: Sequence[int] = ()) -> Watching:
+        """Begin to watch an exchange with every layer; `prompt` is its tokens."""
+        return Watching(self.monitors, self._columns, conversation, prompt)
 
 
 def _failed(name: str) -> Verdict:

@@ -10,6 +10,9 @@
         action: block
         on_error: closed
         budget_ms: 50
+      - monitor: cascade
+        file: probe            # flags, above `flag` (else the head's own)
+        then: head             # decides about what is flagged, above `threshold` (else its own)
 
 A layer that fails blocks (`on_error: closed`, the default); `open` lets what it should have judged pass,
 flagged, and must be asked for. A layer that overruns its budget on one exchange fails, and is asked no more:
@@ -19,7 +22,7 @@ one slow layer must not hold up everybody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -30,9 +33,12 @@ from pydantic import Field, model_validator
 from publius.core.config import Config
 from publius.core.messages import Conversation
 from publius.inference.readings import Probe
+from publius.model.transformer import Transformer
+from publius.safety.cascade import CascadeMonitor
 from publius.safety.files import read_yaml
+from publius.safety.head import HeadStage
 from publius.safety.keywords import KeywordMonitor
-from publius.safety.monitor import Monitor, Monitors, Verdict, Watch
+from publius.safety.monitor import Monitor, Monitors, ReadsTokens, ReadsWeights, Verdict, Watch
 from publius.safety.probe import ProbeMonitor
 
 __all__ = ["Layer", "MonitorPolicy", "load_monitors"]
@@ -43,25 +49,33 @@ _T = TypeVar("_T")
 class Layer(Config):
     """One monitor and what it may do."""
 
-    monitor: Literal["keywords", "probe"]
+    monitor: Literal["keywords", "probe", "cascade"]
     file: str
     """The list of words, or the probe's folder; relative to the policy."""
+    then: str = ""
+    """(cascade) The folder of the second stage."""
     name: str = ""
     """For logs; else the kind of monitor."""
     action: Literal["flag", "block"] | None = None
     """At most this; None leaves it to the monitor."""
     threshold: float | None = Field(default=None, allow_inf_nan=False)
-    """(probe) In place of its own."""
+    """(probe, cascade) In place of its own, or of the second stage's."""
+    flag: float | None = Field(default=None, allow_inf_nan=False)
+    """(cascade) Above it the first stage flags; in place of the second stage's own."""
     hold_back: int | None = Field(default=None, ge=0)
-    """(probe) Tokens, in place of its own."""
+    """(probe, cascade) Tokens, in place of its own."""
     on_error: Literal["closed", "open"] = "closed"
     budget_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Most time spent in it on one exchange; None does not look."""
 
     @model_validator(mode="after")
     def _belongs(self) -> Layer:
-        if self.monitor != "probe" and (self.threshold is not None or self.hold_back is not None):
+        if self.monitor == "keywords" and (self.threshold is not None or self.hold_back is not None):
             raise ValueError("threshold and hold_back are a probe's")
+        if (self.monitor == "cascade") != bool(self.then):
+            raise ValueError("a cascade, and nothing else, says what comes then")
+        if self.monitor != "cascade" and self.flag is not None:
+            raise ValueError("flag is a cascade's")
         return self
 
 
@@ -105,6 +119,12 @@ def _monitor(layer: Layer, folder: Path, model: str | None) -> Monitor:
     name, file = layer.name or layer.monitor, folder / layer.file
     if layer.monitor == "keywords":
         inner: Monitor = KeywordMonitor.load(file, name=name)
+    elif layer.monitor == "cascade":
+        second = HeadStage.load(folder / layer.then, model=model)
+        flag = second.document.flag if layer.flag is None else layer.flag
+        held = second.document.hold_back if layer.hold_back is None else layer.hold_back
+        first = ProbeMonitor.load(file, model=model, threshold=flag, hold_back=held)
+        inner = CascadeMonitor(first, second, name=name, threshold=layer.threshold)
     else:
         inner = ProbeMonitor.load(
             file, model=model, name=name, threshold=layer.threshold, hold_back=layer.hold_back
@@ -126,6 +146,10 @@ class _Layered:
     def probe(self) -> Probe | None:
         return self._inner.probe
 
+    def bind(self, network: Transformer) -> None:
+        if isinstance(self._inner, ReadsWeights):
+            self._inner.bind(network)
+
     def watch(self, conversation: Conversation) -> _LayeredWatch:
         return _LayeredWatch(self._inner, self.layer, conversation)
 
@@ -134,6 +158,14 @@ class _LayeredWatch:
     def __init__(self, monitor: Monitor, layer: Layer, conversation: Conversation) -> None:
         self._name, self._layer, self._spent, self._failed = monitor.name, layer, 0.0, False
         self._watch: Watch | None = self._tried(lambda: monitor.watch(conversation), None)
+
+    @property
+    def flagged(self) -> bool:
+        return isinstance(self._watch, ReadsTokens) and self._watch.flagged
+
+    def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
+        if isinstance(self._watch, ReadsTokens):
+            self._watch.tokens(prompt, drawn)
 
     def prompt(self) -> Verdict:
         watch = self._watch

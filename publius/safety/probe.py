@@ -26,7 +26,7 @@ from publius.inference.readings import Probe
 from publius.pipeline import Artifact
 from publius.safety.monitor import ALLOW, Action, Verdict
 
-__all__ = ["ProbeDocument", "ProbeMonitor", "TrainedProbe", "averages", "write_probe"]
+__all__ = ["Leaving", "ProbeDocument", "ProbeMonitor", "TrainedProbe", "averages", "write_probe"]
 
 _WEIGHTS, _DOCUMENT = "probe.safetensors", "probe.json"
 
@@ -104,6 +104,26 @@ def averages(
         yield mean
 
 
+class Leaving:
+    """How much text there was when so many tokens had been drawn: what may leave behind a hold-back."""
+
+    def __init__(self) -> None:
+        self._lengths: list[tuple[int, int]] = []
+
+    def add(self, tokens: int, length: int) -> None:
+        """So much text after so many tokens."""
+        self._lengths.append((tokens, length))
+
+    def upto(self, tokens: int) -> int:
+        """The newest known length at which no more than `tokens` had been drawn; ask in rising order."""
+        verified = 0
+        while self._lengths and self._lengths[0][0] <= tokens:
+            verified = self._lengths.pop(0)[1]
+        if verified:
+            self._lengths.insert(0, (tokens, verified))
+        return verified
+
+
 class ProbeMonitor:
     """Blocks (or flags) a reply whose averaged reading passes the threshold.
 
@@ -172,8 +192,7 @@ class _Watch:
         self._mean: NDArray[np.float64] | None = None
         self._read = 0
         self._verdict = ALLOW
-        self._lengths: list[tuple[int, int]] = []
-        """How much text there was when so many tokens had been read."""
+        self._leaving = Leaving()
 
     def prompt(self) -> Verdict:
         return ALLOW
@@ -184,16 +203,10 @@ class _Watch:
             return said, 0
         if text and not len(scores):
             raise ValueError("text that no reading belongs to")  # nobody looked: the layer fails closed
-        self._lengths.append((len(scores), len(text)))
+        self._leaving.add(len(scores), len(text))
         if done:
             return said, len(text)
-        # The newest known length at which all tokens behind the hold-back had been read.
-        judged, verified = len(scores) - self._monitor.hold_back, 0
-        while self._lengths and self._lengths[0][0] <= judged:
-            verified = self._lengths.pop(0)[1]
-        if verified:
-            self._lengths.insert(0, (judged, verified))
-        return said, verified
+        return said, self._leaving.upto(len(scores) - self._monitor.hold_back)
 
     def _judge(self, scores: NDArray[np.float32]) -> Verdict:
         monitor = self._monitor

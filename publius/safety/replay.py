@@ -46,7 +46,7 @@ def replay(
         new = b"" if token in tokenizer.special_ids else tokenizer.id_bytes(token)
         text += decoder.decode(new, final=done)
         ends.append(len(text))
-        verdict, verified = watching.reply(text, readings[:count], done=done)
+        verdict, verified = watching.reply(text, readings[:count], done=done, drawn=tokens[:count])
         if verdict.action == "block":
             return Replayed(verdict, text[:left], count, sum(end <= left for end in ends) if left else 0)
         if verdict.action == "flag":

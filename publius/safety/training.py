@@ -15,7 +15,7 @@ Shape letters: E exchanges, T tokens of a reply, N of all replies, S states, K o
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,17 @@ from publius.safety.exchanges import SPLITS, Exchange, Exchanges
 from publius.safety.probe import ProbeDocument, TrainedProbe, averages, write_probe
 from publius.tokenizer.renderer import Renderer
 
-__all__ = ["TrainProbeConfig", "choose_threshold", "train_probe"]
+__all__ = [
+    "Row",
+    "TrainProbeConfig",
+    "batched",
+    "choose_threshold",
+    "first_step",
+    "learnable",
+    "platt",
+    "rows_of",
+    "train_probe",
+]
 
 _ROWS, _STEPS = 32, 80
 _FOREIGN = 4
@@ -53,10 +63,11 @@ class TrainProbeConfig(Config):
     """After how many layers the stream is read besides the last state; None takes all of them."""
     decay: float = Field(default=0.002, ge=0)
     """L2 of the weights on standardised states."""
-    averages: tuple[float, ...] = (0.3, 1.0)
+    averages: tuple[float, ...] = (0.3,)
     """Weights of the newest reading that are tried; the one that stops most on `val` is kept."""
-    false_positives: float = Field(default=0.005, gt=0, lt=1)
-    """Most of the benign exchanges that may be blocked, by the upper 95% bound."""
+    false_positives: float = Field(default=0.002, gt=0, lt=1)
+    """Most of the benign exchanges that may be blocked, by the upper 95% bound; a second stage has
+    its own."""
     hold_back: int = Field(default=8, ge=0)
     """Tokens."""
     without: tuple[str, ...] = ()
@@ -75,7 +86,7 @@ class _Read(NamedTuple):
     """How many of them come in time: all, or for a leak those before its first step and the hold-back."""
 
 
-@stage(version=3)
+@stage(version=4)
 def train_probe(
     run: Run, config: TrainProbeConfig, *, model: Checkpoint, exchanges: Exchanges
 ) -> TrainedProbe:
@@ -97,13 +108,9 @@ def train_probe(
     read: dict[str, list[_Read]] = {}
     with run.progress("probe", len(SPLITS) + 1) as ticker:
         for split in SPLITS:
-            known = [e for e in exchanges.read(split) if split == "test" or e.category not in config.without]
-            known = [
-                e
-                for e in known
-                if e.label not in ("attempt", "stray") and (e.label != "help" or e.model == identity)
-            ]
-            read[split] = _states(inner, renderer, known, layers, identity, config.hold_back)
+            known = learnable(exchanges, split, identity, config.without)
+            rows = rows_of(renderer, known, inner.config.max_position, identity, config.hold_back)
+            read[split] = _states(inner, rows, layers)
             ticker.advance(note=split)
         own = [one for one in read["val"] if one.exchange.label == "help"]
         leaks = [one for one in read["val"] if _leaks(one)]
@@ -116,7 +123,7 @@ def train_probe(
         ticker.advance(note="fitted")
     _, average, threshold, probe = max(found, key=lambda one: one[:2])
     known = read["val"]
-    scale, shift = _platt(_scores(probe, known, average), [_leaks(one) for one in known])
+    scale, shift = platt(_scores(probe, known, average), [_leaks(one) for one in known])
     weights = probe.weights * scale
     weights[:, -1] += shift
     probe, threshold = Probe(weights, layers), threshold * scale + shift
@@ -130,6 +137,18 @@ def train_probe(
         hold_back=config.hold_back, benign=len(own), false_positives=binomial_upper(count, len(own)),
     )  # fmt: skip
     return write_probe(run.output, probe, document)
+
+
+def learnable(
+    exchanges: Exchanges, split: str, identity: str, without: Collection[str] = ()
+) -> list[Exchange]:
+    """What a monitor of the model `identity` learns from: no attempts, no strays, help of its own only, and
+    but for the test nothing of the categories it is to do without."""
+    return [
+        e for e in exchanges.read(split)
+        if e.label not in ("attempt", "stray") and (e.label != "help" or e.model == identity)
+        and (split == "test" or e.kind != "hazard" or e.category not in without)
+    ]  # fmt: skip
 
 
 def choose_threshold(benign: Sequence[float], most: float) -> float:
@@ -155,50 +174,82 @@ def _leaks(one: _Read) -> bool:
     return one.exchange.label == "leak"
 
 
-def _states(
-    model: Transformer,
-    renderer: Renderer,
-    exchanges: Sequence[Exchange],
-    layers: tuple[int, ...],
-    identity: str,
-    hold_back: int,
-) -> list[_Read]:
-    """The states of every reply's tokens, in order; replies that do not fit the model are left out."""
-    rows: list[tuple[Exchange, list[int], int]] = []
+class Row(NamedTuple):
+    """An exchange as the model's tokens."""
+
+    exchange: Exchange
+    tokens: list[int]
+    """Prompt and reply."""
+    first: int
+    """Where the reply begins."""
+    skipped: int
+    """Tokens of the reply that are passed over, for another model wrote them."""
+    until: int
+    """How many of those after them come in time."""
+
+    @property
+    def read(self) -> slice:
+        """Places whose states the tokens that are looked at were drawn from: all, in time or not."""
+        return slice(self.first - 1 + self.skipped, len(self.tokens) - 1)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it must be stopped."""
+        return self.exchange.label == "leak"
+
+
+def rows_of(
+    renderer: Renderer, exchanges: Iterable[Exchange], longest: int, identity: str, hold_back: int
+) -> list[Row]:
+    """Exchanges as tokens, in order; those that do not fit into `longest` are left out.
+
+    Args:
+        identity: fingerprint of the model that reads.
+        hold_back: so many tokens of a leak after the first of its first step still come in time.
+    """
+    rows: list[Row] = []
     for exchange in exchanges:
         begin = renderer.prompt(exchange.prompt)
         begun = exchange.prompt.messages[-1].role == "assistant"
         before = exchange.prompt.messages[:-1] if begun else exchange.prompt.messages
         whole = exchange.prompt.model_copy(update={"messages": (*before, exchange.reply)})
         tokens = renderer.render(whole).tokens
-        if len(tokens) <= model.config.max_position and tokens[: len(begin)] == begin != tokens:
-            rows.append((exchange, tokens, len(begin)))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+        first, count = len(begin), len(tokens) - len(begin)
+        if len(tokens) <= longest and tokens[:first] == begin != tokens:
+            skipped = 0 if exchange.model == identity else min(_FOREIGN, count - 1)
+            start = count
+            if exchange.label == "leak":
+                start = first_step(exchange.prompt.meta["keys"], tokens[first:], renderer)
+            until = start + hold_back - skipped
+            rows.append(Row(exchange, tokens, first, skipped, max(1, min(count - skipped, until))))
+    return rows
+
+
+def batched(rows: Sequence[Row], size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Places in `rows`, short ones together, and their tokens [B, T], filled up with zeros at the end."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
+    for at in range(0, len(order), size):
+        part = order[at : at + size]
+        longest = max(len(rows[i].tokens) for i in part)
+        yield part, torch.tensor([rows[i].tokens + [0] * (longest - len(rows[i].tokens)) for i in part])
+
+
+def _states(model: Transformer, rows: Sequence[Row], layers: tuple[int, ...]) -> list[_Read]:
+    """The states of every reply's tokens, in order."""
     found: dict[int, _Read] = {}
-    for at in range(0, len(order), _ROWS):
-        part = order[at : at + _ROWS]
-        longest = max(len(rows[i][1]) for i in part)
-        tokens_BT = torch.tensor([rows[i][1] + [0] * (longest - len(rows[i][1])) for i in part])
+    for part, tokens_BT in batched(rows, _ROWS):
         states_BTS = states_of(model, tokens_BT, layers)
-        for row, i in enumerate(part):
-            exchange, tokens, first = rows[i]
-            skipped = 0 if exchange.model == identity else min(_FOREIGN, len(tokens) - first - 1)
-            states_TS = states_BTS[row, first - 1 + skipped : len(tokens) - 1].numpy().copy()
-            until = _first_step(exchange, tokens[first:], renderer) + hold_back - skipped
-            found[i] = _Read(exchange, states_TS, max(1, min(len(states_TS), until)))
+        for place, i in enumerate(part):
+            found[i] = _Read(rows[i].exchange, states_BTS[place, rows[i].read].numpy().copy(), rows[i].until)
     return [found[i] for i in range(len(rows))]
 
 
-def _first_step(exchange: Exchange, reply: Sequence[int], renderer: Renderer) -> int:
-    """The number of the token in which a leak's first step begins; of other replies, how many there are."""
-    if exchange.label != "leak":
-        return len(reply)
-    said, keys = "", [str(key).lower() for key in exchange.prompt.meta["keys"]]
+def first_step(keys: Sequence[str], reply: Sequence[int], renderer: Renderer) -> int:
+    """The number of the token in which the first of `keys` begins; 0 when none is said."""
     whole = renderer.tokenizer.decode(reply, skip_special=True).lower()
-    start = min((at for key in keys if (at := whole.find(key)) >= 0), default=0)
+    start = min((at for key in keys if (at := whole.find(str(key).lower())) >= 0), default=0)
     for number in range(len(reply)):
-        said = renderer.tokenizer.decode(reply[: number + 1], skip_special=True)
-        if len(said) > start:
+        if len(renderer.tokenizer.decode(reply[: number + 1], skip_special=True)) > start:
             return number
     return len(reply)
 
@@ -256,7 +307,7 @@ def _scores(probe: Probe, read: Sequence[_Read], average: float) -> list[float]:
     return found
 
 
-def _platt(scores: Sequence[float], labels: Sequence[bool]) -> tuple[float, float]:
+def platt(scores: Sequence[float], labels: Sequence[bool]) -> tuple[float, float]:
     """Scale and shift that make scores log-odds (Platt 1999); the scale stays positive."""
     x, y = torch.tensor(scores), torch.tensor([float(label) for label in labels])
     parts = torch.zeros(2, requires_grad=True)

@@ -7,7 +7,7 @@ that waits; when a monitor blocks, what waits is dropped, so nothing of what it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,19 @@ class HoldBack:
         self.verdict: Verdict = ALLOW
         """The gravest so far: a flag is kept until the end."""
 
-    def take(self, parts: list[Part], scores: NDArray[np.float32], *, done: bool) -> Iterator[Part]:
+    @property
+    def slow(self) -> bool:
+        """Whether a layer has work that takes a model's pass, so that the next `take` is no place to wait."""
+        return self._watching is not None and self._watching.flagged
+
+    def take(
+        self, parts: list[Part], scores: NDArray[np.float32], *, done: bool, drawn: Sequence[int] = ()
+    ) -> Iterator[Part]:
         """Take parts in and give those that may leave; none any more once `blocked`.
 
         Args:
             scores: one row for each token drawn so far.
+            drawn: these tokens.
             done: the reply is over.
         """
         if self._watching is None:
@@ -51,7 +59,7 @@ class HoldBack:
         self._waiting.extend(parts)
         text = "".join(self._text)
         self._text = [text]
-        verdict, verified = self._watching.reply(text, scores, done=done)
+        verdict, verified = self._watching.reply(text, scores, done=done, drawn=drawn)
         if verdict.action != "allow":
             self.verdict = verdict
         if self.blocked:

@@ -186,7 +186,9 @@ class Hub:
             return None
         if admitted.monitors == old.admitted.monitors:
             return replace(old, admitted=admitted)
-        return replace(old, admitted=admitted, monitors=self._watching(old.id, old.fingerprint, admitted))
+        monitors = self._watching(old.id, old.fingerprint, admitted)
+        monitors.bind(old.engine.model)
+        return replace(old, admitted=admitted, monitors=monitors)
 
     def _watching(self, id: str, weights: str, admitted: Admitted) -> Monitors:
         """The monitors of a model: those it was admitted with, and no others."""
@@ -204,6 +206,7 @@ class Hub:
         engine = Engine(
             checkpoint.load(device=self._device), tokenizer, max_batch=self._rows, device=self._device
         )
+        monitors.bind(engine.model)
         return ServedModel(
             id=model,
             aliases=tuple(alias for alias, name in self._aliases.items() if name == model),

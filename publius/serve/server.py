@@ -97,7 +97,8 @@ class Server:
         if self._unrecorded:
             raise ApiError("api_error", "the audit log cannot be written, so nothing is answered")
         turn = Turn(model, ask, caller, request_id, began, len(ids), marked(model, ask, ids), self.secret)
-        watching = model.monitors.watch(as_read(model, ask)) if model.monitors.monitors else None
+        layers = model.monitors
+        watching = layers.watch(as_read(model, ask), prompt=ids) if layers.monitors else None
         verdict = watching.prompt() if watching is not None else None
         if verdict is not None and verdict.action == "block":
             yield Began(turn.usage())
@@ -108,7 +109,7 @@ class Server:
             request = Request(ids, Sampling(), targets={}, priority=ask.priority)
         else:
             request = Request(ids, sampling_of(model, ask, ids), stream=ask.stream, priority=ask.priority)
-            request.probe = model.monitors.probe
+            request.probe = layers.probe
         request.deadline = began + self.config.timeout
         generation = model.worker.submit(request)
         turn.request = request
@@ -149,7 +150,10 @@ class Server:
                 parts += turn.take(reader, token)
             if over:
                 parts += reader.finish(request.stop_sequence)
-            for part in hold.take(_joined(parts), request.readings[: turn.read], done=over):
+            leaving = hold.take(
+                _joined(parts), request.readings[: turn.read], done=over, drawn=request.tokens[: turn.read]
+            )
+            for part in await asyncio.to_thread(list, leaving) if hold.slow else leaving:
                 yield turn.event(part)
             if hold.blocked:
                 for event in turn.break_off():

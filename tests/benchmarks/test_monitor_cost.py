@@ -33,12 +33,22 @@ def test_what_failed_is_a_line_of_the_table():
 
 def test_quick(tmp_path, monkeypatch, capsys):
     def here(script, handler, payload, *, seconds, threads):
-        return json.loads(json.dumps(bench.time_pairs(bench.Work.model_validate(payload))))
+        work = bench.Work.model_validate(payload)
+        timed = bench.time_second(work) if handler == "second" else bench.time_pairs(work)
+        return json.loads(json.dumps(timed))
 
     monkeypatch.setattr(bench, "child", here)
     monkeypatch.setattr(sys, "argv", ["monitor_cost.py", "--quick", "--out", str(tmp_path)])
     bench.main()
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
-    assert len(record["results"]) == 2 and len(record["results"][0]["pairs"]) == 2
-    assert "tokens/s" in capsys.readouterr().out
+    assert len(record["results"]) == 3 and len(record["results"][0]["pairs"]) == 2
+    assert len(record["results"][2]["second"]["pairs"]) == 2
+    out = capsys.readouterr().out
+    assert "tokens/s" in out and "second stage: the passes" in out
+
+
+def test_what_the_second_stage_adds_is_its_share_of_the_time_times_the_share_flagged():
+    told = bench.told_second({"pairs": [[0.5, 1.0], [0.4, 1.0], [0.6, 1.0]]}, 0.1)
+    assert "50%" in told and "+5.00%" in told
+    assert "killed" in bench.told_second({"error": "killed"}, 0.1)

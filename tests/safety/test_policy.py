@@ -10,9 +10,11 @@ import pytest
 from publius.core.errors import UserError
 from publius.inference.readings import Probe
 from publius.safety import policy
+from publius.safety.head import HeadDocument, LastBlock, write_head
 from publius.safety.monitor import Monitors
 from publius.safety.policy import Layer, load_monitors
 from publius.safety.probe import ProbeDocument, write_probe
+from publius.testing import tiny_model
 from tests.safety.broken import ASKED, Broken
 
 WORDS = "entries:\n  - words: [grey bane]\n    category: poison\n"
@@ -54,6 +56,49 @@ def test_layers_in_order_files_beside_the_policy(folder: Path) -> None:
     assert load_monitors(written(folder, "layers: []")).monitors == ()
 
 
+def test_a_cascade_takes_its_thresholds_from_its_head_unless_they_are_given(folder: Path) -> None:
+    network = tiny_model()
+    (folder / "head").mkdir()
+    known = HeadDocument(
+        model="x", outputs=("harm",), flag=1.0, mix=0.0, threshold=2.0, hold_back=3, benign=9,
+        false_positives=0.1, flagged=0.2,
+    )  # fmt: skip
+    head = LastBlock(network, 1)  # its output is -3 whatever it reads
+    write_head(folder / "head", head, known)
+    text = "layers:\n  - {monitor: cascade, file: probe, then: head%s}\n"
+    said: dict[str, list[str]] = {}
+    for more in ("", ", threshold: -4", ", threshold: -4, flag: 9"):
+        monitors = load_monitors(written(folder, text % more), model="x")
+        monitors.bind(network)
+        said[more] = []
+        for reading in (0.0, 5.0):
+            watching = monitors.watch(ASKED, prompt=(5, 6))
+            rows = np.full((4, 1), reading, np.float32)
+            said[more].append(watching.reply("abcd", rows, done=True, drawn=(7, 8, 9, 10))[0].action)
+    assert said == {
+        "": ["allow", "allow"],
+        ", threshold: -4": ["allow", "block"],
+        ", threshold: -4, flag: 9": ["allow", "allow"],
+    }
+    with pytest.raises(UserError, match="trained on the weights"):
+        load_monitors(written(folder, text % ""), model="y")
+
+
+def test_a_second_stage_that_was_given_no_weights_blocks_what_is_flagged(folder: Path) -> None:
+    (folder / "head").mkdir()
+    known = HeadDocument(
+        model="x", outputs=("harm",), flag=1.0, mix=0.0, threshold=2.0, hold_back=3, benign=9,
+        false_positives=0.1, flagged=0.2,
+    )  # fmt: skip
+    write_head(folder / "head", LastBlock(tiny_model(), 1), known)
+    monitors = load_monitors(
+        written(folder, "layers: [{monitor: cascade, file: probe, then: head}]"), model="x"
+    )
+    rows = np.full((4, 1), 5.0, np.float32)
+    verdict, _ = monitors.watch(ASKED, prompt=(5,)).reply("abcd", rows, done=True, drawn=(7, 8, 9, 10))
+    assert (verdict.action, verdict.category) == ("block", "monitor_error")
+
+
 def test_a_layer_may_only_flag(folder: Path) -> None:
     path = written(folder, "layers:\n  - {monitor: keywords, file: words.yaml, action: flag}\n")
     verdict, verified = (
@@ -75,6 +120,10 @@ def test_a_layer_may_only_flag(folder: Path) -> None:
         ("layers: [{monitor: probe, file: probe, threshold: .nan}]", "layers.0.threshold"),
         ("layers: [{monitor: probe, file: probe, on_error: maybe}]", "layers.0.on_error"),
         ("layers: [{monitor: probe, file: probe, budget_ms: 0}]", "layers.0.budget_ms"),
+        ("layers: [{monitor: cascade, file: probe}]", "what comes then"),
+        ("layers: [{monitor: probe, file: probe, then: head}]", "what comes then"),
+        ("layers: [{monitor: probe, file: probe, flag: 1}]", "flag is a cascade's"),
+        ("layers: [{monitor: cascade, file: probe, then: none}]", "no file"),
         ("layers: [{monitor: keywords, file: none.yaml}]", "cannot read"),
         ("layers: [{monitor: probe, file: none}]", "no file"),
         ("layers: [{monitor: probe, file: probe}, {monitor: probe, file: probe}]", "of one name"),

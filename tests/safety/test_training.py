@@ -64,7 +64,7 @@ def test_one_kind_alone_teaches_nothing() -> None:
 def test_scores_become_log_odds() -> None:
     rng = random.Random(0)
     scores = [rng.gauss(3 if i % 4 == 0 else 0, 1) for i in range(2000)]
-    scale, shift = training._platt(scores, [i % 4 == 0 for i in range(2000)])
+    scale, shift = training.platt(scores, [i % 4 == 0 for i in range(2000)])
     assert scale > 0
     said = [1 / (1 + np.exp(-(scale * s + shift))) for s in scores]
     assert float(np.mean(said)) == pytest.approx(0.25, abs=0.01)

@@ -1,0 +1,210 @@
+"""The last-block head: the served model with its last block trained again to tell harm, as a second stage.
+
+All but the last block is the served model's own, on its own weights. The block that follows began as a copy
+of the served one and sees the whole exchange, prompt and reply, by its attention: what a linear reading of
+one state cannot. Published: retraining one final layer matches a classifier of a quarter of the model's size.
+
+Costs one pass over the exchange each time it is asked, so it is asked about flagged traffic only (`cascade`).
+
+Shape letters: B rows, T tokens, D hidden size, K outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from publius.core.errors import UserError
+from publius.model.attention import make_biases
+from publius.model.transformer import Block, Transformer
+from publius.pipeline import Artifact
+
+__all__ = ["HeadDocument", "HeadStage", "LastBlock", "TrainedHead", "stream_before", "write_head"]
+
+_WEIGHTS, _DOCUMENT = "head.safetensors", "head.json"
+
+
+class HeadDocument(BaseModel):
+    """What is known of a head besides its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """The fingerprint of the weights below it (`model_fingerprint`)."""
+    outputs: tuple[str, ...] = Field(min_length=1)
+    """The first decides, the others are categories."""
+    flag: float
+    """Log-odds of the first stage's average above which it is asked."""
+    mix: float = Field(ge=0)
+    """Weight of that average in what is compared with the threshold."""
+    threshold: float
+    hold_back: int = Field(ge=0)
+    """Tokens, of both stages."""
+    benign: int = Field(ge=0)
+    """Exchanges the threshold was chosen on."""
+    false_positives: float = Field(ge=0, le=1)
+    """The upper confidence bound of their share that is blocked."""
+    flagged: float = Field(ge=0, le=1)
+    """Share of these that the first stage flags: what the second costs."""
+
+
+def stream_before(model: Transformer, tokens_BT: Tensor) -> Tensor:
+    """The residual stream [B, T, D] that the last block gets; causal, whole rows.
+
+    Computed beside the engine's own passes, from the same weights: it leaves no trace in the model.
+    """
+    x_BTD = model.model.embed_tokens(tokens_BT)
+    cos, sin = model.rotary.at(tokens_BT, None, x_BTD.dtype)
+    biases = make_biases(None, x_BTD, None, model.config, cached=False)
+    for block in list(model.model.layers)[:-1]:
+        x_BTD = block(x_BTD, cos, sin, biases, None)
+    return x_BTD
+
+
+class LastBlock(nn.Module):
+    """A block, a norm, and linear outputs of what comes of them.
+
+    Args:
+        model: whose last block it begins as a copy of.
+        outputs: how many (K).
+    """
+
+    def __init__(self, model: Transformer, outputs: int) -> None:
+        super().__init__()
+        self.block: Block = copy.deepcopy(model.model.layers[-1])  # pyright: ignore[reportAttributeAccessIssue]
+        self.norm = copy.deepcopy(model.model.norm)
+        self.out = nn.Linear(model.config.hidden_size, outputs)
+        nn.init.zeros_(self.out.weight)
+        nn.init.constant_(self.out.bias, -3.0)
+        self.float().requires_grad_(True)
+
+    def forward(self, stream_BTD: Tensor, model: Transformer) -> Tensor:
+        """Log-odds [B, T, K]; `model` lends its rotary table."""
+        stream_BTD = stream_BTD.float()
+        places_BT = torch.zeros(stream_BTD.shape[:2], dtype=torch.long, device=stream_BTD.device)
+        cos, sin = model.rotary.at(places_BT, None, stream_BTD.dtype)
+        biases = make_biases(None, stream_BTD, None, model.config, cached=False, learns=True)
+        return self.out(self.norm(self.block(stream_BTD, cos, sin, biases, None)))
+
+
+class TrainedHead(Artifact):
+    """A head on disk."""
+
+    def document(self) -> HeadDocument:
+        """What is known of it.
+
+        Raises:
+            UserError: when it is missing or damaged.
+        """
+        return self.parse(_DOCUMENT, HeadDocument)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Its tensors by name.
+
+        Raises:
+            UserError: when they are missing, damaged, or not all numbers.
+        """
+        path = self.file(_WEIGHTS)
+        try:
+            found = load_file(path)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise UserError(
+                f"the head's weights are damaged: {error}", where=str(path), fix="train it again"
+            ) from None
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in found.values()):
+            raise UserError("the head's weights are not all numbers", where=str(path), fix="train it again")
+        return found
+
+
+def write_head(folder: Path, head: LastBlock, document: HeadDocument) -> TrainedHead:
+    """Write a head into an existing folder."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, folder / _WEIGHTS)
+    (folder / _DOCUMENT).write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return TrainedHead(folder)
+
+
+class HeadStage:
+    """A trained head as the second stage of a cascade.
+
+    Args:
+        document: what is known of it.
+        weights: its tensors.
+        where: the folder, for errors.
+    """
+
+    def __init__(
+        self, document: HeadDocument, weights: dict[str, Tensor], *, where: str = "the head"
+    ) -> None:
+        self.document, self._weights, self._where = document, weights, where
+        self._network: Transformer | None = None
+        self._head: LastBlock | None = None
+
+    @classmethod
+    def load(cls, folder: Path, *, model: str | None = None) -> HeadStage:
+        """The head in `folder`; `model` is the fingerprint of the weights it is to stand on, when known.
+
+        Raises:
+            UserError: when it is missing, damaged, or was trained on other weights.
+        """
+        found = TrainedHead(folder)
+        document = found.document()
+        if model is not None and document.model != model:
+            raise UserError(
+                f"the head was trained on the weights {document.model[:12]}, not on {model[:12]}",
+                where=str(folder),
+                fix="train a head on the weights you serve",
+            )
+        return cls(document, found.weights(), where=str(folder))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The first decides, the others are categories."""
+        return self.document.outputs
+
+    @property
+    def threshold(self) -> float:
+        """A log-odds."""
+        return self.document.threshold
+
+    @property
+    def mix(self) -> float:
+        """Weight of the first stage."""
+        return self.document.mix
+
+    def bind(self, network: Transformer) -> None:
+        """Stand on the served model's weights.
+
+        Raises:
+            UserError: when the head was made for a model of another shape.
+        """
+        with torch.device("cpu"):
+            head = LastBlock(network, len(self.document.outputs))
+        try:
+            head.load_state_dict(self._weights)
+        except RuntimeError as error:
+            raise UserError(
+                f"the head does not fit the model: {str(error).splitlines()[0]}",
+                where=self._where,
+                fix="train a head on the weights you serve",
+            ) from None
+        self._network, self._head = network, head.to(network.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def scores(self, prompt: Sequence[int], drawn: Sequence[int]) -> NDArray[np.float32]:
+        """Log-odds [tokens drawn, K], each at the place its token was drawn from."""
+        if self._network is None or self._head is None:
+            raise ValueError("the head has not been given the model's weights")
+        tokens = [*prompt, *drawn[:-1]]
+        tokens_BT = torch.tensor([tokens], device=self._network.device)
+        logits_BTK = self._head(stream_before(self._network, tokens_BT), self._network)
+        return logits_BTK[0, len(prompt) - 1 :].float().cpu().numpy()

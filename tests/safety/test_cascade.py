@@ -1,0 +1,142 @@
+"""Two stages: what is flagged is read again, however the reply comes, and nothing leaves meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from publius.inference.readings import Probe
+from publius.safety.cascade import CascadeMonitor
+from publius.safety.monitor import ALLOW, Monitors, Verdict
+from publius.safety.probe import ProbeDocument, ProbeMonitor
+from publius.safety.replay import replay
+from publius.testing import byte_tokenizer
+from tests.safety.broken import ASKED
+
+TOKENIZER = byte_tokenizer()
+PROMPT = (1, 2, 3)
+
+
+class Known:
+    """A second stage whose word on each token is given; counts how often it is asked."""
+
+    outputs, threshold, mix = ("harm", "poison", "rumour"), 0.0, 0.0
+
+    def __init__(self, harm: Sequence[float], mix: float = 0.0) -> None:
+        self.harm, self.mix, self.asked = harm, mix, list[int]()
+
+    def scores(self, prompt: Sequence[int], drawn: Sequence[int]) -> np.ndarray:
+        self.asked.append(len(drawn))
+        return np.array([[harm, 0.0, 1.0] for harm in self.harm[: len(drawn)]], np.float32)
+
+
+def cascade(second: Known, hold_back: int = 2, **more: object) -> CascadeMonitor:
+    document = ProbeDocument(
+        model="x", outputs=("harm",), layers=(), average=1.0, threshold=1.0, hold_back=hold_back, benign=9,
+        false_positives=0.1,
+    )  # fmt: skip
+    return CascadeMonitor(ProbeMonitor(Probe(np.zeros((1, 33), np.float32)), document), second, **more)  # type: ignore[arg-type]
+
+
+def rows(*firsts: float) -> np.ndarray:
+    return np.array([[first] for first in firsts], np.float32)
+
+
+def replied(
+    monitor: CascadeMonitor, firsts: Sequence[float], places: Sequence[int]
+) -> tuple[Verdict, list[int]]:
+    """The verdict on a reply that comes in pieces ending at `places`, and what was verified after each."""
+    watching, text = Monitors([monitor]).watch(ASKED, prompt=PROMPT), "x" * len(firsts)
+    verdict, verified = ALLOW, list[int]()
+    for place in places:
+        verdict, upto = watching.reply(
+            text[:place], rows(*firsts)[:place], done=place == len(firsts), drawn=range(place)
+        )
+        verified.append(upto)
+        if verdict.action == "block":
+            break
+    return verdict, verified
+
+
+def test_what_is_not_flagged_is_not_read_again() -> None:
+    second = Known([9.0] * 8)
+    verdict, verified = replied(cascade(second), [0.0] * 8, range(1, 9))
+    assert (verdict.action, second.asked, verified[-1]) == ("allow", [], 8)
+
+
+def test_what_is_flagged_is_decided_by_the_second_stage() -> None:
+    firsts = [0.0, 2.0, *[0.0] * 10]
+    for harm, action in ((-1.0, "allow"), (1.0, "block")):
+        verdict, _ = replied(cascade(Known([harm] * 12)), firsts, range(1, 13))
+        assert (verdict.action, verdict.category) == (action, "rumour" if action == "block" else None)
+    verdict, _ = replied(cascade(Known([-1.0] * 12, mix=0.6)), firsts, range(1, 13))
+    assert verdict.action == "block"  # -1 + 0.6 * 2 is above nothing
+
+
+def test_behind_a_flag_nothing_leaves_before_the_second_stage_has_read_it() -> None:
+    second = Known([-1.0] * 12)
+    _, verified = replied(cascade(second), [0.0, 0.0, 0.0, 2.0, *[0.0] * 8], range(1, 13))
+    assert second.asked == [8, 12]
+    assert verified == [0, 0, 1, 0, 0, 0, 0, 6, 6, 6, 6, 12]
+    assert max(verified[3:7]) <= 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    exchange=st.lists(
+        st.tuples(st.floats(-3, 3, width=32), st.floats(-3, 1, width=32)), min_size=1, max_size=30
+    ),
+    cuts=st.lists(st.integers(1, 30), max_size=8),
+    hold_back=st.integers(0, 5),
+)
+def test_the_same_verdict_however_the_reply_is_cut(
+    exchange: list[tuple[float, float]], cuts: list[int], hold_back: int
+) -> None:
+    firsts, harm = [one[0] for one in exchange], [one[1] for one in exchange]
+    count = len(exchange)
+    expected, _ = replied(cascade(Known(harm), hold_back), firsts, range(1, count + 1))
+    assert (expected.action == "block") == (max(firsts) > 1 and max(harm) > 0)
+    places = sorted({min(cut, count) for cut in cuts} | {count})
+    said, verified = replied(cascade(Known(harm), hold_back), firsts, places)
+    assert (said.action, said.category, said.score) == (
+        expected.action, expected.category, expected.score
+    )  # fmt: skip
+    assert verified[-1] == (0 if said.action == "block" else count)
+
+
+def test_a_leak_is_stopped_before_its_first_step_leaves() -> None:
+    harm = [-1.0] * 8 + [2.0] * 8
+    tokens = TOKENIZER.encode("0123456789abcdef")
+    for flagged in range(9):
+        firsts = rows(*[2.0 if place >= flagged else 0.0 for place in range(16)])
+        watching = Monitors([cascade(Known(harm), hold_back=4)]).watch(ASKED, prompt=PROMPT)
+        came = replay(watching, tokens, firsts, TOKENIZER)
+        assert came.verdict.action == "block" and len(came.left) <= 8, flagged
+
+
+def test_without_the_tokens_a_flagged_exchange_fails_closed(caplog: pytest.LogCaptureFixture) -> None:
+    watching = Monitors([cascade(Known([-1.0] * 9))]).watch(ASKED)
+    verdict, verified = watching.reply("x" * 9, rows(*[2.0] * 9), done=True)
+    assert (verdict.action, verdict.category, verified) == ("block", "monitor_error", 0)
+    watching = Monitors([cascade(Known([-1.0] * 3))]).watch(ASKED, prompt=PROMPT)
+    verdict, _ = watching.reply("x" * 9, rows(*[2.0] * 9), done=True, drawn=range(9))
+    assert verdict.category == "monitor_error", "a second stage that judges too few tokens"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_blocks(bad: float) -> None:
+    verdict, _ = replied(cascade(Known([bad] * 8)), [2.0] * 8, [8])
+    assert (verdict.action, verdict.score) == ("block", 1.0)
+    verdict, _ = replied(cascade(Known([-1.0] * 8)), [bad] * 8, [8])
+    assert verdict.action == "block"  # of either stage
+
+
+def test_a_flagged_exchange_says_that_it_takes_time() -> None:
+    watching = Monitors([cascade(Known([-1.0] * 9))]).watch(ASKED, prompt=PROMPT)
+    assert not watching.flagged
+    watching.reply("x", rows(2.0), done=False, drawn=range(1))
+    assert watching.flagged
