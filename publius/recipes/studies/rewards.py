@@ -2,8 +2,9 @@
 
     publius run studies/rewards
 
-The judge is asked of every reply whether it keeps to a drawn principle. Lee et al. (2023, arXiv 2309.00267)
-found such direct rewards better than the way round over a preference model.
+The judge compares every reply with the start's own by a drawn principle: judges of this size know no other
+form (asked of one reply alone, they put no probability on either answer). Lee et al. (2023, arXiv 2309.00267)
+found direct rewards better than the way round over a preference model.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
 from publius.recipes.studies._alignment import aligned
 from publius.recipes.studies._wiring import StudyWiring, places
+from publius.reward.comparison_reward import ComparisonPart
 from publius.reward.compose import RewardSpec
-from publius.reward.judge_reward import JudgePart
 
 __all__ = ["rewards", "wire"]
 
@@ -35,7 +36,7 @@ def wire(sizes: Sizes, seeds: int) -> Recipe:
         start = aligned(w)
         scorers = start.scorers("reward", start.labels("ai_labels"))
         practised = [start.harmless, start.revisions]
-        part = JudgePart(
+        part = ComparisonPart(
             constitution=w.constitution, shots=2, principles=2, form="logit", on_failure="skip",
             min_mass=sizes.min_mass, seed=w.seed,
         )  # fmt: skip
