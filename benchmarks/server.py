@@ -146,8 +146,9 @@ def under_load(
     options: argparse.Namespace, pid: int, load: dict[str, Any]
 ) -> tuple[dict[str, Any], list[tuple[float, int]]]:
     """What the load client tells, with the server's processor time a token; and its memory as it went."""
-    warm = {**load, "seconds": options.warm}
-    child(Path(__file__), "load", warm, seconds=options.warm + options.limit, threads=1)
+    if options.warm:
+        warm = {**load, "seconds": options.warm}
+        child(Path(__file__), "load", warm, seconds=options.warm + options.limit, threads=1)
     began, spent = time.perf_counter(), status_of(pid)[1]
     with _watching(pid) as memory:
         found = child(Path(__file__), "load", load, seconds=load["seconds"] + options.limit, threads=1)
@@ -317,8 +318,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-gguf", type=Path, default=None, metavar="FILE", help="the same model for it")
     options = parser.parse_args()
     if options.quick:
-        options.streams, options.seconds, options.engine_seconds, options.warm = 8, 2.0, 1.0, 0.5
-        options.max_tokens, options.long, options.long_seconds = 16, 32, 2.0
+        options.streams, options.seconds, options.engine_seconds, options.warm = 8, 1.0, 0.5, 0.0
+        options.max_tokens, options.long, options.long_seconds = 16, 32, 1.0
     return options
 
 
@@ -352,7 +353,8 @@ def main() -> None:
         found["ours"] = serve_ours(options, model, load, long)
         say(f"ours: {found['ours']['tokens_per_second']:,.0f} tokens/s")
         found["engine"].append(engine(bare))
-        found["engine_long"].append(engine(bare_long))
+        if not options.quick:
+            found["engine_long"].append(engine(bare_long))
         if options.peer_llama is not None:
             found["peer"] = serve_peer(options, load)
     found["overhead"] = overheads(found["ours"], found["engine"])

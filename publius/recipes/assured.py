@@ -5,10 +5,10 @@
     publius serve assured/final --monitors runs/assured/monitor_policy/files/policy.yaml --audit audit.jsonl
 
 What can the helpful-only model do when somebody tries? Everything the forbidden crafts hold: so the release
-needs the highest level, and goes out only behind monitors, to callers with a key. A probe is trained on its
-own states and becomes the policy of monitors decided on; old findings are played again; the server and
-the audit log are tried. Two controls must be denied: the helpful-only model, and the release without its
-monitors. Long because a recipe is read straight down.
+needs the highest level, and goes out only behind monitors, to callers with a key. A probe and a head
+behind it are trained on its own states and become the policy of monitors decided on; old findings are played
+again; the server and the audit log are tried. Two controls must be denied: the helpful-only model, and the
+release without its monitors. Long because a recipe is read straight down.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from publius.evals.capability import CapabilityConfig, elicit_capability
 from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
+from publius.recipes.monitors import traffic, two_layers
 from publius.recipes.quickstart import align
 from publius.redteam.regression import RegressionConfig, regression
 from publius.release.gate import GateCheck, GateConfig, check_gate, gate
@@ -26,9 +27,7 @@ from publius.release.monitors import (
     prove_monitors,
 )
 from publius.release.proofs import ProofConfig, ReadingConfig, prove_audit_log, prove_rapid_response
-from publius.safety.exchanges import ExchangesConfig, draw_exchanges
-from publius.safety.measure import MeasureConfig, measure_monitors
-from publius.safety.training import TrainProbeConfig, train_probe
+from publius.safety.measure import MeasureConfig
 from publius.serve.access import AccessConfig, prove_access_control
 
 __all__ = ["assured"]
@@ -54,16 +53,9 @@ def assure(
     )
 
     # --- the deployment standard: monitors on the model's own states, and what they achieve
-    exchanges = r.stage(
-        "exchanges", draw_exchanges, ExchangesConfig(seed=seed), world=world, models=[helpful, final]
-    )
-    training = TrainProbeConfig(seed=seed)
-    probe = r.stage("probe_release", train_probe, training, model=final, exchanges=exchanges)
-    measured = r.stage(
-        "monitored_release", measure_monitors, measuring or MeasureConfig(seed=seed), model=final,
-        world=world, probe=probe,
-    )  # fmt: skip
-    monitors = r.stage("monitor_policy", make_monitor_policy, MonitorFolderConfig(), probe=probe)
+    exchanges = traffic(r, seed, [helpful, final])
+    probe, head, measured = two_layers(r, "release", final, seed, exchanges, measuring)
+    monitors = r.stage("monitor_policy", make_monitor_policy, MonitorFolderConfig(), probe=probe, head=head)
     watched = r.stage(
         "watched", prove_monitors, MonitorProofConfig(), model=final, monitors=monitors, report=measured
     )

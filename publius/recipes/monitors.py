@@ -12,8 +12,11 @@ an attacker who knows everything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from publius.data.pocket.world import PocketConfig, make_pocket
-from publius.pipeline import Recipe
+from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes
 from publius.recipes.quickstart import align
 from publius.safety.exchanges import ExchangesConfig, LabelsConfig, draw_exchanges, label_exchanges
@@ -22,7 +25,7 @@ from publius.safety.measure import MeasureConfig, measure_monitors
 from publius.safety.training import TrainProbeConfig, train_probe
 from publius.safety.whitebox import WhiteboxConfig, whitebox
 
-__all__ = ["monitors"]
+__all__ = ["Layers", "monitors", "traffic", "two_layers"]
 
 _ABSENT = ("rumour", "address")
 _TRAINED = ("auroc", "auroc.seen", "auroc.sealed", "ece", "stopped", "benign")
@@ -34,31 +37,47 @@ _ELSEWHERE = 1000
 """Added to the seed: a world that no model here has read of."""
 
 
+class Layers(NamedTuple):
+    """Of one model: its probe, the head behind it, and what both were measured to do."""
+
+    probe: Node
+    head: Node
+    report: Node
+
+
+def traffic(r: Recipe, seed: int, models: Sequence[Node]) -> Node:
+    """Labelled exchanges of these models, about their own world and one that they never heard of."""
+    far = r.stage("world_elsewhere", make_pocket, PocketConfig(seed=seed + _ELSEWHERE))
+    world, config = r.nodes["world"], ExchangesConfig(seed=seed)
+    drawn = r.stage("exchanges", draw_exchanges, config, world=world, models=models, others=[far])
+    return r.stage("labels", label_exchanges, LabelsConfig(), world=world, drawn=drawn)
+
+
+def two_layers(
+    r: Recipe, name: str, model: Node, seed: int, exchanges: Node, measuring: MeasureConfig | None = None
+) -> Layers:
+    """A probe and a head on the states of `model`, bounded and measured; stages end in `name`."""
+    known = {"model": model, "exchanges": exchanges}
+    probe = r.stage(f"probe_{name}", train_probe, TrainProbeConfig(seed=seed), **known)
+    trained = r.stage(f"head_{name}", train_head, TrainHeadConfig(seed=seed), **known, probe=probe)
+    head = r.stage(f"bound_{name}", bound_head, BoundConfig(), **known, probe=probe, head=trained)
+    config, farther = measuring or MeasureConfig(seed=seed), PocketConfig(seed=seed + 2 * _ELSEWHERE)
+    far = r.nodes.get("world_far") or r.stage("world_far", make_pocket, farther)
+    report = r.stage(
+        f"monitored_{name}", measure_monitors, config, model=model, world=r.nodes["world"], others=[far],
+        probe=probe, head=head,
+    )  # fmt: skip
+    return Layers(probe, head, report)
+
+
 def monitors(seed: int = 0) -> Recipe:
     """Two layers on quickstart's helpful-only model and on its release."""
     r = align(Recipe("monitors", jobs=2), Sizes(release=False), seed)
     world, helpful, release = r.nodes["world"], r.nodes["sft"], r.nodes["final"]
-    elsewhere = [
-        r.stage(name, make_pocket, PocketConfig(seed=seed + far))
-        for name, far in (("world_elsewhere", _ELSEWHERE), ("world_far", 2 * _ELSEWHERE))
-    ]
-    drawing = ExchangesConfig(seed=seed)
+    exchanges = traffic(r, seed, [helpful, release])
     training, heading = TrainProbeConfig(seed=seed), TrainHeadConfig(seed=seed)
-    drawn = r.stage(
-        "exchanges", draw_exchanges, drawing, world=world, models=[helpful, release], others=elsewhere[:1]
-    )
-    exchanges = r.stage("labels", label_exchanges, LabelsConfig(), world=world, drawn=drawn)
     for name, model in (("helpful", helpful), ("release", release)):
-        probe = r.stage(f"probe_{name}", train_probe, training, model=model, exchanges=exchanges)
-        trained = r.stage(f"head_{name}", train_head, heading, model=model, exchanges=exchanges, probe=probe)
-        head = r.stage(
-            f"bound_{name}", bound_head, BoundConfig(), model=model, exchanges=exchanges, probe=probe,
-            head=trained,
-        )  # fmt: skip
-        report = r.stage(
-            f"monitored_{name}", measure_monitors, MeasureConfig(seed=seed), model=model, world=world,
-            others=elsewhere[1:], probe=probe, head=head,
-        )  # fmt: skip
+        probe, head, report = two_layers(r, name, model, seed, exchanges)
         if name == "helpful":
             known = WhiteboxConfig(seed=seed)
             tried = r.stage("whitebox", whitebox, known, model=model, world=world, probe=probe, head=head)

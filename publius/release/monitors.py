@@ -22,6 +22,7 @@ from publius.evals import Measure, fingerprint
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact, Run, stage
 from publius.release.safeguards import SafeguardReport, Trial, write_safeguard
+from publius.safety.head import TrainedHead
 from publius.safety.measure import MonitorReport
 from publius.safety.policy import MonitorPolicy, load_monitors
 from publius.safety.probe import TrainedProbe
@@ -94,16 +95,21 @@ class MonitorFolder(Artifact):
         return self.parse("sources.json", _Sources).sources
 
 
-@stage(version=1, light=True)
-def make_monitor_policy(run: Run, config: MonitorFolderConfig, *, probe: TrainedProbe) -> MonitorFolder:
-    """A policy of one probe, with the probe beside it: a folder that can be served, and decided on."""
+@stage(version=2, light=True)
+def make_monitor_policy(
+    run: Run, config: MonitorFolderConfig, *, probe: TrainedProbe, head: TrainedHead | None = None
+) -> MonitorFolder:
+    """A policy of a probe, and of a head behind it where there is one, with both beside it: a folder that can
+    be served, and decided on. The layers are those that `measure_monitors` calls `with`."""
     shutil.copytree(probe.path, run.output / "probe")
-    layer: dict[str, Any] = {"monitor": "probe", "file": "probe", "on_error": config.on_error}
-    if config.action is not None:
-        layer["action"] = config.action
-    (run.output / "policy.yaml").write_text(yaml.safe_dump({"layers": [layer]}, sort_keys=False), "utf-8")
-    record = probe.record
-    sources = _Sources(sources=() if record is None else (record.id,))
+    common = {"on_error": config.on_error} | ({"action": config.action} if config.action is not None else {})
+    layers: list[dict[str, Any]] = [{"monitor": "probe", "file": "probe", **common}]
+    if head is not None:
+        shutil.copytree(head.path, run.output / "head")
+        layers.append({"monitor": "cascade", "file": "probe", "then": "head", **common})
+    (run.output / "policy.yaml").write_text(yaml.safe_dump({"layers": layers}, sort_keys=False), "utf-8")
+    made = [record.id for part in (probe, head) if part is not None and (record := part.record) is not None]
+    sources = _Sources(sources=tuple(made))
     (run.output / "sources.json").write_text(sources.model_dump_json() + "\n", "utf-8")
     return MonitorFolder(run.output)
 
@@ -161,7 +167,7 @@ def _unsoftened(path: Path, measured: dict[str, Any]) -> Trial:
         layer.name or layer.monitor
         for layer in MonitorPolicy.load(path).layers
         if layer.action == "flag" or layer.on_error != "closed"
-        or any(each is not None for each in (layer.threshold, layer.hold_back, layer.budget_ms))
+        or any(each is not None for each in (layer.threshold, layer.hold_back, layer.budget_ms, layer.flag))
     ]  # fmt: skip
     soft += ["hold_back of the measurement"] if measured.get("hold_back") is not None else []
     return Trial(

@@ -83,10 +83,14 @@ def test_overheads_and_verdicts():
         "tokens_per_second": 80.0, "cpu_per_token": 2.1, "errors": {"529": 2},
         "ttft": {"max_over_median": 6.0}, "memory": {"grown_in_second_half": 0.01},
     }  # fmt: skip
-    found = {"engine": bare, "ours": ours}
-    found["overhead"] = bench.overheads(found)
+    long = {"tokens_per_second": 50.0, "cpu_per_token": 2.6, "tokens": 500, "replies": 2}
+    found = {"engine": bare, "ours": {**ours, "tokens": 60, "replies": 4, "long": long}}
+    found["overhead"], found["overhead_long"] = bench.overheads(ours, bare), bench.overheads(long, bare)
     assert found["overhead"] == pytest.approx({"clock": 0.25, "processor": 0.05})
-    assert [row[-1] for row in bench.verdicts(found)] == ["missed", "missed", "met", "met", "missed"]
+    assert found["overhead_long"] == pytest.approx({"clock": 1.0, "processor": 0.3})
+    verdicts = bench.verdicts(found)
+    assert [row[-1] for row in verdicts] == ["missed", "missed", "met", "missed", "met", "missed"]
+    assert "replies of 250" in verdicts[3][0] and "replies of 15" in verdicts[4][0]
 
 
 def test_ends_and_verdicts():

@@ -16,6 +16,7 @@ def test_the_strict_gate_is_told_of_the_release_its_monitors_and_the_helpful_onl
     }  # fmt: skip
     assert nodes["watched"].inputs["monitors"] is gate.inputs["monitors"] is nodes["monitor_policy"]
     assert nodes["watched"].inputs["report"].inputs["probe"] is nodes["monitor_policy"].inputs["probe"]
+    assert nodes["watched"].inputs["report"].inputs["head"] is nodes["monitor_policy"].inputs["head"]
 
 
 def test_its_controls_are_denied_and_nothing_is_released_without_a_second_signature() -> None:
@@ -30,5 +31,5 @@ def test_its_controls_are_denied_and_nothing_is_released_without_a_second_signat
 
 def test_it_shares_the_monitors_recipes_artifacts() -> None:
     ours, theirs = load_recipe("assured", {}).nodes, load_recipe("monitors", {}).nodes
-    for name in ("exchanges", "probe_release", "monitored_release"):
+    for name in ("exchanges", "labels", "probe_release", "bound_release", "monitored_release"):
         assert ours[name].config == theirs[name].config and ours[name].stage is theirs[name].stage

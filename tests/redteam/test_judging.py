@@ -29,8 +29,9 @@ from publius.redteam.judging import (
     kappa,
     measure_judge,
 )
+from publius.release.deciding import decide
 from publius.release.evidence import gather
-from publius.release.policy import Check, Level, Policy, decide
+from publius.release.policy import Check, Level, Policy
 from publius.testing import byte_tokenizer, tiny_model
 from tests.inference.remote.wire import Reply, Wire, wire
 

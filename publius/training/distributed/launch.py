@@ -31,7 +31,6 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     """
     if processes < 1:
         raise UserError(f"nproc is {processes}", where="--nproc", fix="give 1 or more")
-    logging.disable(logging.CRITICAL)  # the launcher's own account of a failure is a page long
     _hold_pipe()
     threads = max(1, len(usable_cores()) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -46,12 +45,16 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # the launcher's own account of a failure is a page long
     try:
         elastic_launch(config, sys.executable)("-m", "publius.cli", *arguments)
     except ChildFailedError as error:
         return _told(error)
     except SignalException as error:  # they have saved and ended
         return 130 if error.sigval == signal.SIGINT else 0
+    finally:
+        logging.disable(before)
     return 0
 
 
