@@ -15,13 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-logging.disable(logging.CRITICAL)
-
-from publius.evals.lm import EngineLM, evaluate_lm  # noqa: E402
-from publius.evals.lm.harness import Leaf, dressed  # noqa: E402
-from publius.evals.lm.run import leaves_of  # noqa: E402
-from publius.model.checkpoint import Checkpoint  # noqa: E402
+from publius.evals.lm import EngineLM, evaluate_lm
+from publius.evals.lm.harness import Leaf, dressed
+from publius.evals.lm.run import leaves_of
+from publius.model.checkpoint import Checkpoint
 
 CHOICES = {"text": ["a mill", "a river", "the Esk itself", "no"], "label": ["A", "B", "C", "D"]}
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -142,4 +139,6 @@ def main(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    logging.disable(logging.CRITICAL)
     print("PARITY " + json.dumps(main(Path(sys.argv[1]))))
