@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3 pytho
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test check bench wheelhouse clean
+.PHONY: quickstart test test-all check bench wheelhouse clean
 
 # The numbers are shown when the gate refuses the release, too: that is when they are wanted most.
 quickstart: $(STAMP)
@@ -14,6 +14,10 @@ quickstart: $(STAMP)
 # Two test processes of one thread each: more threads than cores cost up to five times the time.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov=publius --cov-report=term --cov-fail-under=90
+
+# And what takes half a minute or more each: smoke runs of benchmarks and of long recipes, every case of the OpenAPI.
+test-all: export PUBLIUS_SLOW := 1
+test-all: test
 
 check: $(STAMP)
 	$(BIN)/ruff check .

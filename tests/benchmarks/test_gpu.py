@@ -14,6 +14,7 @@ import torch
 
 from publius.model import packed
 from publius.model.transformer import Transformer
+from tests.slow import slow
 
 
 def test_parts_are_what_they_are_called():
@@ -129,6 +130,7 @@ def test_a_failed_child_is_not_right():
     assert "boom" in bench.check_table(found) and "FAILED" in bench.check_table(found)
 
 
+@slow
 def test_tiny(script, tmp_path):
     done = script("gpu.py", "--device", "cpu", "--tiny", "--eager", "--threads", "1", "--out", "results")
     assert done.returncode == 0, done.stderr + done.stdout

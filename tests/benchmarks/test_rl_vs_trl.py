@@ -15,6 +15,7 @@ from publius.core.errors import UserError
 from publius.inference import Engine, Sampling
 from publius.testing import byte_tokenizer
 from publius.tokenizer.renderer import Renderer
+from tests.slow import slow
 
 CASE = rl_side.RLCase(side="ours", method="ppo", mode="float32", size="0.1M", batch=4, epochs=1, windows=1)
 
@@ -114,6 +115,7 @@ print("RESULT " + json.dumps({{"marks": marks, "work": marks, "rewards": marks, 
 """
 
 
+@slow
 def test_quick_with_a_stand_in_for_trl(script, tmp_path):
     python = tmp_path / "python"
     python.write_text(STAND_IN.format(python=sys.executable))

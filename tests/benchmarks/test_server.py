@@ -9,6 +9,8 @@ import pytest
 import server as bench
 import server_start as start
 
+from tests.slow import slow
+
 
 def reply(began, first, ended, tokens=10, error=None):
     return load.Reply(began, first, ended, tokens, error)
@@ -115,6 +117,7 @@ def test_quick(script, tmp_path):
     assert "bare engine" in done.stdout and str(tmp_path) not in json.dumps(record["settings"])
 
 
+@slow
 def test_quick_start(script):
     done = script("server_start.py", "--quick")
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import pytest
 import train_vs_hf as bench
 
 from publius.core.errors import UserError
+from tests.slow import slow
 
 SMALL = bench.SIZES["1M"]
 
@@ -94,6 +95,7 @@ def test_steps_fill_a_window():
     assert bench.steps_in(0.1, SMALL, flops, 2) == 2
 
 
+@slow
 def test_quick(script, tmp_path):
     modes = ["ours:bfloat16:eager", "hf:autocast:eager:mask", "hf:float32:eager"]
     done = script("train_vs_hf.py", "--quick", "--threads", "1", "--modes", *modes, "--out", "results")

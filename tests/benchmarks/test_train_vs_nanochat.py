@@ -8,6 +8,7 @@ import pytest
 import train_vs_nanochat as bench
 
 from publius.core.errors import UserError
+from tests.slow import slow
 
 GPT = '''
 import dataclasses, os
@@ -93,6 +94,7 @@ def test_ratios_by_optimizer():
     assert "| 2.00 | 50%, 25% |" in printed and "not measured" in printed
 
 
+@slow
 def test_quick(script, tmp_path, checkout):
     done = script("train_vs_nanochat.py", str(checkout), "--quick", "--threads", "1", "--out", "results")
     assert done.returncode == 0, done.stderr

@@ -95,8 +95,6 @@ def test_killed_at_any_moment_is_unbroken(tmp_path):
     plan = [
         (("--jobs", "2"), at_once, rng.uniform(0, 0.4 * length)),
         ((), saved("pretrain"), rng.uniform(0, 0.3)),  # before the next, which may see it finished
-        ((), at_once, rng.uniform(0, 0.8 * length)),
-        ((), saved("sft"), rng.uniform(0, 0.2)),
     ]
     said: list[str] = []
     for options, when, delay in plan:

@@ -8,8 +8,10 @@ import pytest
 
 from publius.pipeline import load_recipe, run_recipe, show_run
 from publius.pipeline.identity import identify
+from tests.slow import slow
 
 
+@slow
 @pytest.mark.timeout(900)  # a minute, unless other work is on all cores
 def test_both_arms_are_reported_side_by_side(tmp_path: Path) -> None:
     run_recipe(load_recipe("family", {"size": "tiny"}), "family", tmp_path)

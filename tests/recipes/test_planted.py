@@ -13,10 +13,12 @@ from publius.pipeline import load_recipe, plan_recipe, run_recipe, show_run
 from publius.recipes.quickstart import quickstart
 from publius.redteam.planted import Fault
 from publius.release.classify import CensusConfig
+from tests.slow import slow
 
 KINDS = ("sound", "backdoored", *get_args(Fault))
 
 
+@slow
 @pytest.mark.timeout(900)
 def test_every_kind_is_examined_and_nothing_that_learned_nothing_is_called_sound(tmp_path: Path) -> None:
     recipe = load_recipe("planted", {"size": "tiny", "seeds": "1"})

@@ -8,6 +8,7 @@ from publius.pipeline import load_recipe, plan_recipe, run_recipe, show_run
 from publius.recipes.quickstart import quickstart
 from publius.recipes.smoke import SMALLEST
 from publius.recipes.studies import feedback, search
+from tests.slow import slow
 
 
 def names(nodes) -> list[str]:
@@ -42,6 +43,7 @@ def test_the_control_differs_in_what_is_fed_back_only():
     assert names(nodes["s0-random-findings2"].inputs["findings"]) == ["s0-redteam0", "s0-random-redteam1"]
 
 
+@slow
 @pytest.mark.timeout(900)
 def test_the_studies_run_whole(tmp_path):
     budgets = {"sft": 12, "final": 12}

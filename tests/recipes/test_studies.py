@@ -16,8 +16,10 @@ from publius.recipes.studies import (
     revisions,
     rewards,
 )
+from tests.slow import slow
 
 STUDIES = ("critiques", "frontier", "labels", "overoptimisation", "principles", "revisions", "rewards")
+LONG = ("critiques",)
 SMALL = {
     "revisions": lambda: revisions.wire(SMALLEST, 1, steps=2),
     "critiques": lambda: critiques.wire(SMALLEST, 1, critics=((64, 2), (96, 2))),
@@ -35,7 +37,7 @@ def home(tmp_path_factory):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=slow) if n in LONG else n for n in STUDIES])
 def test_a_study_runs_whole(home, name):
     recipe = SMALL[name]()
     run_recipe(recipe, name, home, jobs=1)
