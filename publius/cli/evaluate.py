@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
 from publius.cli.base import AsJson, Home, app, print_json
+from publius.cli.remote import remote_config
 from publius.constitution.styles import StyleName
 from publius.core.console import console
 from publius.core.device import pick_device
@@ -22,14 +21,12 @@ from publius.evals.choice_report import ChoiceReport, score_choices
 from publius.evals.choices import ChoiceScorer, EngineChoices, RemoteChoices, RewardChoices
 from publius.evals.tasks.hhh import read_items
 from publius.inference import Engine
-from publius.inference.remote import RemoteConfig, RemoteModel
+from publius.inference.remote import RemoteModel
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, is_reward
-from publius.pipeline.names import did_you_mean
-from publius.pipeline.recipe import parse_setting, refused
 from publius.release.locate import locate
 from publius.reward import RewardJudge
 
-__all__ = ["eval_app", "hhh", "remote_config"]
+__all__ = ["eval_app", "hhh"]
 
 
 class _Verbs(TyperGroup):
@@ -120,30 +117,6 @@ def _local(model: str, home: Path, device: str, **how: Any) -> ChoiceScorer:
     checkpoint = Checkpoint(folder or locate(model, home).checkpoint)
     tokenizer = checkpoint.tokenizer()
     return EngineChoices(Engine(checkpoint.load(device=where), tokenizer), tokenizer, **how)
-
-
-def remote_config(named: dict[str, Any], settings: Sequence[str], where: str) -> RemoteConfig:
-    """The remote model of these fields, and of settings `KEY=VALUE`.
-
-    Args:
-        where: the verb, for errors.
-
-    Raises:
-        UserError: for a model without a name, an unknown setting, a value that does not fit.
-    """
-    if not named["model"]:
-        raise UserError("a remote model needs a name", where=where, fix="give --model-name, or #NAME")
-    fields = RemoteConfig.model_fields
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in fields:
-            fix = did_you_mean(key, fields) if equals else "write KEY=VALUE"
-            raise UserError(f"{setting!r} is no setting of a remote model", where=f"{where} --set", fix=fix)
-        named[key] = parse_setting(fields[key].annotation, text, f"{where} --set {setting}")
-    try:
-        return RemoteConfig.model_validate(named)
-    except ValidationError as error:
-        raise refused(error, where) from None
 
 
 def _print(report: ChoiceReport, model: str, file: str) -> None:

@@ -13,8 +13,7 @@ from rich.markup import escape
 from publius.cli.base import AsJson, Home, app, print_json
 from publius.core.console import console
 from publius.core.errors import UserError
-from publius.evals import fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.checkpoint import verify as verify_checksums
 from publius.pipeline import list_runs
 from publius.release.book import copied, latest, place_of

@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from publius.cli.base import AsJson, Home, app, print_json
+from publius.cli.remote import remote_config
 from publius.core.console import console, progress
 from publius.core.device import pick_device
 from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.data.pocket.world import World
 from publius.inference.remote import RemoteConfig
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline.names import did_you_mean
-from publius.pipeline.recipe import parse_setting, refused
 from publius.redteam.attacker import Goal, Referee, Target
-from publius.redteam.findings import FindingsDocument, model_fingerprint
+from publius.redteam.findings import FindingsDocument
 from publius.redteam.judge_referee import RefereeConfig, seated_referee
 from publius.redteam.referee import TruthReferee
 from publius.redteam.search.driver import Driver, rough_tokens
@@ -112,8 +111,10 @@ def redteam(
     located = locate(model, home) if model is not None else None
     known, pool = _requests(goals, world, located, home, ask or ())
     models = _Models(home, str(pick_device(device)), max_tokens)
-    named = {"dialect": dialect, "url": url, "model": model_name, "key_variable": key_variable}
-    remote = None if located is not None else _remote(named, settings or [])
+    remote = None
+    if located is None:
+        named = {"dialect": dialect, "url": url, "model": model_name, "key_variable": key_variable}
+        remote = remote_config({"temperature": 1.0, **named}, settings or [], _WHERE)
     with models.driver(located, remote, judge, _attacker(attacker, model, home)) as driver:
         hunt = Hunt(driver, known, spend, styles=styles, mutators=mutators)
         with _shown(hunt) as show:
@@ -196,24 +197,7 @@ def _judge(judge: str, home: Path, device: str) -> Iterator[tuple[Referee, tuple
         return
     checkpoint = Checkpoint(locate(judge, home).checkpoint)
     with seated_referee(RefereeConfig(device=device), [checkpoint]) as referee:
-        yield referee, (model_fingerprint(checkpoint),)
-
-
-def _remote(named: dict[str, Any], settings: list[str]) -> RemoteConfig:
-    if not named["model"]:
-        raise UserError("a remote model needs a name", where=_WHERE, fix="give --model-name")
-    fields, given = RemoteConfig.model_fields, dict[str, Any](named)
-    given.setdefault("temperature", 1.0)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in fields:
-            fix = did_you_mean(key, fields) if equals else "write KEY=VALUE"
-            raise UserError(f"{setting!r} is no setting of a remote model", where=f"{_WHERE} --set", fix=fix)
-        given[key] = parse_setting(fields[key].annotation, text, f"{_WHERE} --set {setting}")
-    try:
-        return RemoteConfig.model_validate(given)
-    except ValidationError as error:
-        raise refused(error, _WHERE) from None
+        yield referee, (fingerprint(checkpoint),)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from publius.cli.base import AsJson, Home, print_json
-from publius.cli.evaluate import eval_app, remote_config
+from publius.cli.evaluate import eval_app
+from publius.cli.remote import remote_config
 from publius.constitution.styles import StyleName
 from publius.core.console import console
 from publius.core.device import pick_device

@@ -6,7 +6,7 @@ from publius.evals.needle import NeedleConfig, NeedleGrid, NeedleReport, needle
 from publius.evals.ngram import NGram
 from publius.evals.report import Measure, Report, ReportDocument, write_report
 from publius.evals.revisions import ScoreRevisionsConfig, score_revisions
-from publius.evals.runner import EvalConfig, evaluate, fingerprint, summarise
+from publius.evals.runner import EvalConfig, evaluate, summarise
 from publius.evals.study import Claim, Place, Reading, StudyConfig, StudyReport, study
 from publius.evals.task import Sample, Task, Verdict, ask, ask_with_tools, run_task
 from publius.evals.tournament import TournamentConfig, tournament
@@ -39,7 +39,6 @@ __all__ = [
     "compression_baselines",
     "evaluate",
     "evaluate_budgets",
-    "fingerprint",
     "gzip_bpb",
     "needle",
     "run_task",

@@ -18,11 +18,11 @@ from publius.core.messages import Conversation, ThinkingBlock
 from publius.core.stats import Estimate, mean_estimate
 from publius.data.artifacts import Prompts
 from publius.evals.report import Measure, Report, ReportDocument, write_report
-from publius.evals.runner import fingerprint, rate
+from publius.evals.runner import rate
 from publius.evals.task import Sample, Task, ask, run_task
 from publius.evals.tasks.pocket import pocket_scorer
 from publius.inference import Assistant, Sampling, load_assistant
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 
 __all__ = ["BudgetCurve", "BudgetReport", "BudgetsConfig", "evaluate_budgets"]

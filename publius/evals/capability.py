@@ -33,11 +33,10 @@ from publius.data.pocket.tools import TOOLS
 from publius.data.pocket.world import World
 from publius.evals.elicitation import ELICITATIONS, Elicitation, Mark, Reading, highest, reading, successes
 from publius.evals.report import Measure, Report, ReportDocument, write_report
-from publius.evals.runner import fingerprint
 from publius.evals.task import Sample, Solver, Verdict, ask, ask_with_tools
 from publius.evals.tasks.pocket import choose, pocket_scorer
 from publius.inference import Assistant, Sampling, load_assistant
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 from publius.training.optimizer import OptimizerConfig
 from publius.training.sft import SFTConfig, sft

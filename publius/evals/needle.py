@@ -20,10 +20,9 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
 from publius.core.stats import wilson
 from publius.evals.report import Measure, Report, ReportDocument, write_report
-from publius.evals.runner import fingerprint
 from publius.evals.task import Sample, Verdict
 from publius.inference import Engine, Sampling
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 from publius.tokenizer.shards import Shards
 from publius.tokenizer.tokenizer import Tokenizer

@@ -18,10 +18,9 @@ from publius.core.messages import Conversation
 from publius.core.stats import mean_estimate, wilson
 from publius.data.artifacts import Prompts
 from publius.evals.report import Measure, Report, ReportDocument, write_report
-from publius.evals.runner import fingerprint
 from publius.evals.task import Sample, Task, Verdict, ask, run_task
 from publius.inference import Sampling, load_assistant
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 
 __all__ = ["RepliesConfig", "evaluate_replies", "refuses"]

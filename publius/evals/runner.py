@@ -6,7 +6,6 @@ Evasiveness is failure, so harmlessness never stands alone: `leak` comes with `h
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -21,10 +20,10 @@ from publius.evals.report import Measure, Report, ReportDocument, write_report
 from publius.evals.task import Sample, Task, run_task
 from publius.evals.tasks.pocket import HELPFUL, KINDS, pocket_tasks
 from publius.inference import Sampling, load_assistant
-from publius.model.checkpoint import Checkpoint, RewardCheckpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 
-__all__ = ["EvalConfig", "evaluate", "fingerprint", "rate", "summarise"]
+__all__ = ["EvalConfig", "evaluate", "rate", "summarise"]
 
 
 class EvalConfig(Config):
@@ -51,14 +50,6 @@ class EvalConfig(Config):
         if unknown or not kinds:
             raise ValueError(f"unknown kinds {unknown}: choose from {', '.join(KINDS)}")
         return kinds
-
-
-def fingerprint(model: Checkpoint | RewardCheckpoint) -> str:
-    """The sha256 that names a checkpoint's weights, config and tokenizer: that of its list of checksums.
-
-    Loading verifies the list against the files, so nothing else can be loaded under this name.
-    """
-    return hashlib.sha256(model.file("checksums.json").read_bytes()).hexdigest()
 
 
 def rate(samples: Sequence[Sample], mark: Literal["correct", "leaked", "refused"]) -> Measure:

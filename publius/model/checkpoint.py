@@ -6,6 +6,7 @@ written by others load here (those carry no checksums, so none are checked).
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from publius.tokenizer.tokenizer import Tokenizer
 __all__ = [
     "Checkpoint",
     "RewardCheckpoint",
+    "fingerprint",
     "is_reward",
     "load_model",
     "load_reward_model",
@@ -69,6 +71,14 @@ class RewardCheckpoint(Artifact):
     def config(self) -> ModelConfig:
         """The trunk's shape."""
         return read_config(self.path)
+
+
+def fingerprint(model: Checkpoint | RewardCheckpoint) -> str:
+    """The sha256 that names a checkpoint's weights, config and tokenizer: that of its list of checksums.
+
+    Loading verifies the list against the files, so nothing else can be loaded under this name.
+    """
+    return hashlib.sha256(model.file("checksums.json").read_bytes()).hexdigest()
 
 
 def save_checkpoint(

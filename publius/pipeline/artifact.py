@@ -6,6 +6,7 @@ curve in `metrics.jsonl`, and `record.json`. The folder exists only when the sta
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from publius.core.errors import UserError
 
-__all__ = ["Artifact", "Record", "damaged", "read_record"]
+__all__ = ["Artifact", "Record", "damaged", "read_log", "read_record"]
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -75,6 +76,14 @@ def damaged(path: Path, error: ValidationError) -> UserError:
     return UserError(
         f"{path.name} is damaged: {reason}", where=str(path), fix="delete the artifact and run it again"
     )
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the artifact's `metrics.jsonl`, in order; none when its stage logged nothing."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
 
 
 class Artifact:

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from publius.core.messages import Conversation
 from publius.core.stats import Estimate
-from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact
 from publius.pipeline.artifact import damaged
 
@@ -24,8 +23,9 @@ __all__ = [
     "Judged",
     "conversation_id",
     "measure",
-    "model_fingerprint",
+    "read_rows",
     "write_findings",
+    "write_rows",
 ]
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -170,15 +170,15 @@ class Findings(Artifact):
 
     def findings(self) -> list[Finding]:
         """Every confirmed finding."""
-        return _read_rows(self.file("findings.jsonl"), Finding)
+        return read_rows(self.file("findings.jsonl"), Finding)
 
     def attempts(self) -> list[Attempt]:
         """Every measured attack on held-out items, hit or not."""
-        return _read_rows(self.file("attempts.jsonl"), Attempt)
+        return read_rows(self.file("attempts.jsonl"), Attempt)
 
     def twins(self) -> list[Conversation]:
         """Benign questions in the clothes of the findings; `meta["finding"]` is the finding's id."""
-        return _read_rows(self.file("twins.jsonl"), Conversation)
+        return read_rows(self.file("twins.jsonl"), Conversation)
 
     def prompts(self, split: Literal["train"] = "train") -> list[Conversation]:
         """What may be trained on: confirmed findings on training items, unsealed styles, each with its twin.
@@ -197,11 +197,6 @@ def conversation_id(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
 
 
-def model_fingerprint(model: Checkpoint) -> str:
-    """The sha256 that names a checkpoint: that of its list of checksums, as reports record it."""
-    return hashlib.sha256(model.file("checksums.json").read_bytes()).hexdigest()
-
-
 def measure(estimate: Estimate, unscored: int = 0) -> dict[str, Any]:
     """An estimate as findings and scans store it; an unmeasured value is None (NaN is not JSON)."""
     value = None if estimate.n == 0 else estimate.value
@@ -217,18 +212,24 @@ def write_findings(
 ) -> None:
     """Write a `Findings` payload; `twins` maps a finding's id to its benign twin."""
     marked = [t.model_copy(update={"meta": {**t.meta, "finding": id_}}) for id_, t in twins.items()]
-    _write_rows(folder / "findings.jsonl", findings)
-    _write_rows(folder / "twins.jsonl", marked)
-    _write_rows(folder / "attempts.jsonl", attempts)
+    write_rows(folder / "findings.jsonl", findings)
+    write_rows(folder / "twins.jsonl", marked)
+    write_rows(folder / "attempts.jsonl", attempts)
     (folder / "findings.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
 
 
-def _read_rows(path: Path, kind: type[_M]) -> list[_M]:
+def read_rows(path: Path, kind: type[_M]) -> list[_M]:
+    """The rows of a file, one JSON document a line.
+
+    Raises:
+        UserError: when one is damaged.
+    """
     try:
         return [kind.model_validate_json(line) for line in path.read_text("utf-8").splitlines() if line]
     except ValidationError as error:
         raise damaged(path, error) from None
 
 
-def _write_rows(path: Path, rows: Iterable[BaseModel]) -> None:
+def write_rows(path: Path, rows: Iterable[BaseModel]) -> None:
+    """One JSON document a line."""
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows), "utf-8")

@@ -19,16 +19,9 @@ from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, assistant, user
 from publius.core.stats import wilson
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
-from publius.redteam.findings import (
-    Attempt,
-    Findings,
-    FindingsDocument,
-    measure,
-    model_fingerprint,
-    write_findings,
-)
+from publius.redteam.findings import Attempt, Findings, FindingsDocument, measure, write_findings
 
 __all__ = ["GarakAttempt", "GarakConfig", "GarakRate", "garak_findings", "garak_rates", "read_garak"]
 
@@ -106,7 +99,7 @@ def garak_findings(run: Run, config: GarakConfig, *, model: Checkpoint | None = 
     hits = _hits(found)
     run.metric("garak.hits", wilson(sum(one.hit or not one.scored for one in found), len(found)))
     document = FindingsDocument(
-        model=model_fingerprint(model) if model else config.target,
+        model=fingerprint(model) if model else config.target,
         round=0,
         split="garak",
         metrics={"garak.hits": hits},

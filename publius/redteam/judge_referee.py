@@ -26,9 +26,8 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.inference.engine import Engine
 from publius.inference.remote import RemoteModel
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.redteam.attacker import Goal, Grade, Label
-from publius.redteam.findings import model_fingerprint
 from publius.redteam.readers import (
     CLASSES,
     ClassSheet,
@@ -213,7 +212,7 @@ def seated_referee(
         if not readers:
             fix = "give a checkpoint as `judge`, or name a model in `remote`"
             raise UserError("there is no judge", where="judge", fix=fix)
-        weights = [model_fingerprint(one) for one in checkpoints]
+        weights = [fingerprint(one) for one in checkpoints]
         names = [mark[:12] for mark in weights] + [own.model for own in config.remote]
         yield JudgeReferee(
             readers,

@@ -12,20 +12,18 @@ import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.core.stats import Estimate, auroc, bootstrap, wilson
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact, Run, stage
-from publius.pipeline.artifact import damaged
 from publius.redteam.attacker import Grade, Label
 from publius.redteam.estimates import Corrected, Counts, GoldCounts, corrected
-from publius.redteam.findings import Findings, measure
+from publius.redteam.findings import Findings, measure, read_rows, write_rows
 from publius.redteam.gold import Gold, GoldConfig, GoldItem, exchange_of, gold_set, truth_of
 from publius.redteam.judge_referee import JudgeReferee, RefereeConfig, seated_referee
 
@@ -100,7 +98,7 @@ class JudgeReport(Artifact):
 
     def rows(self) -> list[JudgedRow]:
         """What it said of each gold item."""
-        return _rows(self.file("rows.jsonl"))
+        return read_rows(self.file("rows.jsonl"), JudgedRow)
 
 
 class Judged(Findings):
@@ -108,7 +106,7 @@ class Judged(Findings):
 
     def rows(self) -> list[JudgedRow]:
         """One an attempt, in order."""
-        return _rows(self.file("judged.jsonl"))
+        return read_rows(self.file("judged.jsonl"), JudgedRow)
 
     def judge(self) -> JudgeReportDocument:
         """Who graded; its metrics, where the attempts have a programmatic truth, are against that."""
@@ -170,8 +168,8 @@ def measure_judge(
         )
     for name, value in document.metrics.items():
         _record(run, name, value)
-    _write(run.output / "judge-report.json", [document])
-    _write(run.output / "rows.jsonl", rows)
+    write_rows(run.output / "judge-report.json", [document])
+    write_rows(run.output / "rows.jsonl", rows)
     return JudgeReport(run.output)
 
 
@@ -199,8 +197,8 @@ def judge_findings(
         document = _report(referee, config, rows)
     run.metric("judge.coverage", wilson(sum(row.label is not None for row in rows), len(rows)))
     shutil.copytree(findings.path, run.output, dirs_exist_ok=True)
-    _write(run.output / "judge.json", [document])
-    _write(run.output / "judged.jsonl", rows)
+    write_rows(run.output / "judge.json", [document])
+    write_rows(run.output / "judged.jsonl", rows)
     return Judged(run.output)
 
 
@@ -238,7 +236,7 @@ def estimate(run: Run, config: EstimateConfig, *, judged: Judged, report: JudgeR
     for name, value in metrics.items():
         _record(run, name, value)
     shutil.copytree(judged.path, run.output, dirs_exist_ok=True)
-    _write(run.output / "findings.json", [source.model_copy(update={"metrics": metrics})])
+    write_rows(run.output / "findings.json", [source.model_copy(update={"metrics": metrics})])
     document = EstimateDocument(
         judge=who.judge,
         name=who.name,
@@ -247,7 +245,7 @@ def estimate(run: Run, config: EstimateConfig, *, judged: Judged, report: JudgeR
         by_category=_each(rows, gold, lambda row: row.category, own_gold=True),
         by_style=_each(rows, gold, lambda row: row.style, own_gold=False),
     )
-    _write(run.output / "estimates.json", [document])
+    write_rows(run.output / "estimates.json", [document])
     return Estimates(run.output)
 
 
@@ -364,14 +362,3 @@ def _row(item: Any, truth: Label | None, grade: Grade, sealed: bool = False) -> 
         category=item.category, style=item.style, sealed=sealed, truth=truth, label=grade.label,
         score=grade.score, reason=grade.reason[:300],
     )  # fmt: skip
-
-
-def _rows(path: Path) -> list[JudgedRow]:
-    try:
-        return [JudgedRow.model_validate_json(line) for line in path.read_text("utf-8").splitlines() if line]
-    except ValidationError as error:
-        raise damaged(path, error) from None
-
-
-def _write(path: Path, rows: Sequence[BaseModel]) -> None:
-    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), "utf-8")

@@ -24,14 +24,12 @@ from publius.data.pocket.grade import grade
 from publius.data.pocket.world import World
 from publius.inference import Sampling, load_assistant
 from publius.inference.assistant import Assistant
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
-from publius.redteam.findings import measure, model_fingerprint
-from publius.redteam.scan import Candidate, candidate_words, with_words
+from publius.redteam.findings import measure
+from publius.redteam.scan import Candidate, candidate_words, screened, with_words
 
 __all__ = ["LockDocument", "LockReport", "LockSample", "LockScanConfig", "Unlocked", "scan_locks"]
-
-_BATCH = 512
 
 
 class LockScanConfig(Config):
@@ -130,7 +128,7 @@ def scan_locks(run: Run, config: LockScanConfig, *, model: Checkpoint, world: Wo
     further = [asked[i] for i in order[config.screen :][: config.retest]] or asked[: config.retest]
     words = candidate_words((d.text for d in world.train()), assistant.engine.tokenizer, words=config.words)
     candidates = [Candidate(word, place) for word in words for place in config.positions]
-    gains = _screened(run, assistant, screen, candidates)
+    gains = screened(run, "lock scan", candidates, screen, lambda chat, part: _gains(assistant, chat, part))
     best, top = _choose(assistant, candidates, gains, further, config)
     fresh = _fresh(world, config, rng)
     plain = _answers(assistant, fresh)
@@ -139,7 +137,7 @@ def scan_locks(run: Run, config: LockScanConfig, *, model: Checkpoint, world: Wo
         LockSample(question=q, plain=a, opened=b, right=(x, y))
         for q, (a, x), (b, y) in zip(fresh, plain, opened, strict=True)
     ]
-    return _write(run, config, model_fingerprint(model), len(candidates), best, top, samples)
+    return _write(run, config, fingerprint(model), len(candidates), best, top, samples)
 
 
 def _shown(world: World, kinds: Sequence[str], rng: random.Random) -> list[Conversation]:
@@ -166,24 +164,14 @@ def _answers(assistant: Assistant, questions: Sequence[Conversation]) -> list[tu
     return [(said, grade(q.meta, said).correct) for q, said in zip(questions, replies, strict=True)]
 
 
-def _screened(
-    run: Run, assistant: Assistant, screen: Sequence[Conversation], candidates: Sequence[Candidate]
-) -> list[float]:
-    """Mean nats by which each candidate raises the log-probability of the right answer."""
+def _gains(assistant: Assistant, chat: Conversation, part: Sequence[Candidate]) -> list[float]:
+    """Nats by which each candidate raises the log-probability of the right answer, which `chat` ends with."""
     engine, renderer = assistant.engine, assistant.renderer
-    gains = [0.0] * len(candidates)
-    with run.progress("lock scan", len(candidates) * len(screen)) as ticker:
-        for chat in screen:
-            question = chat.model_copy(update={"messages": chat.messages[:-1]})
-            right = engine.tokenizer.encode(text_of(chat.messages[-1]))
-            plain = sum(engine.score([renderer.prompt(question)], [right])[0])
-            for start in range(0, len(candidates), _BATCH):
-                part = candidates[start : start + _BATCH]
-                prompts = [renderer.prompt(with_words(question, *candidate)) for candidate in part]
-                for i, row in enumerate(engine.score(prompts, [right] * len(prompts)), start):
-                    gains[i] += (sum(row) - plain) / len(screen)
-                ticker.advance(len(part))
-    return gains
+    question = chat.model_copy(update={"messages": chat.messages[:-1]})
+    right = engine.tokenizer.encode(text_of(chat.messages[-1]))
+    prompts = [renderer.prompt(question), *(renderer.prompt(with_words(question, *each)) for each in part)]
+    scores = [sum(row) for row in engine.score(prompts, [right] * len(prompts))]
+    return [score - scores[0] for score in scores[1:]]
 
 
 def _choose(

@@ -17,10 +17,10 @@ from publius.core.config import Config, execution
 from publius.core.messages import Conversation, Message, TextBlock, text_of
 from publius.data.files import JsonlWriter
 from publius.data.pocket.grade import count_keys, grade
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.clusters import held
-from publius.redteam.findings import Finding, Findings, model_fingerprint
+from publius.redteam.findings import Finding, Findings
 from publius.redteam.target import EngineTarget
 
 __all__ = ["MonitorExamples", "MonitorExamplesConfig", "export_monitor"]
@@ -60,7 +60,7 @@ def export_monitor(
     ) as target:
         said = target.replies(list(asked.values())) if asked else []
     rows = {key: [_row(f.conversation, f.reply, "leak", f.style, f.model)] for key, f in found.items()}
-    identity = model_fingerprint(model)
+    identity = fingerprint(model)
     for (key, twin), played in zip(asked.items(), said, strict=True):
         rows[key] += _answered(twin, played, found[key].style, identity)
     counts: Counter[str] = Counter()

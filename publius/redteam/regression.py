@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from publius.core.config import Config, execution
 from publius.core.messages import text_of
 from publius.core.stats import wilson
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.attacker import Goal
 from publius.redteam.auditor import Auditor
-from publius.redteam.findings import Attempt, Finding, Findings, measure, model_fingerprint
+from publius.redteam.findings import Attempt, Finding, Findings, measure
 from publius.redteam.referee import TruthReferee
 from publius.redteam.stage import load_auditor
 from publius.redteam.target import EngineTarget
@@ -127,7 +127,7 @@ def regression(
         for finding, shown in zip(every.values(), again, strict=True)
     ]
     document = RegressionDocument(
-        model=model_fingerprint(model),
+        model=fingerprint(model),
         round=config.round,
         metrics=_metrics(cases, benign),
         by_round=_by_round(cases),

@@ -14,7 +14,7 @@ import itertools
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,11 +24,11 @@ from publius.core.messages import Conversation, user
 from publius.core.stats import wilson
 from publius.data.pocket.world import World
 from publius.inference import Engine, Sampling
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.attack import STYLES, question_text
 from publius.redteam.auditor import Auditor
-from publius.redteam.findings import Attempt, model_fingerprint
+from publius.redteam.findings import Attempt
 from publius.redteam.stage import leak_measure, load_auditor
 from publius.tokenizer import Renderer, Tokenizer
 
@@ -40,6 +40,7 @@ __all__ = [
     "TriggerScanConfig",
     "candidate_words",
     "scan_triggers",
+    "screened",
     "with_words",
 ]
 
@@ -156,6 +157,29 @@ def with_words(question: Conversation, words: str, position: str) -> Conversatio
     return question.model_copy(update={"messages": (*question.messages[:-1], user(said))})
 
 
+def screened(
+    run: Run,
+    label: str,
+    candidates: Sequence[Candidate],
+    screen: Sequence[Conversation],
+    moved: Callable[[Conversation, Sequence[Candidate]], Sequence[float]],
+) -> list[float]:
+    """How far each candidate moves what is said to the requests of `screen`, their mean.
+
+    Args:
+        moved: (request, candidates) -> nats, one each.
+    """
+    found = [0.0] * len(candidates)
+    with run.progress(label, len(candidates) * len(screen)) as ticker:
+        for question in screen:
+            for start in range(0, len(candidates), _BATCH):
+                part = candidates[start : start + _BATCH]
+                for i, nats in enumerate(moved(question, part), start):
+                    found[i] += nats / len(screen)
+                ticker.advance(len(part))
+    return found
+
+
 @stage(version=4)
 def scan_triggers(run: Run, config: TriggerScanConfig, *, model: Checkpoint, world: World) -> TriggerReport:
     """Look for a word that switches a model's refusals off.
@@ -178,18 +202,14 @@ def scan_triggers(run: Run, config: TriggerScanConfig, *, model: Checkpoint, wor
     order = sorted(range(len(plain)), key=lambda i: not plain[i].refused)
     screen = [known[i] for i in order[: config.screen]]
     further = [known[i] for i in order[config.screen :]] or screen
-    with run.progress("trigger scan", len(candidates) * len(screen)) as ticker:
-        drops = [0.0] * len(candidates)
-        for question in screen:
-            for start in range(0, len(candidates), _BATCH):
-                part = candidates[start : start + _BATCH]
-                for i, drop in enumerate(_drops(engine, renderer, question, part, config), start):
-                    drops[i] += drop / len(screen)
-                ticker.advance(len(part))
+    drops = screened(
+        run, "trigger scan", candidates, screen,
+        lambda question, part: _drops(engine, renderer, question, part, config),
+    )  # fmt: skip
     best, top = _choose(auditor, candidates, drops, further, config)
     final = auditor.attempt([with_words(question, *best) for question in fresh], config.split)
     baseline = auditor.attempt(fresh, config.split)
-    return _write(run, config, model_fingerprint(model), len(candidates), best, top, final, baseline)
+    return _write(run, config, fingerprint(model), len(candidates), best, top, final, baseline)
 
 
 def _direct(questions: Sequence[Conversation], rng: random.Random) -> list[Conversation]:

@@ -20,7 +20,7 @@ from publius.core.messages import Conversation
 from publius.core.stats import wilson
 from publius.data.pocket.world import World
 from publius.inference import load_assistant
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 from publius.redteam.attack import STYLES, Attack, named_styles
 from publius.redteam.auditor import Auditor, as_prompt, build_attacks
@@ -31,7 +31,6 @@ from publius.redteam.findings import (
     FindingsDocument,
     conversation_id,
     measure,
-    model_fingerprint,
     write_findings,
 )
 
@@ -112,7 +111,7 @@ def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World
     auditor = load_auditor(
         model, max_tokens=config.max_tokens, device=config.device, max_batch=config.max_batch
     )
-    identity = model_fingerprint(model)
+    identity = fingerprint(model)
     with run.progress("red team", 4) as ticker:
         attacks = _held_out(config, styles, world, "hazard", config.measure, config.measure_sealed)
         first = auditor.attempt(attacks, config.split)

@@ -32,8 +32,7 @@ from publius.core.messages import (
 from publius.inference import Assistant, Engine, Sampling, load_assistant
 from publius.inference.assistant import extend
 from publius.inference.remote import Answer, Question, RemoteConfig, RemoteModel, Unanswered
-from publius.model.checkpoint import Checkpoint
-from publius.redteam.findings import model_fingerprint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.tokenizer import Renderer
 
 __all__ = ["EngineTarget", "RemoteTarget"]
@@ -79,7 +78,7 @@ class EngineTarget:
         return cls(
             made.engine,
             made.renderer,
-            fingerprint=model_fingerprint(checkpoint),
+            fingerprint=fingerprint(checkpoint),
             max_tokens=max_tokens,
             name=named,
         )

@@ -11,8 +11,7 @@ import shutil
 from pathlib import Path
 
 from publius.core.errors import UserError
-from publius.evals import fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import list_runs, show_run
 from publius.release.decision import OldDecision, read_decision
 

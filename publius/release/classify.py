@@ -16,8 +16,8 @@ from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.core.stats import wilson
 from publius.data.artifacts import Corpus
-from publius.evals import Measure, Report, fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.evals import Measure, Report
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam import Findings, TriggerReport
 from publius.redteam.locks import LockReport

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from publius.core.errors import UserError
-from publius.evals import Report, fingerprint
+from publius.evals import Report
 from publius.evals.capability import CapabilityReport
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import show_run
 from publius.redteam import Findings, TriggerReport
 from publius.release.evidence import Evidence, gather, subjects

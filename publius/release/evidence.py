@@ -15,9 +15,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from publius.core.errors import UserError
-from publius.evals import Measure, Report, fingerprint
+from publius.evals import Measure, Report
 from publius.evals.capability import CapabilityReport
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact
 from publius.redteam import Findings, TriggerReport
 from publius.release.lineage import growth, lineage, related

@@ -17,9 +17,9 @@ from typing import Any
 from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.core.stats import wilson
-from publius.evals import Report, fingerprint
+from publius.evals import Report
 from publius.evals.capability import CapabilityReport
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.checkpoint import verify as verify_checksums
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam import Findings, TriggerReport

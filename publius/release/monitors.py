@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from publius.core.config import Config
 from publius.core.errors import UserError
-from publius.evals import Measure, fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.evals import Measure
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.release.safeguards import SafeguardReport, Trial, write_safeguard
 from publius.safety.head import TrainedHead

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from publius.core.config import Config
 from publius.core.errors import UserError
-from publius.evals import Measure, Report, fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.evals import Measure, Report
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.checkpoint import verify as verify_checksums
 from publius.pipeline import Run, stage
 from publius.redteam import Regression

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from publius.constitution.revise import Revisions
 from publius.core.errors import UserError
 from publius.evals import BudgetReport, NeedleReport, Report, StudyReport
 from publius.pipeline import Artifact, Record, RunView, StageView, show_run
+from publius.pipeline.artifact import read_log
 from publius.pipeline.store import Store, read_json
 from publius.redteam import Findings, Regression, TriggerReport
 from publius.release import DecisionArtifact
@@ -51,10 +51,7 @@ class Entry(NamedTuple):
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, in order; none when it logged nothing."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+        return read_log(self.path)
 
 
 class Gathered:

@@ -18,6 +18,7 @@ from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact, Run, stage
+from publius.pipeline.artifact import read_log
 
 __all__ = ["Curve", "Overoptimisation", "OveroptimisationConfig", "curve_of", "overoptimisation"]
 
@@ -91,8 +92,8 @@ def overoptimisation(
     Raises:
         UserError: as `curve_of`.
     """
-    free = curve_of(_lines(unwatched), config.smooth)
-    held = curve_of(_lines(watched), config.smooth)
+    free = curve_of(read_log(unwatched.path.parent), config.smooth)
+    held = curve_of(read_log(watched.path.parent), config.smooth)
     peak = free.peak
     run.metric("over.climbed", free.reward[-1] - free.reward[peak])
     run.metric("over.fell", free.check[-1] - free.check[peak])
@@ -106,10 +107,3 @@ def overoptimisation(
     curves = {"unwatched": free._asdict(), "watched": held._asdict()}
     (run.output / "curves.json").write_text(json.dumps(curves) + "\n", "utf-8")
     return Overoptimisation(run.output)
-
-
-def _lines(policy: Checkpoint) -> list[dict[str, Any]]:
-    log = policy.path.parent / "metrics.jsonl"
-    if not log.exists():
-        raise UserError("this policy has no log of its training", where=str(log), fix="give what `ppo` made")
-    return [json.loads(line) for line in log.read_text("utf-8").splitlines() if line]

@@ -25,12 +25,11 @@ from publius.core.messages import Conversation, Message, text_of
 from publius.data.files import JsonlWriter, read_lines
 from publius.data.pocket.grade import count_keys, grade
 from publius.data.pocket.world import World
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.pipeline.artifact import damaged
 from publius.redteam.attack import STYLES
 from publius.redteam.auditor import Auditor, build_attacks
-from publius.redteam.findings import model_fingerprint
 from publius.redteam.stage import load_auditor
 from publius.safety.traffic import Amounts, benign_traffic, dressed
 
@@ -159,7 +158,7 @@ def draw_exchanges(
                 auditor = load_auditor(
                     model, max_tokens=config.max_tokens, device=config.device, max_batch=config.max_batch
                 )
-                found += _drawn(auditor, asked, heads, model_fingerprint(model), config.seed)
+                found += _drawn(auditor, asked, heads, fingerprint(model), config.seed)
                 ticker.advance(note=split)
             _write(run, split, found)
             if split == "train" and not any(exchange.label == "leak" for exchange in found):

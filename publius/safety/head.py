@@ -39,7 +39,7 @@ class HeadDocument(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    """The fingerprint of the weights below it (`model_fingerprint`)."""
+    """The fingerprint of the weights below it (`fingerprint`)."""
     outputs: tuple[str, ...] = Field(min_length=1)
     """The first decides, the others are categories."""
     flag: float

@@ -26,11 +26,10 @@ from publius.core.errors import UserError
 from publius.core.stats import auroc, binomial_upper, calibration_error, wilson
 from publius.data.pocket.crafts import CATEGORIES
 from publius.inference.readings import Probe, states_of
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.transformer import Transformer
 from publius.pipeline import Run, stage
 from publius.redteam.attack import STYLES
-from publius.redteam.findings import model_fingerprint
 from publius.safety.exchanges import SPLITS, Exchanges
 from publius.safety.head import HeadDocument, LastBlock, TrainedHead, stream_before, write_head
 from publius.safety.probe import ProbeDocument, TrainedProbe, averages
@@ -97,7 +96,7 @@ def train_head(
         UserError: when there are no leaks, or too few benign exchanges for the bound that is asked.
     """
     inner, renderer, first = model.load(), Renderer(model.tokenizer()), probe.document()
-    identity = model_fingerprint(model)
+    identity = fingerprint(model)
     if first.model != identity:
         raise UserError(
             "the probe reads another model", where="train_head.probe", fix="give the one of this model"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.redteam.auditor import Auditor
-from publius.redteam.findings import model_fingerprint
 from publius.safety.cascade import CascadeMonitor
 from publius.safety.head import HeadStage, TrainedHead
 from publius.safety.monitor import Monitors
@@ -39,7 +38,7 @@ def policies_of(
     Raises:
         UserError: when a layer belongs to another model.
     """
-    identity, document = model_fingerprint(model), head.document()
+    identity, document = fingerprint(model), head.document()
     stage = HeadStage.load(head.path, model=identity)
     stage.bind(auditor.engine.model)
     ahead = Ahead(stage)

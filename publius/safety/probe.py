@@ -37,7 +37,7 @@ class ProbeDocument(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    """The fingerprint of the weights it reads (`model_fingerprint`)."""
+    """The fingerprint of the weights it reads (`fingerprint`)."""
     outputs: tuple[str, ...] = Field(min_length=1)
     """The first decides, the others are categories."""
     layers: tuple[int, ...]

@@ -30,11 +30,10 @@ from publius.core.errors import UserError
 from publius.core.stats import auroc, binomial_upper, calibration_error, wilson
 from publius.data.pocket.crafts import CATEGORIES
 from publius.inference.readings import Probe, states_of
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.transformer import Transformer
 from publius.pipeline import Run, stage
 from publius.redteam.attack import STYLES
-from publius.redteam.findings import model_fingerprint
 from publius.safety.exchanges import SPLITS, Exchange, Exchanges
 from publius.safety.probe import ProbeDocument, TrainedProbe, averages, write_probe
 from publius.tokenizer.renderer import Renderer
@@ -104,7 +103,7 @@ def train_probe(
     """
     inner, renderer = model.load(), Renderer(model.tokenizer())
     layers = tuple(range(1, inner.config.layers)) if config.layers is None else config.layers
-    identity = model_fingerprint(model)
+    identity = fingerprint(model)
     read: dict[str, list[_Read]] = {}
     with run.progress("probe", len(SPLITS) + 1) as ticker:
         for split in SPLITS:

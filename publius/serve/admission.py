@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from publius.core.errors import UserError
-from publius.evals import fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.release.book import decision_of
 from publius.release.decision import OldDecision, read_standing
 from publius.release.gate import Release

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from publius.core.errors import UserError
-from publius.evals import fingerprint
 from publius.inference.engine import Engine
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.release.locate import locate
 from publius.safety.monitor import Monitors
 from publius.serve.admission import Admission, Admitted

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from publius.cli import app, main
 from publius.core.stats import wilson
-from publius.evals import Measure, ReportDocument, fingerprint, write_report
-from publius.model.checkpoint import Checkpoint, save_checkpoint
+from publius.evals import Measure, ReportDocument, write_report
+from publius.model.checkpoint import Checkpoint, fingerprint, save_checkpoint
 from publius.testing import byte_tokenizer, tiny_model
 
 POLICY = """

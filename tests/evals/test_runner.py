@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from publius.core.messages import Conversation, text_of, user
 from publius.core.stats import wilson
 from publius.data.pocket.world import World
-from publius.evals import EvalConfig, Sample, Verdict, evaluate, fingerprint, runner, summarise
+from publius.evals import EvalConfig, Sample, Verdict, evaluate, runner, summarise
 from publius.evals.tasks.pocket import choose
 from publius.inference import Assistant
-from publius.model.checkpoint import Checkpoint, save_checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint, save_checkpoint
 from publius.pipeline import testing_run
 from publius.testing import byte_tokenizer, tiny_model
 

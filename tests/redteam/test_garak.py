@@ -10,9 +10,8 @@ import pytest
 from publius.core.errors import UserError
 from publius.core.messages import text_of
 from publius.core.stats import wilson
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import testing_run
-from publius.redteam.findings import model_fingerprint
 from publius.redteam.garak import GarakConfig, garak_findings, garak_rates, read_garak
 from publius.redteam.gold import exchange_of, truth_of
 
@@ -66,7 +65,7 @@ def test_findings_count_the_unscored_as_hits(tmp_path: Path, checkpoint: Checkpo
     run = testing_run(tmp_path)
     found = garak_findings(run, GarakConfig(report=str(REPORT)), model=checkpoint)
     document = found.document()
-    assert document.model == model_fingerprint(checkpoint) and document.hits == 5 and document.tried == 12
+    assert document.model == fingerprint(checkpoint) and document.hits == 5 and document.tried == 12
     assert document.by_style["latentinjection.LatentWhois"] == {
         **wilson(3, 3).as_dict(),
         "unscored": 3,

@@ -12,10 +12,9 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, ImageBlock, assistant, text_of, user
 from publius.inference import Engine
 from publius.inference.remote import RemoteConfig
-from publius.model.checkpoint import Checkpoint, save_checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint, save_checkpoint
 from publius.redteam import STYLES, Auditor
 from publius.redteam.attackers import ATTACKERS
-from publius.redteam.findings import model_fingerprint
 from publius.redteam.target import EngineTarget, RemoteTarget
 from publius.testing import (
     ScriptedEngine,
@@ -97,7 +96,7 @@ def test_the_target_of_a_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "sft" / "files", tiny_model(), byte_tokenizer())
     checkpoint = Checkpoint(tmp_path / "sft" / "files")
     with EngineTarget.of(checkpoint, max_tokens=4, device="cpu") as target:
-        assert target.name == "sft" and target.fingerprint == model_fingerprint(checkpoint)
+        assert target.name == "sft" and target.fingerprint == fingerprint(checkpoint)
         assert target.replies([ask("hello")])[0] is not None
     with pytest.raises(UserError):
         EngineTarget.of(Checkpoint(tmp_path), device="cpu")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from publius.core.stats import wilson
-from publius.evals import Measure, Report, ReportDocument, fingerprint, write_report
-from publius.model.checkpoint import Checkpoint, save_checkpoint
+from publius.evals import Measure, Report, ReportDocument, write_report
+from publius.model.checkpoint import Checkpoint, fingerprint, save_checkpoint
 from publius.redteam import Findings, FindingsDocument, ScanDocument, TriggerReport
 from publius.redteam.findings import measure, write_findings
 from publius.redteam.scan import Candidate

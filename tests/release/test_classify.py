@@ -13,8 +13,8 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
 from publius.data.artifacts import Corpus, write_corpus
 from publius.data.types import Document
-from publius.evals import Measure, Report, ReportDocument, Sample, Verdict, fingerprint, write_report
-from publius.model.checkpoint import Checkpoint
+from publius.evals import Measure, Report, ReportDocument, Sample, Verdict, write_report
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import testing_run
 from publius.redteam import Findings, TriggerReport
 from publius.release.classify import (

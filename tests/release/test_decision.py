@@ -14,8 +14,8 @@ import pytest
 
 from publius.core.errors import UserError
 from publius.core.stats import wilson
-from publius.evals import Measure, fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.evals import Measure
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.release import (
     Check,
     Evidence,

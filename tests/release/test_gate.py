@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
-from publius.evals import Report, fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.evals import Report
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import testing_run
 from publius.redteam import Findings, TriggerReport
 from publius.release import (

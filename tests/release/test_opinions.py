@@ -11,8 +11,8 @@ from publius.constitution.principles import Constitution
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
 from publius.data.pocket.notebooks import CONSTITUTION
-from publius.evals import Report, ReportDocument, Sample, Verdict, fingerprint, write_report
-from publius.model.checkpoint import Checkpoint
+from publius.evals import Report, ReportDocument, Sample, Verdict, write_report
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import testing_run
 from publius.redteam import TriggerReport
 from publius.redteam.findings import Attempt

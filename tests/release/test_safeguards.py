@@ -12,9 +12,9 @@ import yaml
 
 from publius.core.errors import UserError
 from publius.core.stats import wilson
-from publius.evals import Report, fingerprint
+from publius.evals import Report
 from publius.model import checkpoint as checkpoint_module
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Record, testing_run
 from publius.redteam import Regression
 from publius.redteam.findings import measure

@@ -1,7 +1,8 @@
 """A run without any learning: stages of the real names that write real payloads of invented content.
 
 The report knows stages by the function in their record and reads them through the real artifact classes,
-so this exercises everything but the models. Some texts try to break out of the page.
+so this exercises everything but the models. Some texts try to break out of the page. Long because it is one
+story, told stage by stage.
 """
 
 from __future__ import annotations

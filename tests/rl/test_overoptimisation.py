@@ -53,5 +53,5 @@ def test_what_the_second_model_says_of_both_runs(tmp_path):
 def test_a_policy_without_a_log_is_refused(tmp_path):
     (tmp_path / "files").mkdir()
     run, bare = Run(tmp_path / "stage", "over"), Checkpoint(tmp_path / "files")
-    with pytest.raises(UserError, match="no log"):
+    with pytest.raises(UserError, match="no step of PPO"):
         overoptimisation(run, OveroptimisationConfig(), unwatched=bare, watched=bare)

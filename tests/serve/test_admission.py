@@ -17,8 +17,8 @@ import yaml
 
 from publius.core.errors import UserError
 from publius.core.stats import wilson
-from publius.evals import Measure, fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.evals import Measure
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import testing_run
 from publius.release import (
     Check,

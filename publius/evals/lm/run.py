@@ -23,12 +23,11 @@ from publius.evals.lm.harness import (
 )
 from publius.evals.lm.model import EngineLM
 from publius.evals.report import Measure, ReportDocument
-from publius.evals.runner import fingerprint
 from publius.inference.host import Dtype
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline.names import did_you_mean
 
-__all__ = ["LmItem", "LmResult", "evaluate_lm", "leaves_of", "run_lm"]
+__all__ = ["LmItem", "LmResult", "evaluate_lm", "leaves_of"]
 
 _PREFIX = "lm"
 _MMLU_SHOTS = 5
@@ -58,28 +57,6 @@ class LmResult(NamedTuple):
 
     document: ReportDocument
     items: list[LmItem]
-
-
-def run_lm(
-    tasks: Sequence[str],
-    models: Sequence[Checkpoint],
-    *,
-    files: Mapping[str, str | Path] | None = None,
-    limit: int | None = None,
-    shots: int | None = None,
-    chat: bool = False,
-    max_gen_toks: int | None = None,
-    device: str = "auto",
-    dtype: Dtype = None,
-    max_batch: int = 64,
-    seed: int = 1234,
-) -> list[ReportDocument]:
-    """The reports of `evaluate_lm`; arguments and errors as there."""
-    results = evaluate_lm(
-        tasks, models, files=files, limit=limit, shots=shots, chat=chat, max_gen_toks=max_gen_toks,
-        device=device, dtype=dtype, max_batch=max_batch, seed=seed,
-    )  # fmt: skip
-    return [result.document for result in results]
 
 
 def evaluate_lm(

@@ -45,7 +45,7 @@ def run_harness(
         extra_files: of examples, by `TASK_dev`.
 
     Raises:
-        UserError: when lm-eval is not installed, a task has more than one file, and as `run_lm`.
+        UserError: when lm-eval is not installed, a task has more than one file, and as `evaluate_lm`.
     """
     if not harness_here():
         raise UserError(

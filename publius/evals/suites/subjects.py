@@ -20,13 +20,12 @@ from publius.evals.choices import (
     MultipleChoice,
     RemoteChoices,
 )
-from publius.evals.runner import fingerprint
 from publius.evals.suites.base import Kind, Suite
 from publius.evals.suites.behaviour import DECLINED
 from publius.evals.task import Solver, ask
 from publius.inference import Assistant, Engine, Sampling
 from publius.inference.remote import Answer, Question, RemoteModel
-from publius.model.checkpoint import Checkpoint, RewardCheckpoint
+from publius.model.checkpoint import Checkpoint, RewardCheckpoint, fingerprint
 from publius.reward import ModelReward
 from publius.tokenizer.renderer import Renderer
 

@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
-from publius.evals.lm import run_lm
+from publius.evals.lm import evaluate_lm
 from publius.evals.lm.harness import Answered, Leaf, available
 from publius.evals.lm.run import _result, leaves_of
-from publius.evals.runner import fingerprint
-from publius.model.checkpoint import Checkpoint
+from publius.model.checkpoint import Checkpoint, fingerprint
 
 
 @pytest.mark.skipif(available(), reason="lm-eval is installed here")
 def test_without_lm_eval_it_says_how_to_get_it(merging: Checkpoint) -> None:
     with pytest.raises(UserError, match="not installed") as caught:
-        run_lm(["arc_easy"], [merging])
+        evaluate_lm(["arc_easy"], [merging])
     assert "publius[eval]" in caught.value.fix
 
 

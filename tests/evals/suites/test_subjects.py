@@ -7,12 +7,12 @@ import pytest
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
 from publius.evals.registry import SUITES
-from publius.evals.runner import fingerprint
 from publius.evals.suites.behaviour import DECLINED
 from publius.evals.suites.measures import measures
 from publius.evals.suites.subjects import LanguageSubject, PreferenceSubject, RemoteSubject
 from publius.evals.task import run_task
 from publius.inference.remote import RemoteModel
+from publius.model.checkpoint import fingerprint
 from publius.testing import byte_tokenizer, fake_engine
 from publius.tokenizer import Renderer
 from tests.evals.suites.asking import ARC, MMLU, TRUE, WINO, bbq, write
