@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from publius.serve.errors import ApiError
 
-__all__ = ["EventStream", "new_id", "parse_json", "read_body", "read_json", "request_id", "sse"]
+__all__ = ["EventStream", "compact", "new_id", "parse_json", "read_body", "read_json", "request_id", "sse"]
 
 _DEPTH = 64
 """Deepest nesting of a body."""
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_ALPHABET = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_LETTERS = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
 
 
 def new_id(prefix: str) -> str:
     """`prefix_` and 24 characters that nobody can guess."""
-    return f"{prefix}_{''.join(_ALPHABET[byte % len(_ALPHABET)] for byte in secrets.token_bytes(24))}"
+    return f"{prefix}_{secrets.token_bytes(24).translate(_LETTERS).decode()}"
+
+
+def compact(value: Any) -> bytes:
+    """JSON in UTF-8 without spaces. A number that is none becomes null.
+
+    Raises:
+        PydanticSerializationError: a ValueError, for half a surrogate pair.
+    """
+    return to_json(value, inf_nan_mode="null")
 
 
 def request_id(request: Request) -> str:
@@ -117,8 +129,10 @@ def _half_pair(text: str) -> bool:
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-class EventStream(StreamingResponse):
+class EventStream(Response):
     """A response whose source is always closed: when it ends, when the client goes away, when it fails.
+
+    Starlette's own stream costs a task group of another library a response: dear, beside a short reply.
 
     Args:
         frames: gathered until a None says that nothing more is ready, and then written at once: a write costs
@@ -132,29 +146,42 @@ class EventStream(StreamingResponse):
         media_type: str = "text/event-stream",
         headers: dict[str, str] | None = None,
     ) -> None:
-        quiet = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
-        super().__init__(_gathered(frames), media_type=media_type, headers=quiet)
+        self.status_code, self.media_type, self.background = 200, media_type, None
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         self._frames = frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it all."""
+        """Send it all, or as much as there is a client for."""
+        sending = asyncio.ensure_future(self._send(send))
+        leaving = asyncio.ensure_future(_left(receive))
         try:
-            await super().__call__(scope, receive, send)
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
         finally:
+            leaving.cancel()
+            if not sending.done():
+                sending.cancel()
+                await asyncio.wait((sending,))
             if isinstance(self._frames, AsyncGenerator):
                 await self._frames.aclose()
 
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        ready: list[bytes] = []
+        async for frame in self._frames:
+            if frame is not None:
+                ready.append(frame)
+            elif ready:
+                await send({"type": "http.response.body", "body": b"".join(ready), "more_body": True})
+                ready.clear()
+        await send({"type": "http.response.body", "body": b"".join(ready), "more_body": False})
 
-async def _gathered(frames: AsyncIterator[bytes | None]) -> AsyncGenerator[bytes, None]:
-    ready: list[bytes] = []
-    async for frame in frames:
-        if frame is not None:
-            ready.append(frame)
-        elif ready:
-            yield b"".join(ready)
-            ready.clear()
-    if ready:
-        yield b"".join(ready)
+
+async def _left(receive: Receive) -> None:
+    """Returns when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def sse(frames: AsyncIterator[bytes | None], headers: dict[str, str] | None = None) -> EventStream:

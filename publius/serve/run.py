@@ -12,9 +12,10 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -31,7 +32,12 @@ from publius.serve.hub import Hub, Target
 from publius.serve.server import Server
 from publius.serve.store import Store, default_url
 
-__all__ = ["build", "log_lines", "serve"]
+if sys.platform == "win32":
+    new_event_loop = asyncio.new_event_loop
+else:
+    from uvloop import new_event_loop
+
+__all__ = ["build", "log_lines", "run_loop", "serve"]
 
 _log = logging.getLogger("publius.serve")
 _SWITCH = 0.0005
@@ -106,13 +112,19 @@ def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: 
     )  # fmt: skip
     _greet(server, "https" if certificate else "http", key)
     try:
-        asyncio.run(_run(server, _Uvicorn(settings)))
+        run_loop(_run(server, _Uvicorn(settings)))
     except SystemExit:
         raise UserError(
             f"cannot listen on {config.host}:{config.port}",
             where="--port",
             fix="another program may use it: choose another port",
         ) from None
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, on an event loop that is not made of Python where this system has one."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main)
 
 
 class _Uvicorn(uvicorn.Server):

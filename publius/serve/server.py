@@ -150,9 +150,10 @@ class Server:
                 parts += turn.take(reader, token)
             if over:
                 parts += reader.finish(request.stop_sequence)
-            leaving = hold.take(
-                _joined(parts), request.readings[: turn.read], done=over, drawn=request.tokens[: turn.read]
-            )
+            leaving = parts = _joined(parts)
+            if hold.watched:
+                drawn = request.tokens[: turn.read]
+                leaving = hold.take(parts, request.readings[: turn.read], done=over, drawn=drawn)
             for part in await asyncio.to_thread(list, leaving) if hold.slow else leaving:
                 yield turn.event(part)
             if hold.blocked:

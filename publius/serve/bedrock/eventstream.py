@@ -9,13 +9,14 @@ Source: https://smithy.io/2.0/aws/amazon-eventstream.html.
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 import string
 import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from publius.serve.http import compact
 
 __all__ = ["MEDIA_TYPE", "Frame", "chunk", "decode", "encode", "event", "exception"]
 
@@ -102,7 +103,7 @@ def event(kind: str, body: Mapping[str, Any]) -> bytes:
 
 def chunk(body: Mapping[str, Any]) -> bytes:
     """A `chunk` event, which holds one event of the model's own protocol."""
-    return event("chunk", {"bytes": base64.b64encode(_json(body)).decode()})
+    return event("chunk", {"bytes": base64.b64encode(compact(body)).decode()})
 
 
 def exception(kind: str, message: str) -> bytes:
@@ -116,8 +117,4 @@ def _framed(message: str, kind: str, body: Mapping[str, Any]) -> bytes:
         ":content-type": "application/json",
         ":message-type": message,
     }
-    return encode(headers, _json(body))
-
-
-def _json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return encode(headers, compact(body))

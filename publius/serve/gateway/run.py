@@ -15,7 +15,7 @@ import uvicorn
 from publius.core.console import console
 from publius.core.errors import UserError
 from publius.serve.gateway.app import Gateway, GatewayConfig
-from publius.serve.run import log_lines
+from publius.serve.run import log_lines, run_loop
 
 __all__ = ["run_gateway"]
 
@@ -36,7 +36,7 @@ def run_gateway(config: GatewayConfig, *, host: str, port: int, drain: int) -> N
     )  # fmt: skip
     console.print(f"http://{host}:{port}, before {', '.join(config.backends)}", markup=False, soft_wrap=True)
     try:
-        asyncio.run(_run(_Uvicorn(settings)))
+        run_loop(_run(_Uvicorn(settings)))
     except SystemExit:
         fix = "another program may use it: choose another port"
         raise UserError(f"cannot listen on {host}:{port}", where="--port", fix=fix) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from publius.serve.errors import ApiError
 from publius.serve.guard import Caller
-from publius.serve.http import new_id, parse_json, read_body, request_id
+from publius.serve.http import compact, new_id, parse_json, read_body, request_id
 from publius.serve.messages.batch_runner import ItemRunner
 from publius.serve.messages.conversation import VERSIONS, validated
 from publius.serve.messages.encode import message_body
@@ -177,7 +176,7 @@ def _lines(store: Store, number: int) -> Iterator[bytes]:
     chunk = bytearray()
     for custom_id, result in store.batches.results(number):
         line = {"custom_id": custom_id, "result": result}
-        chunk += json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        chunk += compact(line) + b"\n"
         if len(chunk) >= _CHUNK:
             yield bytes(chunk)
             chunk.clear()

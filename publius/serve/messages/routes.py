@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from publius.serve.errors import ApiError, api_error
 from publius.serve.exchange import Ask, Event
 from publius.serve.guard import Caller
-from publius.serve.http import new_id, read_json, request_id, sse
+from publius.serve.http import compact, new_id, read_json, request_id, sse
 from publius.serve.hub import ServedModel
 from publius.serve.messages.body import Body, CountBody
 from publius.serve.messages.conversation import VERSIONS
@@ -77,18 +76,18 @@ async def _frames(
     bodies = event_bodies(events, ask, id, omit_thinking=omit_thinking)
     try:
         async for body in bodies:
-            yield None if body is None else f"event: {body['type']}\ndata: {_json(body)}\n\n".encode()
+            yield None if body is None else _frame(body)
     except Exception as error:
         told = api_error(error)
         if told.type == "api_error":
             _log.exception("a stream failed", extra={"request_id": asked})
-        yield f"event: error\ndata: {_json(error_body(told, asked))}\n\n".encode()
+        yield _frame(error_body(told, asked))
     finally:
         await events.aclose()
 
 
-def _json(body: dict[str, Any]) -> str:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+def _frame(body: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (body["type"].encode(), compact(body))
 
 
 async def count(request: Request) -> Response:

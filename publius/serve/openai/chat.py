@@ -30,7 +30,7 @@ from publius.serve.exchange import (
     Usage,
 )
 from publius.serve.guard import Caller
-from publius.serve.http import read_json, request_id, sse
+from publius.serve.http import compact, read_json, request_id, sse
 from publius.serve.openai.body import ChatBody, invalid, parsed, refuse_given
 from publius.serve.openai.choices import merged, usage_of
 from publius.serve.openai.conversation import conversation, tool_choice, tool_specs
@@ -298,5 +298,4 @@ async def _frames(
 
 def frame(value: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"data: {text}\n\n".encode()
+    return b"data: %b\n\n" % compact(value)
