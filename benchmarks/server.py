@@ -200,7 +200,8 @@ def _measured(
     found["long"], _ = under_load(options, server.process.pid, given_long)
     found["memory"] = _memory(memory)
     if options.peer_llama is not None:
-        found["chat"], _ = under_load(options, server.process.pid, {**given, "dialect": "chat"})
+        chat = {**given, "dialect": "chat", "seconds": options.peer_seconds}
+        found["chat"], _ = under_load(options, server.process.pid, chat)
     left = [value for name, value in server.metrics().items() if "pages_in_use" in name]
     found["pages_in_use_afterwards"] = sum(left)
     found["exit_code"] = server.stop()
@@ -239,9 +240,8 @@ def serve_peer(options: argparse.Namespace, load: dict[str, Any]) -> dict[str, A
         server = RunningServer(port, "", process, Path(os.devnull))
         try:
             server.wait_ready(60)
-            found, memory = under_load(
-                options, process.pid, {**load, "port": port, "model": "m", "dialect": "chat"}
-            )
+            chat = {"port": port, "model": "m", "dialect": "chat", "seconds": options.peer_seconds}
+            found, memory = under_load(options, process.pid, {**load, **chat})
             return found | {"memory": _memory(memory)}
         finally:
             process.terminate()
@@ -312,6 +312,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--long", type=int, default=256, help="tokens of each long reply")
     parser.add_argument("--long-seconds", type=float, default=45.0, help="of load with long replies")
     parser.add_argument("--seconds", type=float, default=120.0, help="of load")
+    parser.add_argument("--peer-seconds", type=float, default=60.0, help="of load on Chat, theirs and ours")
     parser.add_argument("--engine-seconds", type=float, default=20.0, help="of the bare engine, twice")
     parser.add_argument("--warm", type=float, default=5.0)
     parser.add_argument("--peer-llama", type=Path, default=None, metavar="DIR", help="llama.cpp's programs")
@@ -320,6 +321,7 @@ def arguments() -> argparse.Namespace:
     if options.quick:
         options.streams, options.seconds, options.engine_seconds, options.warm = 8, 1.0, 0.5, 0.0
         options.max_tokens, options.long, options.long_seconds = 16, 32, 1.0
+        options.peer_seconds = 1.0
     return options
 
 

@@ -85,15 +85,33 @@ class BlockReader:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.calls = 0
         """Tool calls that were written to their end."""
+        self.thought = 0
+        """Tokens of thinking, those that end it among them."""
 
-    def take(self, token: int) -> list[Part]:
-        """What became certain with this token."""
-        if token not in self._special:
-            text = self._decoder.decode(self._bytes(token))
-            if not text:
-                return []
-            self._held += text
-            return self._tell(self._undecided() if self._stops or self.mode == "tool_use" else 0)
+    def take(self, tokens: Sequence[int]) -> list[Part]:
+        """What became certain with these tokens; the same however a reply is cut, with texts joined."""
+        parts: list[Part] = []
+        said: list[bytes] = []
+        for token in tokens:
+            if token not in self._special:
+                said.append(self._bytes(token))
+                self.thought += self.mode == "thinking"
+                continue
+            parts += self._hear(said)
+            said.clear()
+            self.thought += self.mode == "thinking"
+            parts += self._turn(token)
+        return parts + self._hear(said)
+
+    def _hear(self, said: list[bytes]) -> list[Part]:
+        text = self._decoder.decode(b"".join(said)) if said else ""
+        if not text:
+            return []
+        self._held += text
+        return self._tell(self._undecided() if self._stops or self.mode == "tool_use" else 0)
+
+    def _turn(self, token: int) -> list[Part]:
+        """A special token."""
         if self._raw:
             return []
         opens, closes = self._opens.get(token), self._closes.get(token)

@@ -65,6 +65,7 @@ class Ask:
             is then one text block that holds all that was drawn.
         priority: larger runs first; batches run at -1.
         stream: number of the random stream beside `sampling.seed` (the choice's index when n > 1).
+        tell_drawn: events tell which tokens were drawn, with their log-probabilities.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Ask:
     prompt: tuple[int, ...] | None = None
     priority: int = 0
     stream: int = 0
+    tell_drawn: bool = False
 
 
 class Usage(NamedTuple):
@@ -140,7 +142,7 @@ class Piece:
     index: int
     text: str
     drawn: tuple[Drawn, ...] = ()
-    """Tokens that were read since the piece before, in order; special ones too."""
+    """Where it was asked for, tokens that were read since the piece before, in order; special ones too."""
 
 
 @dataclass(frozen=True, slots=True)

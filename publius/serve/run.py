@@ -7,7 +7,6 @@ that time, ends them with an error event. SIGHUP takes in what the targets name 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from pydantic_core import to_json
 
 from publius.core.console import console
 from publius.core.errors import UserError
@@ -215,7 +215,7 @@ class _Lines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return to_json(line, fallback=str, inf_nan_mode="null").decode()
 
 
 def log_lines() -> None:

@@ -44,7 +44,7 @@ class Reply(NamedTuple):
     blocks: tuple[ReplyBlock, ...]
     ended: Ended
     drawn: tuple[Drawn, ...]
-    """All tokens of the reply, in order."""
+    """All tokens of the reply, in order, where the asker wants them told."""
 
 
 class Server:
@@ -145,9 +145,7 @@ class Server:
                 continue
             if not turn.read:
                 self.metrics.first(model.id, time.monotonic() - turn.began)
-            parts: list[Part] = []
-            for token in tokens:
-                parts += turn.take(reader, token)
+            parts = turn.take(reader, tokens)
             if over:
                 parts += reader.finish(request.stop_sequence)
             leaving = parts = _joined(parts)
@@ -188,7 +186,7 @@ class Server:
         )  # fmt: skip
         if self._audit is not None:
             await asyncio.shield(asyncio.to_thread(self._record, self._audit, turn, seconds))
-        await asyncio.shield(self.guard.spent(turn.caller, usage))
+        await self.guard.spent(turn.caller, usage)  # waits for nothing, so that nothing can cut it off
 
     def _record(self, audit: AuditLog, turn: Turn, seconds: float) -> None:
         """What cannot be recorded is the last that was answered."""

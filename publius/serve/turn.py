@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from publius.core.messages import TextBlock, ThinkingBlock, ToolUseBlock
@@ -75,15 +76,18 @@ class Turn:
             reused=reused,
         )
 
-    def take(self, reader: BlockReader, token: int) -> list[Part]:
-        """The next token of the reply."""
+    def take(self, reader: BlockReader, tokens: Sequence[int]) -> list[Part]:
+        """The next tokens of the reply."""
         request, at = self.request, self.read
         assert request is not None
-        alternatives = request.alternatives[at] if at < len(request.alternatives) else ()
-        self._drawn.append(Drawn(token, request.logprobs[at], alternatives))
-        self.read += 1
-        self.thought += reader.mode == "thinking"
-        return reader.take(token)
+        if self.ask.tell_drawn:
+            for place, token in enumerate(tokens, at):
+                alternatives = request.alternatives[place] if place < len(request.alternatives) else ()
+                self._drawn.append(Drawn(token, request.logprobs[place], alternatives))
+        self.read += len(tokens)
+        parts = reader.take(tokens)
+        self.thought = reader.thought
+        return parts
 
     def event(self, part: Part) -> Event:
         """A part of the reply that may leave."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 from hypothesis import given
@@ -21,10 +22,14 @@ def call(name: str, given: object) -> list[int]:
     return [SPECIAL[TOOL_USE], *TOKENIZER.encode(text), SPECIAL[TOOL_USE_END]]
 
 
-def read(ids: list[int], reader: BlockReader, stop: str | None = None) -> list[Part]:
-    """All parts, pieces of one block joined."""
+def read(
+    ids: list[int], reader: BlockReader, stop: str | None = None, cuts: list[int] | None = None
+) -> list[Part]:
+    """All parts, pieces of one block joined; the ids given one by one, or cut at some places."""
+    edges = sorted({0, *(range(len(ids)) if cuts is None else cuts), len(ids)})
+    told = [part for a, b in itertools.pairwise(edges) for part in reader.take(ids[a:b])]
     parts: list[Part] = []
-    for part in [part for token in ids for part in reader.take(token)] + reader.finish(stop):
+    for part in told + reader.finish(stop):
         if isinstance(part, Says) and parts and isinstance(parts[-1], Says):
             parts[-1] = Says(parts[-1].text + part.text)
         else:
@@ -78,11 +83,11 @@ def test_text_is_held_back_while_it_may_become_a_stop_text():
     told = "".join(
         part.text
         for token in TOKENIZER.encode("go STO")
-        for part in reader.take(token)
+        for part in reader.take([token])
         if isinstance(part, Says)
     )
     assert told == "go "
-    told += "".join(part.text for part in reader.take(TOKENIZER.encode("X")[0]) if isinstance(part, Says))
+    told += "".join(part.text for part in reader.take(TOKENIZER.encode("X")) if isinstance(part, Says))
     assert told == "go STOX"
 
 
@@ -98,13 +103,34 @@ def test_what_follows_a_stop_text_is_never_told():
 def test_half_a_character_waits_for_its_other_half():
     reader = BlockReader(TOKENIZER)
     first, second = TOKENIZER.encode("é")
-    assert reader.take(first) == []
-    assert reader.take(second) == [Opens("text"), Says("é")]
+    assert reader.take([first]) == []
+    assert reader.take([second]) == [Opens("text"), Says("é")]
 
 
 def test_raw_text_has_no_blocks_and_no_special_tokens():
     ids = [SPECIAL[THINK], *TOKENIZER.encode("a"), SPECIAL[TOOL_USE], *TOKENIZER.encode("b")]
     assert read(ids, BlockReader(TOKENIZER, raw=True)) == [Opens("text"), Says("ab"), Shuts("text", "ab")]
+
+
+@given(st.data())
+def test_a_reply_is_the_same_however_its_tokens_are_cut(data: st.DataObject):
+    ordinary = st.sampled_from(TOKENIZER.encode('ab STOPé{"}:,'))
+    piece = st.lists(ordinary | st.sampled_from(sorted(SPECIAL.values())), max_size=12)
+    known = st.builds(
+        call, st.sampled_from(["sum", "é"]), st.dictionaries(st.text("aé}", max_size=2), st.none())
+    )
+    ids = [id for some in data.draw(st.lists(piece | known, max_size=4)) for id in some]
+    cuts = data.draw(st.lists(st.integers(0, len(ids)), max_size=6))
+    stops, raw = data.draw(st.sampled_from([[], ["STOP"], ["b S", "é"]])), data.draw(st.booleans())
+    one, cut = BlockReader(TOKENIZER, stops, raw=raw), BlockReader(TOKENIZER, stops, raw=raw)
+    assert read(ids, cut, cuts=cuts) == read(ids, one)
+    assert (cut.thought, cut.calls, cut.mode) == (one.thought, one.calls, one.mode)
+
+
+def test_thinking_is_counted_with_what_ends_it():
+    reader = BlockReader(TOKENIZER, opening="thinking")
+    reader.take([*TOKENIZER.encode("hm"), SPECIAL[THINK_END], *TOKENIZER.encode("So")])
+    assert reader.thought == 3
 
 
 def test_an_empty_reply_has_no_block():

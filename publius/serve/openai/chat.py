@@ -91,6 +91,7 @@ def asked(body: ChatBody, context: int) -> Ask:
         thinking=thinking,
         thinking_budget=budget,
         grammar=_grammar(body.response_format),
+        tell_drawn=bool(body.logprobs),
     )
 
 

@@ -238,6 +238,7 @@ async def _job(server: Server, request: Request, body: CompletionBody, caller: C
                 thinking=None,
                 prompt=prompt.ids,
                 stream=stream,
+                tell_drawn=log is not None,
             )
             streams.append(server.exchange(ask, caller, number))
     return _Job(given, scored, choices, streams, bool(body.echo))
