@@ -72,6 +72,7 @@ class Load:
         max_tokens: of a reply.
         dialect: a name of DIALECTS.
         more: further fields of the body.
+        reuse: a connection for one stream after another; else each has its own.
     """
 
     port: int
@@ -84,6 +85,7 @@ class Load:
     dialect: str = "messages"
     more: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    reuse: bool = True
     replies: list[Reply] = field(default_factory=list)
 
     def request(self, rng: random.Random) -> bytes:
@@ -113,6 +115,8 @@ class _Line(asyncio.Protocol):
         self._done: asyncio.Future[Reply] | None = None
         self._began, self._first, self._tail = 0.0, None, b""
         self._ok: bool | None = None
+        self.last = False
+        """Whether the server takes no more on this connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -133,11 +137,12 @@ class _Line(asyncio.Protocol):
         if self._first is None and self._dialect.first in seen:
             self._first = time.perf_counter()
         self._tail = seen[-_TAIL:]
+        self.last = self.last or b"\r\nConnection: close\r\n" in seen
         if self._ok is False:
             head, separator, rest = seen.partition(b"\r\n\r\n")
             if separator:
                 self._over(f"{head.split(None, 2)[1].decode()} {rest[:200].decode('utf-8', 'replace')}")
-        elif self._ok and self._tail.endswith(b"0\r\n\r\n"):
+        elif self._ok and self._tail.endswith(b"\r\n0\r\n\r\n"):  # not a header that ends in 0
             failed = self._dialect.failed in self._tail or self._dialect.end not in self._tail
             self._over(self._tail[-200:].decode("utf-8", "replace") if failed else None)
 
@@ -167,9 +172,10 @@ async def _keep_asking(load: Load, number: int, until: float) -> None:
             )
         reply = await line.ask(load.request(rng))
         load.replies.append(reply)
-        if reply.error is not None:
+        if reply.error is not None or line.last or not load.reuse:
             line.close()
             line = None
+        if reply.error is not None:
             await asyncio.sleep(0.05)
     if line is not None:
         line.close()

@@ -1,4 +1,4 @@
-"""The server under load on this machine: many streams at once, and what serving adds to the bare engine.
+"""The server under load on this machine: many streams at once.
 
     python benchmarks/server.py --home build/quickstart --model quickstart --seconds 600 --out docs/results
     python benchmarks/server.py --peer-llama build/bin --peer-gguf model.gguf --out docs/results
@@ -9,11 +9,7 @@ beside it. So many streams are kept going all the time: one that ends is followe
 errors, requests and tokens a second, time to the first token (p50, p99, and the longest over the median:
 nobody may starve), the server's resident memory from the first minute to the last.
 
-The bare engine is given the same prompts with as many requests under way, in a process of its own, before and
-after. Serving's overhead a token is told twice: by the clock, where the load client takes its share of the
-same cores too, and by processor time of the server against that of the engine, where it does not. Replies of
-a Pocket model are some fourteen tokens, so that what is told first is mostly the cost of a request; then the
-same load runs with replies of `--long` tokens each (no token may end one), which tells the cost of a token.
+What serving adds to the bare engine is told by `server_overhead.py`.
 
 Prompts are held-out questions of the model's Pocket world, or made-up ones; greedy. Without `--model`, fresh
 weights of the Pocket shape with the byte tokenizer. The peer's server gets the same model as GGUF
@@ -25,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import random
 import subprocess
@@ -41,23 +36,21 @@ from harness import child, entry, markdown, options_of, record_of, say, write_re
 from load import Load, run
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, text_of, user
+from publius.core.messages import text_of
 from publius.data.pocket.world import World
-from publius.inference import Engine, Request, Sampling
-from publius.model.checkpoint import Checkpoint
 from publius.release.locate import locate
 from publius.testing import RunningServer, served, write_tiny_checkpoint
 from publius.testing.server import free_port
-from publius.tokenizer import Renderer
-from publius.tokenizer.special import THINK, TOOL_USE
 
-STARVED, OVERHEAD, GROWN = 5.0, 0.15, 0.05
-"""What is asked: longest first token over the median, overhead a token, growth of memory."""
+STARVED, GROWN = 5.0, 0.05
+"""What is asked: longest first token over the median, growth of memory."""
 POCKET = {
     "hidden_size": 192, "layers": 4, "heads": 6, "kv_heads": 3, "head_dim": 32, "intermediate_size": 512,
     "max_position": 1024,
 }  # fmt: skip
 KEY = "key-of-the-benchmark"
+CHAT = {"dialect": "chat", "more": {"chat_template_kwargs": {"enable_thinking": True}}}
+"""The load of both sides: llama.cpp's server opens thinking, or shuts it with a block we do not write."""
 
 
 class Model(NamedTuple):
@@ -88,40 +81,6 @@ def prompts_of(options: argparse.Namespace) -> list[str]:
     kinds = ("fact", "craft", "sum", "chat", "identity")
     asked = [q for kind in kinds for q in World(world).questions(kind, "test")]
     return [text_of(q.messages[-1]) for q in asked]
-
-
-# ---- the bare engine ----
-
-
-def engine_side(payload: dict[str, Any]) -> dict[str, Any]:
-    """Tokens a second of an engine with so many requests under way, and its processor time a token."""
-    checkpoint = Checkpoint(Path(payload["path"]))
-    tokenizer = checkpoint.tokenizer()
-    engine = Engine(checkpoint.load(), tokenizer, max_batch=payload["rows"])
-    renderer, rng = Renderer(tokenizer), random.Random(0)
-    never = {tokenizer.special[name]: -math.inf for name in (THINK, TOOL_USE)}
-    never |= dict.fromkeys(payload["banned"], -100.0)
-    sampling = Sampling(max_tokens=payload["max_tokens"], temperature=0.0, logit_bias=never)
-    prompts = [renderer.prompt(Conversation(messages=(user(text),))) for text in payload["prompts"]]
-    prompts = [ids for ids in prompts if len(ids) + payload["max_tokens"] <= engine.context]
-    live: list[Request] = []
-    tokens = requests = 0
-    for seconds in (payload["warm"], payload["seconds"]):  # the first is not counted
-        tokens, requests, before = 0, 0, sum(len(one.tokens) for one in live)
-        began, spent = time.perf_counter(), time.process_time()
-        while time.perf_counter() - began < seconds:
-            while len(live) < payload["streams"]:
-                live.append(engine.submit(rng.choice(prompts), sampling))
-            engine.step()
-            over = [one for one in live if one.stop_reason is not None]
-            tokens, requests = tokens + sum(len(one.tokens) for one in over), requests + len(over)
-            live = [one for one in live if one.stop_reason is None]
-        tokens += sum(len(one.tokens) for one in live) - before
-    took = time.perf_counter() - began
-    return {
-        "tokens_per_second": tokens / took, "requests_per_second": requests / took,
-        "cpu_per_token": (time.process_time() - spent) / tokens,
-    }  # fmt: skip
 
 
 # ---- the server ----
@@ -178,29 +137,25 @@ def _watching(pid: int) -> Iterator[list[tuple[float, int]]]:
         watcher.join()
 
 
-def serve_ours(
-    options: argparse.Namespace, model: Model, load: dict[str, Any], long: dict[str, Any]
-) -> dict[str, Any]:
-    """Our server under the load, and under that of long replies."""
+@contextlib.contextmanager
+def serving(options: argparse.Namespace, model: Model) -> Iterator[RunningServer]:
+    """Our server with a fresh store."""
     more = ["--rows", str(options.rows), "--queue", str(4 * options.streams), "--home", model.home]
     more += [] if model.released else ["--unreleased"]
     threads = {"OMP_NUM_THREADS": str(options.threads)}
     with tempfile.TemporaryDirectory() as folder:
         store = ["--store", f"sqlite:///{folder}/store.db"]
         with served(model.target, options=more + store, key=KEY, environment=threads) as server:
-            return _measured(options, server, load, long)
+            yield server
 
 
-def _measured(
-    options: argparse.Namespace, server: RunningServer, load: dict[str, Any], long: dict[str, Any]
-) -> dict[str, Any]:
+def measured(options: argparse.Namespace, server: RunningServer, load: dict[str, Any]) -> dict[str, Any]:
+    """Our server under the load."""
     given = {**load, "port": server.port, "model": server.model}
     found, memory = under_load(options, server.process.pid, given)
-    given_long = {**long, "port": server.port, "model": server.model}
-    found["long"], _ = under_load(options, server.process.pid, given_long)
     found["memory"] = _memory(memory)
     if options.peer_llama is not None:
-        chat = {**given, "dialect": "chat", "seconds": options.peer_seconds}
+        chat = {**given, **CHAT, "seconds": options.peer_seconds}
         found["chat"], _ = under_load(options, server.process.pid, chat)
     left = [value for name, value in server.metrics().items() if "pages_in_use" in name]
     found["pages_in_use_afterwards"] = sum(left)
@@ -234,13 +189,15 @@ def serve_peer(options: argparse.Namespace, load: dict[str, Any]) -> dict[str, A
     command = [
         str(program), "-m", str(options.peer_gguf), "--port", str(port), "--host", "127.0.0.1", "--jinja",
         "-np", str(options.rows), "-c", str(context), "-t", str(options.threads), "--no-webui",
+        "--threads-http", str(options.streams + 8),
     ]  # fmt: skip
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         server = RunningServer(port, "", process, Path(os.devnull))
         try:
             server.wait_ready(60)
-            chat = {"port": port, "model": "m", "dialect": "chat", "seconds": options.peer_seconds}
+            chat = {**CHAT, "port": port, "model": "m", "seconds": options.peer_seconds}
+            chat["reuse"] = False  # it ends a connection with its stream, and does not say so
             found, memory = under_load(options, process.pid, {**load, **chat})
             return found | {"memory": _memory(memory)}
         finally:
@@ -251,36 +208,22 @@ def serve_peer(options: argparse.Namespace, load: dict[str, Any]) -> dict[str, A
 # ---- what is told ----
 
 
-def overheads(ours: dict[str, Any], bare: list[dict[str, Any]]) -> dict[str, float]:
-    """How much more time and processor time a token takes than in the bare engine."""
-    rate = sum(one["tokens_per_second"] for one in bare) / len(bare)
-    spent = sum(one["cpu_per_token"] for one in bare) / len(bare)
-    return {"clock": rate / ours["tokens_per_second"] - 1, "processor": ours["cpu_per_token"] / spent - 1}
-
-
 def verdicts(found: dict[str, Any]) -> list[list[str]]:
     """What was asked for, what came, and whether that is enough."""
-    ours, more, long = found["ours"], found["overhead"], found["overhead_long"]
-    size = found["ours"]["long"]["tokens"] / max(1, found["ours"]["long"]["replies"])
+    ours = found["ours"]
     grown = ours["memory"].get("grown_in_second_half", 0.0)
     rows = [
         ("errors", f"{sum(ours['errors'].values())}", "0", not ours["errors"]),
         ("longest first token / median", f"{ours['ttft']['max_over_median']:.2f}", f"<= {STARVED:g}",
          ours["ttft"]["max_over_median"] <= STARVED),
         ("memory, second half", f"{grown:+.1%}", f"<= {GROWN:+.0%}", grown <= GROWN),
-        (f"overhead a token in replies of {size:.0f}, processor", f"{long['processor']:+.1%}",
-         f"<= {OVERHEAD:+.0%}", long["processor"] <= OVERHEAD),
-        (f"overhead a token in replies of {ours['tokens'] / max(1, ours['replies']):.0f}, processor",
-         f"{more['processor']:+.1%}", f"<= {OVERHEAD:+.0%}", more["processor"] <= OVERHEAD),
-        ("overhead a token, clock (the client's work in it)", f"{more['clock']:+.1%}", f"<= {OVERHEAD:+.0%}",
-         more["clock"] <= OVERHEAD),
     ]  # fmt: skip
     return [[what, got, wanted, "met" if met else "missed"] for what, got, wanted, met in rows]
 
 
 def table(found: dict[str, Any]) -> str:
     """All sides."""
-    sides = {"ours, Messages": found["ours"], "ours, long replies": found["ours"]["long"]}
+    sides = {"ours, Messages": found["ours"]}
     if "peer" in found:
         sides |= {"ours, Chat": found["ours"]["chat"], "llama.cpp, Chat": found["peer"]}
     rows = [
@@ -291,12 +234,6 @@ def table(found: dict[str, Any]) -> str:
         ]
         for name, one in sides.items()
     ]  # fmt: skip
-    for name, one in [
-        *(("bare engine", one) for one in found["engine"]),
-        *(("bare engine, long replies", one) for one in found["engine_long"]),
-    ]:
-        rate = [f"{one['requests_per_second']:.1f}", f"{one['tokens_per_second']:,.0f}"]
-        rows.append([name, *rate, "", "", "", ""])
     head = ["side", "req/s", "tokens/s", "TTFT p50 ms", "p99 ms", "max/median", "errors"]
     return markdown(head, rows)
 
@@ -304,25 +241,26 @@ def table(found: dict[str, Any]) -> str:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = options_of(__doc__, "two seconds, few streams", 120.0)
+    shared_options(parser)
+    parser.add_argument("--seconds", type=float, default=120.0, help="of load")
+    parser.add_argument("--peer-seconds", type=float, default=60.0, help="of load on Chat, theirs and ours")
+    parser.add_argument("--peer-llama", type=Path, default=None, metavar="DIR", help="llama.cpp's programs")
+    parser.add_argument("--peer-gguf", type=Path, default=None, metavar="FILE", help="the same model for it")
+    options = parser.parse_args()
+    if options.quick:
+        options.streams, options.seconds, options.warm, options.max_tokens = 8, 1.0, 0.0, 16
+        options.peer_seconds = 1.0
+    return options
+
+
+def shared_options(parser: argparse.ArgumentParser) -> None:
+    """What this script and `server_overhead.py` ask alike."""
     parser.add_argument("--model", default=None, help="a run, run/stage or folder; fresh weights without")
     parser.add_argument("--home", type=Path, default=Path(), help="where runs lie")
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--rows", type=int, default=64, help="of the engine")
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--long", type=int, default=256, help="tokens of each long reply")
-    parser.add_argument("--long-seconds", type=float, default=45.0, help="of load with long replies")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of load")
-    parser.add_argument("--peer-seconds", type=float, default=60.0, help="of load on Chat, theirs and ours")
-    parser.add_argument("--engine-seconds", type=float, default=20.0, help="of the bare engine, twice")
-    parser.add_argument("--warm", type=float, default=5.0)
-    parser.add_argument("--peer-llama", type=Path, default=None, metavar="DIR", help="llama.cpp's programs")
-    parser.add_argument("--peer-gguf", type=Path, default=None, metavar="FILE", help="the same model for it")
-    options = parser.parse_args()
-    if options.quick:
-        options.streams, options.seconds, options.engine_seconds, options.warm = 8, 1.0, 0.5, 0.0
-        options.max_tokens, options.long, options.long_seconds = 16, 32, 1.0
-        options.peer_seconds = 1.0
-    return options
+    parser.add_argument("--warm", type=float, default=5.0, help="seconds that are not counted")
 
 
 def main() -> None:
@@ -330,55 +268,35 @@ def main() -> None:
     options = arguments()
     with tempfile.TemporaryDirectory() as folder:
         model, prompts = model_of(options, Path(folder)), prompts_of(options)
-        shared = {"streams": options.streams, "max_tokens": options.max_tokens, "prompts": prompts}
-        bare = {
-            **shared, "path": model.path, "rows": options.rows, "warm": options.warm,
-            "seconds": options.engine_seconds, "banned": [],
+        load = {
+            "streams": options.streams, "max_tokens": options.max_tokens, "prompts": prompts, "key": KEY,
+            "seconds": options.seconds,
         }  # fmt: skip
-        ends = sorted(Checkpoint(Path(model.path)).tokenizer().special_ids)
-        bare_long = {**bare, "max_tokens": options.long, "banned": ends}
-        load = {**shared, "key": KEY, "seconds": options.seconds}
-        long = {
-            **load, "seconds": options.long_seconds, "max_tokens": options.long, "dialect": "chat",
-            "more": {"logit_bias": {str(id): -100 for id in ends}},
-        }  # fmt: skip
-
-        def engine(payload: dict[str, Any]) -> dict[str, Any]:
-            limit = options.engine_seconds + options.limit
-            one = child(Path(__file__), "engine", payload, seconds=limit, threads=options.threads)
-            if "error" in one:
-                raise UserError(f"the bare engine failed: {one['error']}", where="benchmarks/server.py")
-            say(f"bare engine: {one['tokens_per_second']:,.0f} tokens/s")
-            return one
-
-        found: dict[str, Any] = {"engine": [engine(bare)], "engine_long": [engine(bare_long)]}
-        found["ours"] = serve_ours(options, model, load, long)
+        with serving(options, model) as server:
+            found: dict[str, Any] = {"ours": measured(options, server, load)}
         say(f"ours: {found['ours']['tokens_per_second']:,.0f} tokens/s")
-        found["engine"].append(engine(bare))
-        if not options.quick:
-            found["engine_long"].append(engine(bare_long))
         if options.peer_llama is not None:
             found["peer"] = serve_peer(options, load)
-    found["overhead"] = overheads(found["ours"], found["engine"])
-    found["overhead_long"] = overheads(found["ours"]["long"], found["engine_long"])
     print(table(found), end="\n\n")
     print(markdown(["asked", "found", "wanted", ""], verdicts(found)))
     if options.out is not None:
-        _record(options, found)
+        record(options, "server", verdicts(found), found)
 
 
-def _record(options: argparse.Namespace, found: dict[str, Any]) -> None:
+def record(options: argparse.Namespace, name: str, told: list[list[str]], found: dict[str, Any]) -> None:
+    """Write what was found, without the names of folders here."""
     settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
-    settings["peer_llama"] = options.peer_llama is not None
-    record = record_of(torch.device("cpu"), settings=settings, verdicts=verdicts(found), **found)
-    for name, place in (("HOME", options.home), ("DIR", options.peer_llama), ("FILE", options.peer_gguf)):
+    written = record_of(torch.device("cpu"), settings=settings, verdicts=told, **found)
+    for word in ("home", "peer_llama", "peer_gguf"):
+        place = getattr(options, word, None)
         if place is not None and str(place) != ".":  # where it lies here says nothing elsewhere
-            record["command"] = record["command"].replace(str(place), name)
+            shown = {"home": "HOME", "peer_llama": "DIR", "peer_gguf": "FILE"}[word]
+            written["command"] = written["command"].replace(str(place), shown)
     if options.model is not None and "/" in options.model:
-        record["settings"]["model"] = Path(options.model).name
-        record["command"] = record["command"].replace(options.model, Path(options.model).name)
-    say(f"written: {write_record(options.out, 'server', record)}")
+        written["settings"]["model"] = Path(options.model).name
+        written["command"] = written["command"].replace(options.model, Path(options.model).name)
+    say(f"written: {write_record(options.out, name, written)}")
 
 
 if __name__ == "__main__":
-    entry(main, {"engine": engine_side, "load": load_side})
+    entry(main, {"load": load_side})

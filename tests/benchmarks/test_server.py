@@ -7,6 +7,7 @@ import json
 import load
 import pytest
 import server as bench
+import server_overhead as overhead
 import server_start as start
 
 from tests.slow import slow
@@ -50,7 +51,7 @@ def said(line, *pieces):
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n'
-END = b'data: {"usage":{"output_tokens":7}}\n\ndata: {"type":"message_stop"}\n\n0\r\n\r\n'
+END = b'data: {"usage":{"output_tokens":7}}\n\ndata: {"type":"message_stop"}\n\n\r\n0\r\n\r\n'
 
 
 def test_a_stream_is_read_by_its_marks(line):
@@ -62,9 +63,9 @@ def test_a_stream_is_read_by_its_marks(line):
 
 def test_streams_that_fail(line):
     assert said(line, b"HTTP/1.1 529 X\r\n\r\n", b"{}").error == "529 "
-    cut = said(line, HEAD + DELTA + b"0\r\n\r\n")
+    cut = said(line, HEAD + DELTA + b"\r\n0\r\n\r\n")
     assert cut.error is not None and cut.first is not None
-    failed = said(line, HEAD + b"event: error\ndata: {}\n\n0\r\n\r\n")
+    failed = said(line, HEAD + b"event: error\ndata: {}\n\n\r\n0\r\n\r\n")
     assert failed.error is not None and "error" in failed.error
 
 
@@ -76,23 +77,33 @@ def test_memory_counts_from_the_first_minute_on():
     assert bench._memory([]) == {}
 
 
-def test_overheads_and_verdicts():
-    bare = [
+def test_a_header_that_ends_in_a_zero_is_no_end(line):
+    kept = b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\n\r\n"
+    found = said(line, kept, DELTA, END)
+    assert found.error is None and found.tokens == 7 and not line.last
+    assert said(line, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + DELTA, END).error is None
+    assert line.last
+
+
+def test_verdicts_of_a_load():
+    ours = {
+        "errors": {"529": 2}, "ttft": {"max_over_median": 6.0}, "memory": {"grown_in_second_half": 0.01},
+    }  # fmt: skip
+    assert [row[-1] for row in bench.verdicts({"ours": ours})] == ["missed", "missed", "met"]
+
+
+def test_overheads_and_their_verdicts():
+    engines = [
         {"tokens_per_second": 110.0, "cpu_per_token": 1.0},
         {"tokens_per_second": 90.0, "cpu_per_token": 3.0},
     ]
-    ours = {
-        "tokens_per_second": 80.0, "cpu_per_token": 2.1, "errors": {"529": 2},
-        "ttft": {"max_over_median": 6.0}, "memory": {"grown_in_second_half": 0.01},
-    }  # fmt: skip
-    long = {"tokens_per_second": 50.0, "cpu_per_token": 2.6, "tokens": 500, "replies": 2}
-    found = {"engine": bare, "ours": {**ours, "tokens": 60, "replies": 4, "long": long}}
-    found["overhead"], found["overhead_long"] = bench.overheads(ours, bare), bench.overheads(long, bare)
-    assert found["overhead"] == pytest.approx({"clock": 0.25, "processor": 0.05})
-    assert found["overhead_long"] == pytest.approx({"clock": 1.0, "processor": 0.3})
-    verdicts = bench.verdicts(found)
-    assert [row[-1] for row in verdicts] == ["missed", "missed", "met", "missed", "met", "missed"]
-    assert "replies of 250" in verdicts[3][0] and "replies of 15" in verdicts[4][0]
+    found = overhead.overheads({"tokens_per_second": 80.0, "cpu_per_token": 2.1}, engines)
+    assert found == pytest.approx({"clock": 0.25, "processor": 0.05})
+    long = {"tokens_a_reply": 250.0, "processor": [0.9, 0.1, 0.0], "clock": [0.2, 0.3, 0.1]}
+    short = {"tokens_a_reply": 15.0, "processor": [0.5], "clock": [-0.1]}
+    rows = overhead.verdicts({"long": long, "short": short})
+    assert [row[-1] for row in rows] == ["met", "missed", "missed", "met"]
+    assert "replies of 250" in rows[0][0] and rows[0][1] == "+10.0% (+0.0% to +90.0%)"
 
 
 def test_ends_and_verdicts():
@@ -114,7 +125,17 @@ def test_quick(script, tmp_path):
     record = json.loads(path.read_text())
     assert record["ours"]["replies"] > 0 and record["ours"]["errors"] == {}
     assert record["ours"]["pages_in_use_afterwards"] == 0 and record["ours"]["exit_code"] == 0
-    assert "bare engine" in done.stdout and str(tmp_path) not in json.dumps(record["settings"])
+    assert "ours, Messages" in done.stdout and str(tmp_path) not in json.dumps(record["settings"])
+
+
+def test_quick_overhead(script, tmp_path):
+    done = script("server_overhead.py", "--quick", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "out").iterdir()
+    record = json.loads(path.read_text())
+    for kind in ("short", "long"):
+        assert record[kind]["errors"] == 0 and len(record[kind]["engines"]) == 2
+    assert record["long"]["tokens_a_reply"] == 32
 
 
 @slow

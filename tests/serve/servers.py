@@ -35,7 +35,9 @@ def running(app: ASGIApp, port: int | None = None) -> Iterator[str]:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port or 0))
-    config = uvicorn.Config(app, log_level="critical", server_header=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, log_level="critical", server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=1
+    )
     server = _Quiet(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -39,6 +40,10 @@ class Lead:
         with self._guard:
             if self._file is not None:
                 os.close(self._file)
+            if self._session is not None and self._held:  # at once: a session takes its time to end
+                with contextlib.suppress(DBAPIError):
+                    unlock = sa.text("SELECT pg_advisory_unlock(:number)")
+                    self._session.execute(unlock, {"number": _ADVISORY})
             self._drop_session()
             self._file, self._held = None, False
 
