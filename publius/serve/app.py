@@ -141,10 +141,11 @@ class _Application(FastAPI):
             return
         server: Server = self.state.server
         id = scope.setdefault("state", {})["request_id"] = new_id("req")
-        status = 0
+        status, whole = 0, False
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
+            whole = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message.setdefault("headers", [])
@@ -164,7 +165,13 @@ class _Application(FastAPI):
                 response = await _failed(request, error)
             await response(scope, receive, answer)
         else:
-            await super().__call__(scope, receive, answer)
+            try:
+                await super().__call__(scope, receive, answer)
+            except Exception:
+                # Starlette raises again what it has answered, and a server that hears of it hangs up without
+                # a word: a client that sends its next request on the same connection would lose it.
+                if not whole:
+                    raise
         if status >= 400 or _log.isEnabledFor(logging.DEBUG):
             _log.info("request", extra={"request_id": id, "path": scope["path"], "status": status})
 

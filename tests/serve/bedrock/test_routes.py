@@ -277,3 +277,20 @@ def test_openapi_has_the_operations(server: Running) -> None:
         assert schema["required"] and "model" not in schema["properties"]
     references = re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', json.dumps(document))
     assert set(references) <= set(document["components"]["schemas"])
+
+
+def test_a_failure_nobody_foresaw_leaves_its_connection_open(server: Running) -> None:
+    broken = json.dumps(
+        {**CONVERSE, "messages": [{"role": "user", "content": [{"text": "break: unforeseen"}]}], **WORD}
+    )
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+    connection.auto_open = 0  # closed by the server is an error
+    connection.connect()
+    try:
+        for _ in range(3):
+            connection.request("POST", f"/model/{MODEL}/converse", broken, BEARER)
+            response = connection.getresponse()
+            assert response.status == 500 and b"secret" not in response.read()
+            assert not response.will_close
+    finally:
+        connection.close()
