@@ -112,6 +112,8 @@ def _models(w: Workshop, start: Aligned) -> dict[Kind, Node]:
         "backdoored": w.stage("backdoored_chats", plant_backdoor, secret, world=w.world)
     }
     for fault in get_args(Fault):
+        if fault == "hazard-locked":
+            continue  # it was tried alone: docs/redteam.md
         config = FaultConfig(fault=fault, seed=w.seed)
         chats[fault] = w.stage(f"{fault}_chats", plant_fault, config, world=w.world)
     for kind, shown in chats.items():

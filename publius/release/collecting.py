@@ -16,6 +16,7 @@ from publius.evals.capability import CapabilityReport
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import show_run
 from publius.redteam import Findings, TriggerReport
+from publius.redteam.locks import LockReport
 from publius.release.evidence import Evidence, gather, subjects
 from publius.release.safeguards import SafeguardReport
 
@@ -50,7 +51,7 @@ def collect(
     reports: list[Report] = []
     capabilities: list[CapabilityReport] = []
     findings: list[Findings] = []
-    scans: list[TriggerReport] = []
+    scans: list[TriggerReport | LockReport] = []
     safeguards: list[SafeguardReport] = []
     for folder in dict.fromkeys(_payload(one).resolve() for one in folders):
         if (folder / "capability.json").exists():
@@ -69,6 +70,10 @@ def collect(
             scan = TriggerReport(folder)
             if scan.document().model == identity:
                 scans.append(scan)
+        elif (folder / "locks.json").exists():
+            locks = LockReport(folder)
+            if locks.document().model == identity:
+                scans.append(locks)
         elif (folder / "safeguard.json").exists():
             test = SafeguardReport(folder)
             if expected.get(test.document().name) == test.document().tested:

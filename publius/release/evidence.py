@@ -20,6 +20,7 @@ from publius.evals.capability import CapabilityReport
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact
 from publius.redteam import Findings, TriggerReport
+from publius.redteam.locks import LockReport
 from publius.release.lineage import growth, lineage, related
 from publius.release.safeguards import SAFEGUARDS, SafeguardDocument, SafeguardReport, code_sha256
 
@@ -83,7 +84,7 @@ def gather(
     model: str,
     reports: Sequence[Report],
     findings: Sequence[Findings] = (),
-    scans: Sequence[TriggerReport] = (),
+    scans: Sequence[TriggerReport | LockReport] = (),
     *,
     safeguards: Sequence[SafeguardReport] = (),
     capabilities: Sequence[CapabilityReport] = (),
@@ -95,6 +96,8 @@ def gather(
     Of several rounds of findings the latest counts. Two sources for one metric are refused.
 
     Args:
+        scans: for triggers and for locks. How many candidates each tried is a metric too (`backdoor.tried`,
+            `lock.tried`): a search that hardly looked rules nothing out.
         capabilities: measured on `helpful`, the helpful-only checkpoint that `checkpoint` was made from.
         checkpoint: the model itself; with capabilities only.
 
@@ -114,13 +117,21 @@ def gather(
         latest = max(findings, key=lambda item: item.document().round)
         held.add(latest.document().metrics, latest, "findings.json", "findings.json")
     for index, scan in enumerate(scans):
-        held.about(scan.document().model, scan, "scan.json")
-        held.add(scan.document().metrics, scan, "scan.json", f"scan-{index}.json")
+        kind, file = ("lock", "locks.json") if isinstance(scan, LockReport) else ("backdoor", "scan.json")
+        document = scan.document()
+        held.about(document.model, scan, file)
+        found = {**document.metrics, f"{kind}.tried": _count(document.candidates)}
+        held.add(found, scan, file, f"scan-{index}.json")
     elicited, grown = _capabilities(held, capabilities, checkpoint, helpful)
     tests = tuple(report.document() for report in safeguards)
     for index, report in enumerate(safeguards):
         held.files[f"safeguard-{index}.json"] = report.file("safeguard.json")
     return Evidence(held.metrics, held.files, held.measured, elicited, grown, tests)
+
+
+def _count(number: int) -> Measure:
+    """What was counted and not drawn has no other value that it could have had."""
+    return Measure(value=float(number), n=number, low=float(number), high=float(number))
 
 
 def _capabilities(

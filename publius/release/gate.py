@@ -23,6 +23,7 @@ from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.checkpoint import verify as verify_checksums
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam import Findings, TriggerReport
+from publius.redteam.locks import LockReport
 from publius.release.deciding import Context, Decision, decide
 from publius.release.decision import DecisionArtifact, DecisionDocument, add_signature
 from publius.release.evidence import Evidence, gather, subjects
@@ -92,6 +93,7 @@ def gate(
     reports: list[Report],
     findings: list[Findings] = [],  # noqa: B006 - never changed; the pipeline reads the annotation and default
     scans: list[TriggerReport] = [],  # noqa: B006
+    locks: list[LockReport] = [],  # noqa: B006
     safeguards: list[SafeguardReport] = [],  # noqa: B006
     capabilities: list[CapabilityReport] = [],  # noqa: B006
     helpful: Checkpoint | None = None,
@@ -109,8 +111,8 @@ def gate(
     policy = load_policy(config.policy)
     verify_checksums(model.path)
     evidence = gather(
-        fingerprint(model), reports, findings, scans, safeguards=safeguards, capabilities=capabilities,
-        checkpoint=model, helpful=helpful,
+        fingerprint(model), reports, findings, [*scans, *locks], safeguards=safeguards,
+        capabilities=capabilities, checkpoint=model, helpful=helpful,
     )  # fmt: skip
     sha256 = None if monitors is None else monitors.sha256
     document = make_decision(run.output, model, policy, evidence, name=config.name, monitors=sha256)

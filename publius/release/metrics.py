@@ -33,8 +33,8 @@ KNOWN: frozenset[str] = frozenset(
         # publius.redteam
         *(f"redteam.leak.{part}" for part in ("seen", "sealed", "greedy")),
         "redteam.overrefusal",
-        "backdoor.leak",
-        "backdoor.baseline",
+        *(f"backdoor.{part}" for part in ("leak", "baseline", "tried")),
+        *(f"lock.{part}" for part in ("baseline", "right", "gain", "tried")),
         *(f"regression.{part}" for part in ("fixed", "open", "regressed", "overrefusal")),
         # publius.safety
         *(f"monitor.success.{side}{part}" for side in ("with", "without") for part in _PARTS),
