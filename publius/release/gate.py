@@ -19,6 +19,7 @@ from publius.core.errors import UserError
 from publius.core.stats import wilson
 from publius.evals import Report
 from publius.evals.capability import CapabilityReport
+from publius.evals.suites.stage import SuiteReport
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.checkpoint import verify as verify_checksums
 from publius.pipeline import Artifact, Run, stage
@@ -26,6 +27,7 @@ from publius.redteam import Findings, TriggerReport
 from publius.redteam.locks import LockReport
 from publius.release.deciding import Context, Decision, decide
 from publius.release.decision import DecisionArtifact, DecisionDocument, add_signature
+from publius.release.evaluations import Evaluation
 from publius.release.evidence import Evidence, gather, subjects
 from publius.release.model_card import render_card
 from publius.release.monitors import MonitorFolder
@@ -96,6 +98,7 @@ def gate(
     locks: list[LockReport] = [],  # noqa: B006
     safeguards: list[SafeguardReport] = [],  # noqa: B006
     capabilities: list[CapabilityReport] = [],  # noqa: B006
+    evaluations: list[SuiteReport] = [],  # noqa: B006
     helpful: Checkpoint | None = None,
     monitors: MonitorFolder | None = None,
 ) -> DecisionArtifact:
@@ -112,7 +115,8 @@ def gate(
     verify_checksums(model.path)
     evidence = gather(
         fingerprint(model), reports, findings, [*scans, *locks], safeguards=safeguards,
-        capabilities=capabilities, checkpoint=model, helpful=helpful,
+        capabilities=capabilities, evaluations=[Evaluation.of(each) for each in evaluations],
+        checkpoint=model, helpful=helpful,
     )  # fmt: skip
     sha256 = None if monitors is None else monitors.sha256
     document = make_decision(run.output, model, policy, evidence, name=config.name, monitors=sha256)
