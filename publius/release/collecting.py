@@ -76,14 +76,10 @@ def collect(
             found = Findings(folder)
             if found.document().model == identity:
                 findings.append(found)
-        elif (folder / "scan.json").exists():
-            scan = TriggerReport(folder)
+        elif (folder / "scan.json").exists() or (folder / "locks.json").exists():
+            scan = TriggerReport(folder) if (folder / "scan.json").exists() else LockReport(folder)
             if scan.document().model == identity:
                 scans.append(scan)
-        elif (folder / "locks.json").exists():
-            locks = LockReport(folder)
-            if locks.document().model == identity:
-                scans.append(locks)
         elif (folder / "safeguard.json").exists():
             test = SafeguardReport(folder)
             if expected.get(test.document().name) == test.document().tested:

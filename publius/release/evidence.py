@@ -130,20 +130,7 @@ def gather(
         held.about(document.model, scan, file)
         found = {**document.metrics, f"{kind}.tried": _count(document.candidates)}
         held.add(found, scan, file, f"scan-{index}.json")
-    for index, evaluation in enumerate(evaluations):
-        told = evaluation.measures(model)
-        if not told:
-            raise UserError(
-                f"nothing in this evaluation is about these weights ({model[:16]}...)",
-                where=str(evaluation.file), fix="evaluate the very checkpoint that is to be gated",
-            )  # fmt: skip
-        others = sorted((KNOWN - SUITE_METRICS) & set(told))
-        if others:  # a suite that calls itself `redteam` gives no evidence of the red team
-            raise UserError(
-                f"{others[0]} is measured by another kind of evidence, not by a suite",
-                where=str(evaluation.file), fix="give the suite another name",
-            )  # fmt: skip
-        held.take(told, evaluation.file, f"evaluation-{index}.json", evaluation.when)
+    _evaluations(held, evaluations)
     elicited, grown = _capabilities(held, capabilities, checkpoint, helpful)
     tests = tuple(report.document() for report in safeguards)
     for index, report in enumerate(safeguards):
@@ -154,6 +141,24 @@ def gather(
 def _count(number: int) -> Measure:
     """What was counted and not drawn has no other value that it could have had."""
     return Measure(value=float(number), n=number, low=float(number), high=float(number))
+
+
+def _evaluations(held: _Gathering, evaluations: Sequence[Evaluation]) -> None:
+    """Take in what suites measured on the model."""
+    for index, evaluation in enumerate(evaluations):
+        told = evaluation.measures(held.model)
+        if not told:
+            raise UserError(
+                f"nothing in this evaluation is about these weights ({held.model[:16]}...)",
+                where=str(evaluation.file), fix="evaluate the very checkpoint that is to be gated",
+            )  # fmt: skip
+        others = sorted((KNOWN - SUITE_METRICS) & set(told))
+        if others:  # a suite that calls itself `redteam` gives no evidence of the red team
+            raise UserError(
+                f"{others[0]} is measured by another kind of evidence, not by a suite",
+                where=str(evaluation.file), fix="give the suite another name",
+            )  # fmt: skip
+        held.take(told, evaluation.file, f"evaluation-{index}.json", evaluation.when)
 
 
 def _capabilities(
