@@ -28,6 +28,7 @@ from publius.safety.probe import ProbeDocument, write_probe
 from publius.safety.third_stage import JudgedMonitor, JudgeSilent, Opinion, RefereeOpinion, open_judge
 from publius.testing import tiny_model
 from publius.testing.server import write_tiny_checkpoint
+from tests.inference.remote.wire import Reply, wire
 from tests.safety.broken import ASKED
 from tests.safety.test_cascade import PROMPT, Known, cascade, rows
 
@@ -282,3 +283,30 @@ def test_a_constitution_elsewhere_is_refused(folder: Path) -> None:
     (folder / "judge.yaml").write_text(yaml.safe_dump({**ASKS, "constitution": str(place)}), "utf-8")
     with pytest.raises(UserError, match="not part of the policy"):
         open_judge(folder / "judge.yaml", folder / "judge")
+
+
+def test_a_remote_judge_decides_and_keeps_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    word: dict[str, str] = {}
+
+    def says(text: str) -> Reply:
+        label = word.get("label")
+        if label is None:
+            return Reply("I am sorry, but I cannot judge that.")
+        described = RefereeConfig().described[label]  # type: ignore[index]
+        return Reply(next(line[:3] for line in text.split("\n") if line[4:] == described))
+
+    with wire(says) as server:
+        far = {**server.settings("openai", folder), "cache": ""}
+        path = written(folder, remote=[far])
+        path.write_text(path.read_text().replace(", judge: judge", ""), "utf-8")
+        for label, action in (("harmful", "block"), ("safe", "flag"), (None, "block")):
+            word |= {"label": label} if label else {}
+            if label is None:
+                word.clear()
+            verdict = said(path)
+            assert verdict.action == action, label
+            assert (verdict.category == "monitor_error") == (label is None)
+        asked = server.seen[0].text
+        assert "| What is new?" in asked and "| The last reply is: abcd" in asked
+        assert len(server.seen) == 3, "a judge that is opened anew remembers nothing"
+    assert said(path).category == "monitor_error", "unreached"

@@ -4,8 +4,10 @@ several replies at once, guessed ahead or drawn one by one."""
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from publius.safety.head import HeadDocument, HeadStage, LastBlock
 from publius.safety.monitor import Monitors
 from publius.safety.probe import ProbeDocument, ProbeMonitor
 from publius.safety.replay import Replayed, replay
+from publius.safety.third_stage import JudgedMonitor, Opinion
 from publius.serve.bedrock.eventstream import decode
 from publius.tokenizer.renderer import Renderer
 from tests.serve.serving import KEY, Spoken
@@ -257,3 +260,27 @@ def test_a_chat_written_out_as_tokens_has_the_verdict_of_the_chat(checkpoint: Pa
             for stream in (False, True):
                 told = complete(spoken, list(request.prompt), stream, max_tokens=len(request.tokens))
                 assert [one for one, _ in told] == [stopped]
+
+
+class ByText:
+    """A third stage whose word depends on the reply alone."""
+
+    def judge(self, conversation: Conversation, reply: str) -> Opinion:
+        return Opinion(zlib.crc32(reply.encode()) % 2 == 0, 0.5)
+
+
+def test_what_a_judge_decides_has_one_verdict_too(checkpoint: Path, tmp_path: Path) -> None:
+    (unsure,) = layers(checkpoint).monitors
+    assert isinstance(unsure, CascadeMonitor)
+    unsure.threshold -= 100.0  # whatever is flagged is in doubt
+    sure = copy.copy(unsure)
+    sure.threshold += 200.0
+    monitors = Monitors([JudgedMonitor(unsure, sure, ByText())])
+    wanted = expected(checkpoint, monitors)
+    blocked = blocks(wanted)
+    assert {one.verdict.action for one in wanted} == {"allow", "flag", "block"}
+    with Spoken(checkpoint, tmp_path, monitors=monitors) as spoken:
+        assert batched(spoken) == blocked
+        for text, stopped in zip(ASKED, blocked, strict=True):
+            for ask, stream in ((messages, True), (chat, False), (invoke, True)):
+                assert set(ask(spoken, text, stream)) == {stopped}, (text, ask.__name__)
