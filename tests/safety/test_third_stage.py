@@ -47,7 +47,7 @@ class Says:
 
 def judged(judge: Any, harm: Sequence[float], *, below: float = 2.0, above: float = 0.0) -> JudgedMonitor:
     """Over a cascade whose second stage says `harm` of each token, and decides at 0."""
-    unsure, sure = (cascade(Known(harm), threshold=at) for at in (-below, above))
+    unsure, sure = (cascade(Known(harm), threshold=at, every=4) for at in (-below, above))
     return JudgedMonitor(unsure, sure, judge)
 
 
@@ -129,16 +129,22 @@ def test_the_same_verdict_however_the_reply_is_cut(
     assert len(judge.asked) == (flagged and -2 < worst <= 1)
 
 
-def test_it_watches_any_monitor_that_has_two_thresholds() -> None:
-    """The contract is that of a monitor: here two lists of words."""
+def worded(judge: Any) -> JudgedMonitor:
+    """The contract is that of a monitor: here two lists of words, the second of what is surely harmful."""
     wide, narrow = (
         KeywordMonitor(KeywordList.model_validate({"entries": [{"words": words, "category": "poison"}]}))
         for words in (["bane"], ["grey bane"])
     )
-    nothing = np.empty((1, 0), np.float32)
+    return JudgedMonitor(wide, narrow, judge)
+
+
+def read(monitor: JudgedMonitor, text: str) -> Verdict:
+    return Monitors([monitor]).watch(ASKED).reply(text, np.empty((1, 0), np.float32), done=True)[0]
+
+
+def test_it_watches_any_monitor_that_has_two_thresholds() -> None:
     for text, action in (("fine", "allow"), ("a bane", "flag"), ("grey bane", "block")):
-        watching = Monitors([JudgedMonitor(wide, narrow, Says(False))]).watch(ASKED)
-        assert watching.reply(text, nothing, done=True)[0].action == action, text
+        assert read(worded(Says(False)), text).action == action, text
 
 
 def fails(conversation: Conversation, reply: str) -> Opinion:
@@ -147,9 +153,9 @@ def fails(conversation: Conversation, reply: str) -> Opinion:
 
 def test_a_judge_without_an_opinion_fails_closed(caplog: pytest.LogCaptureFixture) -> None:
     silent = Says(lambda reply: fails(ASKED, reply))
-    verdict, _ = replied(judged(silent, [-1.0] * 12), FLAGGED, [12])
-    assert (verdict.action, verdict.category) == ("block", "monitor_error")
-    assert "secret" not in caplog.text
+    verdict, verified = replied(judged(silent, [-1.0] * 12), FLAGGED, [12])
+    assert (verdict.action, verdict.category, verified) == ("block", "monitor_error", [0])
+    assert silent.asked and "secret" not in caplog.text
 
 
 def test_a_judge_that_is_not_heard_in_time_fails_closed_and_holds_up_nobody(
@@ -157,16 +163,15 @@ def test_a_judge_that_is_not_heard_in_time_fails_closed_and_holds_up_nobody(
 ) -> None:
     free = threading.Event()
     slow = Says(lambda reply: free.wait(60))
-    monitor = judged(slow, [-1.0] * 12)
+    monitor = worded(slow)
     monitor._patience = 0.05
     try:
         for _ in range(2):  # the second waits for its turn, and is not asked any more
-            assert replied(monitor, FLAGGED, [12])[0].category == "monitor_error"
+            assert read(monitor, "a bane").category == "monitor_error"
     finally:
         free.set()
     monitor._patience = 60.0
-    assert replied(monitor, FLAGGED, [12])[0].action == "block"
-    assert len(slow.asked) == 2
+    assert read(monitor, "a bane").action == "block" and slow.asked == ["a bane"] * 2
 
 
 def test_a_begun_reply_is_judged_whole() -> None:
