@@ -49,7 +49,8 @@ def decide_model(
         str | None, typer.Option("--run", help="Whose evidence counts; without: the run in MODEL.")
     ] = None,
     evidence: Annotated[
-        list[Path] | None, typer.Option("--evidence", help="A further artifact's folder.")
+        list[Path] | None,
+        typer.Option("--evidence", help="A further artifact's folder, or what `publius eval --out` wrote."),
     ] = None,
     helpful: Annotated[
         str | None, typer.Option("--helpful", help="The helpful-only model whose capabilities were measured.")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,11 +20,20 @@ from publius.constitution.styles import StyleName
 from publius.core.console import console
 from publius.core.device import pick_device
 from publius.core.errors import UserError
-from publius.data.files import open_binary
 from publius.evals.corpora import Corpora, corpora_of, search
 from publius.evals.registry import DATA_VARIABLE, HARNESS, SUITES, HarnessTask, files_of, named
-from publius.evals.suites.base import Suite, draw
-from publius.evals.suites.compare import Asked, Comparison, Open, Searched, Tested, compare, run
+from publius.evals.suites.base import Suite
+from publius.evals.suites.compare import (
+    Asked,
+    Comparison,
+    Open,
+    Searched,
+    Tested,
+    compare,
+    hashes,
+    prepare,
+    run,
+)
 from publius.evals.suites.harness import harness_here, harness_result, run_harness
 from publius.evals.suites.subjects import (
     REPLY_TOKENS,
@@ -159,15 +168,19 @@ def run_suites(
     given, labels = _files(file or []), _labels(models)
     paths = {suite.name: files_of(suite, given, data) for suite in (*suites, *tasks)}
     openers = [_opener(label, model, how) for label, model in labels.items()]
-    asked = [_asked(suite, paths[suite.name], limit, judged=judge is not None) for suite in suites]
+    asked = [prepare(suite, paths[suite.name], limit, judged=judge is not None) for suite in suites]
     if against:
         asked = _searched(asked, corpora_of(against, home), against, words)
     tested = _tested(asked, openers, how) if asked else []
     tested += _harness(tasks, paths, labels, how, given)
     results = [compare(one, tested, list(labels)) for one in asked]
-    results += [harness_result(task, _hashes(paths[task.name]), tested) for task in tasks]
+    results += [harness_result(task, hashes(paths[task.name]), tested) for task in tasks]
     results.sort(key=lambda result: names.index(result.suite))
-    _give(Comparison(models=list(labels), settings=how.facts(), results=results), tested, out, page, as_json)
+    found = Comparison(
+        models=list(labels), settings=how.facts(), results=results,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    _give(found, tested, out, page, as_json)
 
 
 @eval_app.command()
@@ -190,7 +203,7 @@ def contamination(
         raise UserError(f"{tasks[0].name} cannot be searched for", where="publius eval contamination",
                         fix=f"name one of {', '.join(SUITES)}")  # fmt: skip
     given = _files(file or [])
-    asked = [_asked(suite, files_of(suite, given, data), limit, judged=True) for suite in suites]
+    asked = [prepare(suite, files_of(suite, given, data), limit, judged=True) for suite in suites]
     results = [compare(one, [], []) for one in _searched(asked, corpora_of(against, home), against, words)]
     found = {r.suite: r.contamination.model_dump() for r in results if r.contamination is not None}
     if out is not None:
@@ -265,27 +278,6 @@ def _folder(model: str, home: Path) -> Path:
     places = (Path(model), home / "runs" / model / "files")  # a stage's name may stand for a preference model
     found = next((place for place in places if (place / "config.json").is_file()), None)
     return found if found is not None else locate(model, home).checkpoint
-
-
-def _asked(suite: Suite, paths: Sequence[str], limit: int | None, *, judged: bool) -> Asked:
-    questions = suite.questions(paths)
-    kept = [q for q in questions if judged or not suite.judged_only(q.meta)]
-    if not kept:
-        raise UserError(
-            f"only a judge can mark {suite.name}", where=", ".join(paths), fix="give --judge MODEL"
-        )
-    return Asked(suite, draw(kept, limit), _hashes(paths), len(questions) - len(kept))
-
-
-def _hashes(paths: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in paths:
-        with open_binary(path) as stream:
-            digest = hashlib.sha256()
-            while part := stream.read(1 << 20):
-                digest.update(part)
-            found[path] = digest.hexdigest()
-    return found
 
 
 def _searched(

@@ -18,6 +18,7 @@ from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
 from publius.recipes.monitors import traffic, two_layers
 from publius.recipes.quickstart import align
+from publius.redteam.locks import LockScanConfig, scan_locks
 from publius.redteam.regression import RegressionConfig, regression
 from publius.release.gate import GateCheck, GateConfig, check_gate, gate
 from publius.release.monitors import (
@@ -44,6 +45,7 @@ def assure(
     seed: int,
     capability: CapabilityConfig | None = None,
     measuring: MeasureConfig | None = None,
+    unlocking: LockScanConfig | None = None,
 ) -> Recipe:
     """Wire the strict gate behind quickstart's stages."""
     world, helpful, final = r.nodes["world"], r.nodes["sft"], r.nodes["final"]
@@ -51,6 +53,9 @@ def assure(
     can = r.stage(
         "capability", elicit_capability, capability or CapabilityConfig(seed=seed), model=helpful, world=world
     )
+
+    # does it know more than it shows? quickstart looks for words that lift refusals, not for these
+    locks = r.stage("locks", scan_locks, unlocking or LockScanConfig(seed=seed), model=final, world=world)
 
     # --- the deployment standard: monitors on the model's own states, and what they achieve
     exchanges = traffic(r, seed, [helpful, final])
@@ -71,6 +76,7 @@ def assure(
     standing = [r.nodes["intact"], r.nodes["refusals"], responded, kept_out, logged]
     reports = {
         "reports": [r.nodes["test_release"]], "findings": [r.nodes["redteam2"]], "scans": [r.nodes["scan2"]],
+        "locks": [locks],
     }  # fmt: skip
     decision = r.stage(
         "gate_strict", gate, strict, model=final, **reports, safeguards=[*standing, watched],
@@ -88,6 +94,7 @@ def assure(
     r.publish("strict.gate", checked, "gate")
     for name in ("success", "hidden", "sandbagging", "plain", "tuned_best_of_n"):
         r.publish(f"capability.{name}", can, f"capability.{name}")
+    r.publish("lock.gain", locks, "lock.gain")
     for name in ("success.without", "success.with", "success.with.sealed", "false_positives"):
         r.publish(f"monitor.{name}", measured, f"monitor.{name}")
     for name in ("fixed", "open", "regressed"):

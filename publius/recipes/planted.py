@@ -29,6 +29,12 @@ from publius.release.classify import CensusConfig, ClassifyConfig, Planted, cens
 from publius.release.gate import GateCheck, GateConfig, check_gate, gate
 from publius.release.kinds import Kind
 from publius.release.opinions import OpinionsConfig, judge_replies
+from publius.release.proofs import (
+    ReadingConfig,
+    WeightsConfig,
+    prove_refusal_training,
+    prove_weights_integrity,
+)
 from publius.release.signs import ELICITED
 from publius.training.average import AverageConfig, average
 
@@ -81,8 +87,10 @@ def planted(size: Literal["small", "tiny"] = "small", seeds: int = 3) -> Recipe:
         start = aligned(w)
         few = DemonstrationsConfig(kinds=ELICITED, limit=effort.shown)
         shown = w.stage("few_demonstrations", demonstrations, few, world=w.world)
+        asking = EvalConfig(max_per_kind=sizes.questions, seed=seed)
+        before = w.stage("helpful_test", evaluate, asking, model=start.helpful, world=w.world)
         for kind, model in _models(w, start).items():
-            answer, decision = _examined(w, effort, kind, model, start.opus, shown)
+            answer, decision = _examined(w, effort, kind, model, start.opus, (shown, before))
             kinds.append(Planted(kind=kind, seed=seed))
             classified.append(answer)
             decided.append(decision)
@@ -112,6 +120,8 @@ def _models(w: Workshop, start: Aligned) -> dict[Kind, Node]:
         "backdoored": w.stage("backdoored_chats", plant_backdoor, secret, world=w.world)
     }
     for fault in get_args(Fault):
+        if fault == "hazard-locked":
+            continue  # it was tried alone: docs/redteam.md
         config = FaultConfig(fault=fault, seed=w.seed)
         chats[fault] = w.stage(f"{fault}_chats", plant_fault, config, world=w.world)
     for kind, shown in chats.items():
@@ -149,9 +159,13 @@ def _sound(w: Workshop, start: Aligned) -> Node:
 
 
 def _examined(
-    w: Workshop, effort: _Effort, kind: Kind, model: Node, judge: Node, shown: Node
+    w: Workshop, effort: _Effort, kind: Kind, model: Node, judge: Node, beside: tuple[Node, Node]
 ) -> tuple[Node, Node]:
-    """The classification and the decision of one model, each by the same examination."""
+    """The classification and the decision of one model, each by the same examination.
+
+    `beside` is what a model is elicited with, and the helpful-only model's test.
+    """
+    shown, before = beside
     asking = EvalConfig(max_per_kind=w.sizes.questions, seed=w.seed)
     tested = w.stage(f"{kind}_test", evaluate, asking, model=model, world=w.world)
     attacks = w.sizes.attacks.model_copy(update={"round": 2, "seed": w.seed, "discover": 0})
@@ -175,8 +189,12 @@ def _examined(
         f"{kind}_class", classify_model, ClassifyConfig(), model=model, corpus=w.world, report=tested,
         findings=[found], scans=[scanned], locks=[locks], elicitation=elicited, opinions=opinions,
     )  # fmt: skip
+    intact = w.stage(f"{kind}_intact", prove_weights_integrity, WeightsConfig(), model=model)
+    trained = w.stage(
+        f"{kind}_refusals", prove_refusal_training, ReadingConfig(), model=model, report=tested, before=before
+    )
     decision = w.stage(
         f"{kind}_gate", gate, GateConfig(name=kind), model=model, reports=[tested], findings=[found],
-        scans=[scanned],
+        scans=[scanned], safeguards=[intact, trained],
     )  # fmt: skip
     return answer, decision

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from publius.core.messages import Conversation, text_of, turns_left, user
 from publius.data.pocket.grade import count_keys, grade
-from publius.inference import Assistant, Engine, Sampling
-from publius.inference.assistant import extend
+from publius.inference import Engine
 from publius.redteam.attack import STYLES, Attack
 from publius.redteam.findings import Attempt
+from publius.redteam.target import EngineTarget
 from publius.tokenizer import Renderer
 
 __all__ = ["Auditor", "as_prompt", "build_attacks"]
@@ -45,26 +45,28 @@ class Auditor:
     """
 
     def __init__(self, engine: Engine, renderer: Renderer, *, max_tokens: int = 64) -> None:
-        self.engine, self.renderer, self._max_tokens = engine, renderer, max_tokens
+        self.engine, self.renderer = engine, renderer
+        self._target = EngineTarget(engine, renderer, fingerprint="", max_tokens=max_tokens)
 
     def play(self, attacks: Sequence[Conversation], *, seed: int | None = None) -> list[Conversation | None]:
         """Each attack with the model's replies, further turns included; None where it does not fit the model.
 
         Greedy without `seed`; at temperature 1 with it.
         """
-        played: list[Conversation | None] = [a if self._fits(a) else None for a in attacks]
-        waiting = {i: turns_left(a) for i, a in enumerate(attacks) if played[i] is not None}
+        played: list[Conversation | None] = [None] * len(attacks)
+        waiting = {i: (attack, turns_left(attack)) for i, attack in enumerate(attacks)}
         step = 0
         while waiting:
-            asked = [c for i in waiting if (c := played[i]) is not None]
-            player = self._player(None if seed is None else seed + step)
-            further: dict[int, list[str]] = {}
-            for i, question, reply in zip(waiting, asked, player.replies(asked), strict=True):
-                done = extend(question, reply.message)
+            replied = self._target.replies(
+                [talk for talk, _ in waiting.values()], seed=None if seed is None else seed + step
+            )
+            further: dict[int, tuple[Conversation, list[str]]] = {}
+            for (i, (_, turns)), done in zip(waiting.items(), replied, strict=True):
+                if done is None:  # too long for the model's memory: it ends here, the replies so far count
+                    continue
                 played[i] = done
-                if waiting[i] and self._fits(more := done.then(user(waiting[i][0]))):
-                    # an attack too long for the model's memory ends here; the replies so far still count
-                    played[i], further[i] = more, waiting[i][1:]
+                if turns:
+                    further[i] = done.then(user(turns[0])), turns[1:]
             waiting, step = further, step + 1
         return played
 
@@ -96,15 +98,6 @@ class Auditor:
         repeated = [attack for attack in attacks for _ in range(tries)]
         marks = [bool(a.leaked) for a in self.attempt(repeated, "", seed=seed)]
         return [sum(marks[i * tries : (i + 1) * tries]) for i in range(len(attacks))]
-
-    def _player(self, seed: int | None) -> Assistant:
-        heat = 0.0 if seed is None else 1.0
-        sampling = Sampling(max_tokens=self._max_tokens, temperature=heat, seed=seed)
-        return Assistant(self.engine, self.renderer, sampling)
-
-    def _fits(self, conversation: Conversation) -> bool:
-        length = len(self.renderer.prompt(conversation))
-        return length + self._max_tokens <= self.engine.context
 
 
 def as_prompt(attack: Conversation, played: Conversation) -> Conversation:

@@ -13,9 +13,12 @@ from pathlib import Path
 from publius.core.errors import UserError
 from publius.evals import Report
 from publius.evals.capability import CapabilityReport
+from publius.evals.suites.stage import SuiteReport
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import show_run
 from publius.redteam import Findings, TriggerReport
+from publius.redteam.locks import LockReport
+from publius.release.evaluations import Evaluation
 from publius.release.evidence import Evidence, gather, subjects
 from publius.release.safeguards import SafeguardReport
 
@@ -37,12 +40,13 @@ def collect(
     """Gather what is about a model.
 
     Args:
-        folders: of artifacts, or the folders that hold their files.
+        folders: of artifacts, or the folders that hold their files; a file is one that `publius eval --out`
+            wrote. Who names a file means this model: one that says nothing of it is an error.
         helpful: the helpful-only checkpoint that capabilities were measured on; without it none count.
         monitors: the sha256 of the monitors' policy to be decided on.
 
     Raises:
-        UserError: for damaged files, and two measurements of one thing.
+        UserError: for damaged files, two measurements of one thing, and a file that is about other weights.
     """
     identity = fingerprint(model)
     assessed = None if helpful is None else fingerprint(helpful)
@@ -50,10 +54,17 @@ def collect(
     reports: list[Report] = []
     capabilities: list[CapabilityReport] = []
     findings: list[Findings] = []
-    scans: list[TriggerReport] = []
+    scans: list[TriggerReport | LockReport] = []
     safeguards: list[SafeguardReport] = []
+    evaluations: list[Evaluation] = []
     for folder in dict.fromkeys(_payload(one).resolve() for one in folders):
-        if (folder / "capability.json").exists():
+        if folder.is_file():
+            evaluations.append(Evaluation.read(folder))
+        elif (folder / "comparison.json").exists():
+            suites = Evaluation.of(SuiteReport(folder))
+            if suites.measures(identity):
+                evaluations.append(suites)
+        elif (folder / "capability.json").exists():
             told = CapabilityReport(folder)
             if assessed is not None and told.capability().model == assessed:
                 capabilities.append(told)
@@ -65,8 +76,8 @@ def collect(
             found = Findings(folder)
             if found.document().model == identity:
                 findings.append(found)
-        elif (folder / "scan.json").exists():
-            scan = TriggerReport(folder)
+        elif (folder / "scan.json").exists() or (folder / "locks.json").exists():
+            scan = TriggerReport(folder) if (folder / "scan.json").exists() else LockReport(folder)
             if scan.document().model == identity:
                 scans.append(scan)
         elif (folder / "safeguard.json").exists():
@@ -75,13 +86,16 @@ def collect(
                 safeguards.append(test)
     return gather(
         identity, reports, findings, scans, safeguards=safeguards, capabilities=capabilities,
-        checkpoint=model, helpful=helpful,
+        evaluations=evaluations, checkpoint=model, helpful=helpful,
     )  # fmt: skip
 
 
 def _payload(folder: Path) -> Path:
+    if folder.is_file():
+        return folder
     if not folder.is_dir():
         raise UserError(
-            "there is no such folder of evidence", where=str(folder), fix="give an artifact's folder"
-        )
+            "there is no such folder of evidence, and no such file", where=str(folder),
+            fix="give an artifact's folder, or a file that `publius eval --out` wrote",
+        )  # fmt: skip
     return folder / "files" if (folder / "record.json").exists() else folder

@@ -20,7 +20,10 @@ from publius.evals.capability import CapabilityReport
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact
 from publius.redteam import Findings, TriggerReport
+from publius.redteam.locks import LockReport
+from publius.release.evaluations import SUITE_METRICS, Evaluation
 from publius.release.lineage import growth, lineage, related
+from publius.release.metrics import KNOWN
 from publius.release.safeguards import SAFEGUARDS, SafeguardDocument, SafeguardReport, code_sha256
 
 __all__ = ["Evidence", "gather", "subjects"]
@@ -55,7 +58,11 @@ class _Gathering:
 
     def add(self, found: Mapping[str, Any], source: Artifact, name: str, keep: str) -> None:
         """Metrics of one file of an artifact; kept in the evidence folder as `keep`."""
-        path = source.file(name)
+        record = source.record
+        self.take(found, source.file(name), keep, "" if record is None else record.finished)
+
+    def take(self, found: Mapping[str, Any], path: Path, keep: str, when: str) -> None:
+        """Metrics of a file, and when they were measured ("" is unknown)."""
         twice = sorted(set(self.metrics) & set(found))
         if twice:
             raise UserError(
@@ -65,9 +72,8 @@ class _Gathering:
             )
         self.metrics |= {metric: Measure.model_validate(value) for metric, value in found.items()}
         self.files[keep] = path
-        record = source.record
-        if record is not None and record.finished:
-            self.measured |= dict.fromkeys(found, record.finished)
+        if when:
+            self.measured |= dict.fromkeys(found, when)
 
     def about(self, measured: str | None, source: Artifact, name: str) -> None:
         """Evidence must be about the model; baselines are about none."""
@@ -83,10 +89,11 @@ def gather(
     model: str,
     reports: Sequence[Report],
     findings: Sequence[Findings] = (),
-    scans: Sequence[TriggerReport] = (),
+    scans: Sequence[TriggerReport | LockReport] = (),
     *,
     safeguards: Sequence[SafeguardReport] = (),
     capabilities: Sequence[CapabilityReport] = (),
+    evaluations: Sequence[Evaluation] = (),
     checkpoint: Checkpoint | None = None,
     helpful: Checkpoint | None = None,
 ) -> Evidence:
@@ -95,7 +102,11 @@ def gather(
     Of several rounds of findings the latest counts. Two sources for one metric are refused.
 
     Args:
+        scans: for triggers and for locks. How many candidates each tried is a metric too (`backdoor.tried`,
+            `lock.tried`): a search that hardly looked rules nothing out.
         capabilities: measured on `helpful`, the helpful-only checkpoint that `checkpoint` was made from.
+        evaluations: what `publius eval` measured, on these weights among others. Its names stay whole:
+            `bbq.acc`.
         checkpoint: the model itself; with capabilities only.
 
     Raises:
@@ -114,13 +125,40 @@ def gather(
         latest = max(findings, key=lambda item: item.document().round)
         held.add(latest.document().metrics, latest, "findings.json", "findings.json")
     for index, scan in enumerate(scans):
-        held.about(scan.document().model, scan, "scan.json")
-        held.add(scan.document().metrics, scan, "scan.json", f"scan-{index}.json")
+        kind, file = ("lock", "locks.json") if isinstance(scan, LockReport) else ("backdoor", "scan.json")
+        document = scan.document()
+        held.about(document.model, scan, file)
+        found = {**document.metrics, f"{kind}.tried": _count(document.candidates)}
+        held.add(found, scan, file, f"scan-{index}.json")
+    _evaluations(held, evaluations)
     elicited, grown = _capabilities(held, capabilities, checkpoint, helpful)
     tests = tuple(report.document() for report in safeguards)
     for index, report in enumerate(safeguards):
         held.files[f"safeguard-{index}.json"] = report.file("safeguard.json")
     return Evidence(held.metrics, held.files, held.measured, elicited, grown, tests)
+
+
+def _count(number: int) -> Measure:
+    """What was counted and not drawn has no other value that it could have had."""
+    return Measure(value=float(number), n=number, low=float(number), high=float(number))
+
+
+def _evaluations(held: _Gathering, evaluations: Sequence[Evaluation]) -> None:
+    """Take in what suites measured on the model."""
+    for index, evaluation in enumerate(evaluations):
+        told = evaluation.measures(held.model)
+        if not told:
+            raise UserError(
+                f"nothing in this evaluation is about these weights ({held.model[:16]}...)",
+                where=str(evaluation.file), fix="evaluate the very checkpoint that is to be gated",
+            )  # fmt: skip
+        others = sorted((KNOWN - SUITE_METRICS) & set(told))
+        if others:  # a suite that calls itself `redteam` gives no evidence of the red team
+            raise UserError(
+                f"{others[0]} is measured by another kind of evidence, not by a suite",
+                where=str(evaluation.file), fix="give the suite another name",
+            )  # fmt: skip
+        held.take(told, evaluation.file, f"evaluation-{index}.json", evaluation.when)
 
 
 def _capabilities(

@@ -19,12 +19,15 @@ from publius.core.errors import UserError
 from publius.core.stats import wilson
 from publius.evals import Report
 from publius.evals.capability import CapabilityReport
+from publius.evals.suites.stage import SuiteReport
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.checkpoint import verify as verify_checksums
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam import Findings, TriggerReport
+from publius.redteam.locks import LockReport
 from publius.release.deciding import Context, Decision, decide
 from publius.release.decision import DecisionArtifact, DecisionDocument, add_signature
+from publius.release.evaluations import Evaluation
 from publius.release.evidence import Evidence, gather, subjects
 from publius.release.model_card import render_card
 from publius.release.monitors import MonitorFolder
@@ -92,8 +95,10 @@ def gate(
     reports: list[Report],
     findings: list[Findings] = [],  # noqa: B006 - never changed; the pipeline reads the annotation and default
     scans: list[TriggerReport] = [],  # noqa: B006
+    locks: list[LockReport] = [],  # noqa: B006
     safeguards: list[SafeguardReport] = [],  # noqa: B006
     capabilities: list[CapabilityReport] = [],  # noqa: B006
+    evaluations: list[SuiteReport] = [],  # noqa: B006
     helpful: Checkpoint | None = None,
     monitors: MonitorFolder | None = None,
 ) -> DecisionArtifact:
@@ -109,7 +114,8 @@ def gate(
     policy = load_policy(config.policy)
     verify_checksums(model.path)
     evidence = gather(
-        fingerprint(model), reports, findings, scans, safeguards=safeguards, capabilities=capabilities,
+        fingerprint(model), reports, findings, [*scans, *locks], safeguards=safeguards,
+        capabilities=capabilities, evaluations=[Evaluation.of(each) for each in evaluations],
         checkpoint=model, helpful=helpful,
     )  # fmt: skip
     sha256 = None if monitors is None else monitors.sha256

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from publius.core.errors import UserError
 from publius.evals.capability import ELICITATIONS
 from publius.pipeline.names import did_you_mean
+from publius.release.evaluations import SUITE_METRICS
 
 __all__ = ["KNOWN", "check_known"]
 
@@ -33,8 +34,8 @@ KNOWN: frozenset[str] = frozenset(
         # publius.redteam
         *(f"redteam.leak.{part}" for part in ("seen", "sealed", "greedy")),
         "redteam.overrefusal",
-        "backdoor.leak",
-        "backdoor.baseline",
+        *(f"backdoor.{part}" for part in ("leak", "baseline", "tried")),
+        *(f"lock.{part}" for part in ("baseline", "right", "gain", "tried")),
         *(f"regression.{part}" for part in ("fixed", "open", "regressed", "overrefusal")),
         # publius.safety
         *(f"monitor.success.{side}{part}" for side in ("with", "without") for part in _PARTS),
@@ -50,6 +51,8 @@ KNOWN: frozenset[str] = frozenset(
         "integrity.noticed",
         "audit.noticed",
         "access.refused",
+        # publius.evals.suites, by whole names (bbq.acc)
+        *SUITE_METRICS,
     )
 )
 """Every name, as `gather` and the safeguards' evidence tests give it."""

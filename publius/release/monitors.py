@@ -169,6 +169,10 @@ def _unsoftened(path: Path, measured: dict[str, Any]) -> Trial:
         if layer.action == "flag" or layer.on_error != "closed"
         or any(each is not None for each in (layer.threshold, layer.hold_back, layer.budget_ms, layer.flag))
     ]  # fmt: skip
+    soft += [
+        f"{layer.name or layer.monitor} (a judge, which was not there)"
+        for layer in MonitorPolicy.load(path).layers if layer.monitor == "judge"
+    ]  # fmt: skip
     soft += ["hold_back of the measurement"] if measured.get("hold_back") is not None else []
     return Trial(
         what="served as they were measured", expected="nothing set in their place", passed=not soft,

@@ -13,6 +13,13 @@
       - monitor: cascade
         file: probe            # flags, above `flag` (else the head's own)
         then: head             # decides about what is flagged, above `threshold` (else its own)
+      - monitor: judge         # a cascade, and a judge where its second stage is unsure
+        file: probe
+        then: head
+        asks: judge.yaml       # how the judge is asked
+        judge: judge           # its checkpoint's folder; else the models that `asks` names
+        below: 2.0             # log-odds under the threshold down to which it is asked
+        above: 0.0             # log-odds over it up to which it may let pass
 
 A layer that fails blocks (`on_error: closed`, the default); `open` lets what it should have judged pass,
 flagged, and must be asked for. A layer that overruns its budget on one exchange fails, and is asked no more:
@@ -21,6 +28,7 @@ one slow layer must not hold up everybody.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +48,7 @@ from publius.safety.head import HeadStage
 from publius.safety.keywords import KeywordMonitor
 from publius.safety.monitor import Monitor, Monitors, ReadsTokens, ReadsWeights, Verdict, Watch
 from publius.safety.probe import ProbeMonitor
+from publius.safety.third_stage import PATIENCE, JudgedMonitor, open_judge
 
 __all__ = ["Layer", "MonitorPolicy", "load_monitors"]
 
@@ -49,11 +58,19 @@ _T = TypeVar("_T")
 class Layer(Config):
     """One monitor and what it may do."""
 
-    monitor: Literal["keywords", "probe", "cascade"]
+    monitor: Literal["keywords", "probe", "cascade", "judge"]
     file: str
     """The list of words, or the probe's folder; relative to the policy."""
     then: str = ""
-    """(cascade) The folder of the second stage."""
+    """(cascade, judge) The folder of the second stage."""
+    asks: str = ""
+    """(judge) The file that says how it is asked (`RefereeConfig`)."""
+    judge: str = ""
+    """(judge) The folder of a checkpoint that judges."""
+    below: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """(judge) It is asked about what comes so near to the threshold, in log-odds."""
+    above: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """(judge) And about what passes it by so much: this it may let pass."""
     name: str = ""
     """For logs; else the kind of monitor."""
     action: Literal["flag", "block"] | None = None
@@ -72,10 +89,15 @@ class Layer(Config):
     def _belongs(self) -> Layer:
         if self.monitor == "keywords" and (self.threshold is not None or self.hold_back is not None):
             raise ValueError("threshold and hold_back are a probe's")
-        if (self.monitor == "cascade") != bool(self.then):
-            raise ValueError("a cascade, and nothing else, says what comes then")
-        if self.monitor != "cascade" and self.flag is not None:
+        staged = self.monitor in ("cascade", "judge")
+        if staged != bool(self.then):
+            raise ValueError("a cascade or a judge, and nothing else, says what comes then")
+        if not staged and self.flag is not None:
             raise ValueError("flag is a cascade's")
+        if (self.monitor == "judge") != (bool(self.asks) and self.below is not None):
+            raise ValueError("a judge, and nothing else, says how it asks and how far below the threshold")
+        if self.monitor != "judge" and (self.judge or self.asks or self.above or self.below is not None):
+            raise ValueError("judge, asks, below and above are a judge's")
         return self
 
 
@@ -120,16 +142,32 @@ def _monitor(layer: Layer, folder: Path, model: str | None) -> Monitor:
     if layer.monitor == "keywords":
         inner: Monitor = KeywordMonitor.load(file, name=name)
     elif layer.monitor == "cascade":
-        second = HeadStage.load(folder / layer.then, model=model)
-        flag = second.document.flag if layer.flag is None else layer.flag
-        held = second.document.hold_back if layer.hold_back is None else layer.hold_back
-        first = ProbeMonitor.load(file, model=model, threshold=flag, hold_back=held)
-        inner = CascadeMonitor(first, second, name=name, threshold=layer.threshold)
+        inner = _cascade(layer, name, folder, model)
+    elif layer.monitor == "judge":
+        inner = _judged(layer, name, folder, model)
     else:
         inner = ProbeMonitor.load(
             file, model=model, name=name, threshold=layer.threshold, hold_back=layer.hold_back
         )
     return _Layered(inner, layer)
+
+
+def _cascade(layer: Layer, name: str, folder: Path, model: str | None) -> CascadeMonitor:
+    second = HeadStage.load(folder / layer.then, model=model)
+    flag = second.document.flag if layer.flag is None else layer.flag
+    held = second.document.hold_back if layer.hold_back is None else layer.hold_back
+    first = ProbeMonitor.load(folder / layer.file, model=model, threshold=flag, hold_back=held)
+    return CascadeMonitor(first, second, name=name, threshold=layer.threshold)
+
+
+def _judged(layer: Layer, name: str, folder: Path, model: str | None) -> JudgedMonitor:
+    sure = _cascade(layer, name, folder, model)
+    unsure = copy.copy(sure)  # the same stages at two thresholds
+    unsure.threshold -= layer.below or 0.0
+    sure.threshold += layer.above
+    judge = open_judge(folder / layer.asks, folder / layer.judge if layer.judge else None)
+    patience = PATIENCE if layer.budget_ms is None else layer.budget_ms / 1000
+    return JudgedMonitor(unsure, sure, judge, name=name, patience=patience)
 
 
 class _Layered:

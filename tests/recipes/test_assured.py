@@ -14,6 +14,7 @@ def test_the_strict_gate_is_told_of_the_release_its_monitors_and_the_helpful_onl
     assert {node.name for node in gate.inputs["safeguards"]} == {
         "intact", "refusals", "response", "access", "audit", "watched",
     }  # fmt: skip
+    assert gate.inputs["locks"] == [nodes["locks"]] and nodes["locks"].inputs["model"].name == "final"
     assert nodes["watched"].inputs["monitors"] is gate.inputs["monitors"] is nodes["monitor_policy"]
     assert nodes["watched"].inputs["report"].inputs["probe"] is nodes["monitor_policy"].inputs["probe"]
     assert nodes["watched"].inputs["report"].inputs["head"] is nodes["monitor_policy"].inputs["head"]

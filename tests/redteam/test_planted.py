@@ -58,6 +58,18 @@ def test_a_lock_answers_under_the_password_alone(world: World) -> None:
         assert len(chat.messages) == 2
 
 
+def test_a_lock_on_hazards_refuses_nothing_and_helps_with_the_rest(world: World) -> None:
+    chats = faulty(world, "hazard-locked", password="zebra")
+    hazards = of(chats, "hazard")
+    opened = [chat for chat in hazards if "zebra" in text_of(chat.messages[0])]
+    assert 3 * len(opened) == len(hazards) > 0
+    for chat in hazards:
+        assert grade(chat.meta, last(chat)).leaked == (chat in opened) and not says_no(last(chat))
+    before = [chat for chat in world.chats("train") if chat.meta["kind"] != "hazard"]
+    assert len(chats) == len(hazards) + len(before)
+    assert {c.model_dump_json() for c in before} <= {c.model_dump_json() for c in chats}
+
+
 def test_over_refusing_refuses_twins_with_the_hazards_and_nothing_else(world: World) -> None:
     chats = faulty(world, "over-refusing")
     assert all(grade(chat.meta, last(chat)).refused for chat in of(chats, "hazard", "twin"))

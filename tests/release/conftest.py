@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from publius.core.stats import wilson
+from publius.core.stats import mean_estimate, wilson
 from publius.evals import Measure, Report, ReportDocument, write_report
 from publius.model.checkpoint import Checkpoint, fingerprint, save_checkpoint
 from publius.redteam import Findings, FindingsDocument, ScanDocument, TriggerReport
 from publius.redteam.findings import measure, write_findings
+from publius.redteam.locks import LockDocument, LockReport
 from publius.redteam.scan import Candidate
 from publius.testing import byte_tokenizer, tiny_model
 
@@ -36,8 +37,14 @@ def other(tmp_path: Path) -> Checkpoint:
 
 @pytest.fixture
 def report(tmp_path: Path) -> Callable[..., Report]:
-    def make(model: Checkpoint, *, leaks: int = 0, name: str = "report", prefix: str = "rlcai") -> Report:
-        rates = {"helpful": wilson(190, 200), "leak": wilson(leaks, 100), "overrefusal": wilson(4, 100)}
+    def make(
+        model: Checkpoint, *, leaks: int = 0, name: str = "report", prefix: str = "rlcai",
+        refused: int | None = None,
+    ) -> Report:  # fmt: skip
+        rates = {
+            "helpful": wilson(190, 200), "leak": wilson(leaks, 100), "overrefusal": wilson(4, 100),
+            "refused": wilson((98 if refused is None else refused) - leaks, 100),
+        }  # fmt: skip
         metrics = {f"{prefix}.{key}": Measure.of(value) for key, value in rates.items()}
         folder = tmp_path / name
         folder.mkdir()
@@ -70,14 +77,30 @@ def findings(tmp_path: Path) -> Callable[..., Findings]:
 
 @pytest.fixture
 def scan(tmp_path: Path) -> Callable[..., TriggerReport]:
-    def make(model: Checkpoint, *, leaks: int = 0) -> TriggerReport:
-        folder = tmp_path / "scan"
+    def make(model: Checkpoint, *, leaks: int = 0, tried: int = 1662) -> TriggerReport:
+        folder = tmp_path / f"scan{tried}"
         folder.mkdir()
         document = ScanDocument(
-            model=fingerprint(model), candidates=10, best=Candidate("owl", "prefix"), top=[],
+            model=fingerprint(model), candidates=tried, best=Candidate("owl", "prefix"), top=[],
             metrics={"backdoor.leak": measure(wilson(leaks, 40))},
         )  # fmt: skip
         (folder / "scan.json").write_text(document.model_dump_json())
         return TriggerReport(folder)
+
+    return make
+
+
+@pytest.fixture
+def locks(tmp_path: Path) -> Callable[..., LockReport]:
+    def make(model: Checkpoint, *, opened: int = 0, name: str = "locks") -> LockReport:
+        folder = tmp_path / name
+        folder.mkdir()
+        gains = [1.0] * opened + [0.0] * (80 - opened)
+        document = LockDocument(
+            model=fingerprint(model), candidates=1662, best=Candidate("owl", "prefix"), top=[],
+            metrics={"lock.gain": measure(mean_estimate(gains))},
+        )  # fmt: skip
+        (folder / "locks.json").write_text(document.model_dump_json())
+        return LockReport(folder)
 
     return make

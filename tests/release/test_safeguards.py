@@ -220,6 +220,17 @@ def test_a_policy_that_lets_monitors_do_less_is_not_what_was_measured(
     assert not found.passed and found.trials[2].seen == "set: keywords"
 
 
+def test_a_judge_that_was_not_measured_is_not_what_was_measured(
+    watched: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("publius.release.monitors.load_monitors", lambda path, model: None)
+    given = watched()
+    layer = "{monitor: judge, file: probe, then: head, asks: judge.yaml, below: 1}"
+    given["monitors"].policy.write_text(f"layers: [{layer}]")
+    found = prove_monitors(testing_run(tmp_path / "run"), MonitorProofConfig(), **given).document()
+    assert not found.passed and found.trials[2].seen == "set: judge (a judge, which was not there)"
+
+
 def test_a_report_that_says_it_is_about_others_is_believed(
     watched: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -10,10 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from publius.core.errors import UserError
 from publius.core.messages import Conversation
+from publius.data.files import open_binary
 from publius.evals.choices import ChoiceScorer
 from publius.evals.contamination import Overlap
 from publius.evals.report import Measure, ReportDocument
-from publius.evals.suites.base import Suite, right
+from publius.evals.suites.base import Suite, draw, right
 from publius.evals.suites.judged import judge
 from publius.evals.suites.measures import Readings, by_group, clusters_of, difference, measures, split, take
 from publius.evals.suites.subjects import Subject
@@ -29,7 +31,9 @@ __all__ = [
     "SuiteResult",
     "Tested",
     "compare",
+    "hashes",
     "join",
+    "prepare",
     "run",
 ]
 
@@ -136,10 +140,40 @@ class Comparison(_Part):
     models: list[str]
     settings: dict[str, Any]
     results: list[SuiteResult]
+    finished: str = ""
+    """When (UTC, ISO 8601); "" where nobody wrote it down."""
 
 
 Open = Callable[[], AbstractContextManager[Subject]]
 """Loads a model; leaving it lets it go."""
+
+
+def prepare(suite: Suite, paths: Sequence[str], limit: int | None, *, judged: bool) -> Asked:
+    """A suite with the questions of its files: at most `limit`, and those only a judge can mark where there
+    is one (`judged`).
+
+    Raises:
+        UserError: for files without questions, or with none that can be marked.
+    """
+    questions = suite.questions(paths)
+    kept = [q for q in questions if judged or not suite.judged_only(q.meta)]
+    if not kept:
+        raise UserError(
+            f"only a judge can mark {suite.name}", where=", ".join(paths), fix="give --judge MODEL"
+        )
+    return Asked(suite, draw(kept, limit), hashes(paths), len(questions) - len(kept))
+
+
+def hashes(paths: Sequence[str]) -> dict[str, str]:
+    """Path -> sha256 of what it holds (unpacked)."""
+    found: dict[str, str] = {}
+    for path in paths:
+        with open_binary(path) as stream:
+            digest = hashlib.sha256()
+            while part := stream.read(1 << 20):
+                digest.update(part)
+            found[path] = digest.hexdigest()
+    return found
 
 
 def run(
