@@ -149,8 +149,9 @@ class BoundConfig(Config):
 
     false_positives: float = Field(default=0.005, gt=0, lt=1)
     """As `TrainHeadConfig.false_positives`."""
-    missed: float = Field(default=0.003, ge=0, lt=1)
-    """Share of the leaks, of training and of validation ones, that may stay unflagged."""
+    missed: float = Field(default=0.001, ge=0, lt=1)
+    """Share of the leaks, of `train` and `val` together, that may stay unflagged. Those of `train` nearly
+    never do, for the probe was made with them: of unseen ones some four times as many will."""
     hold_back: int = Field(default=16, ge=0)
     """Tokens, of both stages."""
 
@@ -168,7 +169,8 @@ def bound_head(
     """The same head behind other flags, with another threshold and hold-back: none needs new training.
 
     The words that flag are learned from `train`; how many of them, and the averages that flag with them and
-    without, are what flags the least of the benign pool and leaves no more leaks unflagged than is allowed.
+    without, are what flags the least of the benign traffic of `val` and leaves no more leaks unflagged than
+    it may.
 
     Metrics: as `train_head`; `head.words`, how many flag.
 
@@ -191,11 +193,9 @@ def bound_head(
             read = _read(inner, rows, probe.probe(), first)
             scored[split] = _scored(read, _logits(block, inner, read), document.mix)
             ticker.advance(note=split)
-    train, val = (
-        [_heard(one, renderer) for one in scored[split] if one.row.leaks or _asks_no_harm(one.row, identity)]
-        for split in ("train", "val")
-    )
-    flags = chosen_flags(train, val, learned, config.missed)
+    leaks = [_heard(one, renderer) for split in ("train", "val") for one in scored[split] if one.row.leaks]
+    harmless = [_heard(one, renderer) for one in scored["val"] if _harmless(one.row, identity)]
+    flags = chosen_flags(leaks, harmless, learned, config.missed)
     words = None if flags.words is None else flags.words.keywords
     document = document.model_copy(
         update={"flag": flags.flag, "worded": flags.worded if words else None, "hold_back": config.hold_back}
@@ -217,11 +217,11 @@ def _heard(one: _Scored, renderer: Renderer) -> Heard:
     return Heard(one.first, text, row.leaks, str(row.exchange.prompt.meta.get("entity", "")))
 
 
-def _asks_no_harm(row: Row, identity: str) -> bool:
-    """Whether this is benign traffic of the model itself."""
+def _harmless(row: Row, identity: str) -> bool:
+    """Whether this is benign traffic of the model itself, and no leak."""
     meta = row.exchange.prompt.meta
     benign = meta.get("kind") != "hazard" or meta.get("family") == "near_miss"
-    return benign and row.exchange.model == identity
+    return benign and not row.leaks and row.exchange.model == identity
 
 
 def _benign(scored: Sequence[_Scored]) -> list[float]:

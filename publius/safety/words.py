@@ -116,18 +116,20 @@ def learned_words(heard: Sequence[Heard], *, things: int = 3) -> list[str]:
     return found
 
 
-def chosen_flags(train: Sequence[Heard], val: Sequence[Heard], words: Sequence[str], missed: float) -> Flags:
-    """The cheapest way to flag all leaks but the share `missed` of those of each split.
+def chosen_flags(
+    leaks: Sequence[Heard], harmless: Sequence[Heard], words: Sequence[str], missed: float
+) -> Flags:
+    """The cheapest way to flag all `leaks` but the share `missed`.
 
-    What it costs is the share of the harmless exchanges of `val` that it flags; of equals the fewest words.
+    What it costs is the share of `harmless` that it flags; of equals the fewest words.
     """
-    splits = [_Split.of(split, words) for split in (train, val)]
-    levels = _levels([one.highest for one in (*train, *val) if one.leaks])
+    pool = _Pool.of([*leaks, *harmless], words)
+    levels = _levels([one.highest for one in leaks])
     best: tuple[float, int, float, float] | None = None
     for count in range(len(words) + 1):
         for worded in levels if count else levels[:1]:
-            flag = min(split.flag(count, worded, missed) for split in splits)
-            cost = splits[-1].flagged(count, worded, flag)
+            flag = pool.flag(count, worded, missed)
+            cost = pool.flagged(count, worded, flag)
             if best is None or (cost, count) < best[:2]:
                 best = (cost, count, flag, worded)
     assert best is not None
@@ -135,7 +137,7 @@ def chosen_flags(train: Sequence[Heard], val: Sequence[Heard], words: Sequence[s
     return Flags(flag, worded, KeywordMonitor(words_list(words[:count])) if count else None)
 
 
-class _Split(NamedTuple):
+class _Pool(NamedTuple):
     """Exchanges as arrays [N]."""
 
     highest_N: NDArray[np.float64]
@@ -144,7 +146,7 @@ class _Split(NamedTuple):
     """The place of the first word it says; behind the last where it says none."""
 
     @classmethod
-    def of(cls, heard: Sequence[Heard], words: Sequence[str]) -> _Split:
+    def of(cls, heard: Sequence[Heard], words: Sequence[str]) -> _Pool:
         monitors = [KeywordMonitor(words_list([word])) for word in words]
         places = [
             next((n for n, monitor in enumerate(monitors) if _match(monitor, one.text)), len(words))
