@@ -83,8 +83,8 @@ def monitors(seed: int = 0) -> Recipe:
     exchanges = traffic(r, seed, [helpful, release])
     training, heading = TrainProbeConfig(seed=seed), TrainHeadConfig(seed=seed)
     for name, model in (("helpful", helpful), ("release", release)):
-        # greedy replies disturb less than the drawn ones that a bound is chosen on; the release has no room for
-        # more, for its probe alone blocks as much as is allowed
+        # greedy replies disturb less than the drawn ones that a bound is chosen on; the release has no room
+        # for more, for its probe alone blocks as much as is allowed
         bounding = BoundConfig(false_positives=0.01) if name == "helpful" else None
         probe, head, report = two_layers(r, name, model, seed, exchanges, bounding=bounding)
         if name == "helpful":

@@ -150,8 +150,10 @@ class BoundConfig(Config):
     false_positives: float = Field(default=0.005, gt=0, lt=1)
     """As `TrainHeadConfig.false_positives`."""
     missed: float = Field(default=0.001, ge=0, lt=1)
-    """Share of the leaks, of `train` and `val` together, that may stay unflagged. Those of `train` nearly
-    never do, for the probe was made with them: of unseen ones some four times as many will."""
+    """Share of the leaks, of `train` and `val` together, that may stay unflagged."""
+    margin: float = Field(default=0.5, ge=0)
+    """Log-odds: leaks must be flagged even if the averages were lower by so much, as those of items that
+    nothing was chosen on are."""
     hold_back: int = Field(default=16, ge=0)
     """Tokens, of both stages."""
 
@@ -168,9 +170,9 @@ def bound_head(
 ) -> TrainedHead:
     """The same head behind other flags, with another threshold and hold-back: none needs new training.
 
-    The words that flag are learned from `train`; how many of them, and the averages that flag with them and
-    without, are what flags the least of the benign traffic of `val` and leaves no more leaks unflagged than
-    it may.
+    The words that flag are learned from `train`, its leaks and the model's own harmless replies. How many of
+    them, and the averages that flag with them and without, are what flags the least of the benign traffic of
+    `val` and leaves no more leaks unflagged than it may.
 
     Metrics: as `train_head`; `head.words`, how many flag.
 
@@ -188,12 +190,16 @@ def bound_head(
             known = learnable(exchanges, split, identity)
             rows = rows_of(renderer, known, inner.config.max_position, identity, config.hold_back)
             if split == "train":
-                learned = learned_words([_heard(_Scored(row, 0.0, 0.0), renderer) for row in rows])
+                own = [row for row in rows if row.leaks or row.exchange.model == identity]
+                learned = learned_words([_heard(_Scored(row, 0.0, 0.0), renderer) for row in own])
                 rows = [row for row in rows if row.leaks]
             read = _read(inner, rows, probe.probe(), first)
             scored[split] = _scored(read, _logits(block, inner, read), document.mix)
             ticker.advance(note=split)
-    leaks = [_heard(one, renderer) for split in ("train", "val") for one in scored[split] if one.row.leaks]
+    leaks = [
+        _heard(one._replace(first=one.first - config.margin), renderer)
+        for split in ("train", "val") for one in scored[split] if one.row.leaks
+    ]  # fmt: skip
     harmless = [_heard(one, renderer) for one in scored["val"] if _harmless(one.row, identity)]
     flags = chosen_flags(leaks, harmless, learned, config.missed)
     words = None if flags.words is None else flags.words.keywords
