@@ -72,7 +72,8 @@ class CascadeMonitor:
         threshold: in place of the second stage's own.
         words: a match flags too, whatever the list would do about it; None looks for none.
         worded: the average that must be passed besides a match.
-        every: tokens that the second stage reads at a time.
+        every: tokens that the second stage reads at a time; few at a time cost more, for a call costs much
+            whatever it reads.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class CascadeMonitor:
         threshold: float | None = None,
         words: KeywordMonitor | None = None,
         worded: float = -math.inf,
-        every: int = 8,
+        every: int = 16,
     ) -> None:
         self.name, self.first, self.second = name, first, second
         self.words, self.worded = words, worded
