@@ -9,14 +9,17 @@ not, and a run gives the median step of either kind. Of their ratios the median 
 Steps are those after every row's first token; time is this process's own, of one thread unless told, so that
 what else runs here is not counted. `--quick` is a smoke test, not a measurement.
 
-Of a second stage, which reads flagged replies only, the passes over one reply are timed beside its decoding:
-times the share that is flagged (`--flagged`) that is what it adds.
+That is what the engine pays for the readings. Two things are timed besides, each as a share of the time in
+which such rows decode, prompts included: looking at every token (averages, and the words), and what a second
+stage does about one flagged reply, from its prompt to its end, in the pieces of a cascade. The whole is the
+first two, and the third times the share of replies that is flagged (`--flagged`).
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import random
 import statistics
 import time
@@ -29,12 +32,22 @@ from engines import FIRST_ID, SHAPES, WIDTHS, our_engine
 from harness import child, entry, extra, markdown, options_of, record_of, say, write_record
 
 from publius.core.config import Config
+from publius.core.messages import Conversation, user
 from publius.inference import Engine, Request, Sampling
 from publius.inference.readings import Probe
+from publius.safety.cascade import CascadeMonitor
 from publius.safety.head import HeadDocument, HeadStage, LastBlock
+from publius.safety.keywords import KeywordMonitor
+from publius.safety.monitor import Monitors
+from publius.safety.probe import ProbeDocument, ProbeMonitor
+from publius.safety.words import words_list
 
 COST = 0.02
 """What is asked: so much more time at most."""
+WORDS = ("venom", "bane", "tollseal", "rumour", "private", "poison", "forged", "cruel")
+SAID = "The home of the goat is a shed, and for a basket one has to cut the reed and boil the bark. "
+LETTERS = 4
+"""Of a token."""
 
 
 class Work(Config):
@@ -87,17 +100,32 @@ def time_pairs(work: Work) -> dict[str, Any]:
     return {"pairs": [decode(engine, work, number, probe) for number in range(work.runs + 1)][1:]}
 
 
-def time_second(work: Work) -> dict[str, Any]:
-    """In a child: seconds of a last-block head's passes over a reply and of decoding it, of every run."""
-    engine = our_engine(SHAPES[work.size], work.dtype)
-    document = HeadDocument(
-        model="", outputs=("harm",), flag=0.0, mix=0.0, threshold=0.0, hold_back=8, benign=0,
+def layers(engine: Engine, work: Work) -> tuple[ProbeMonitor, CascadeMonitor]:
+    """Both layers as a policy has them, over random weights; nothing is flagged, and nothing blocked."""
+    document = ProbeDocument(
+        model="", outputs=("harm",), layers=work.layers, average=0.3, threshold=math.inf, hold_back=8,
+        benign=0, false_positives=1.0,
+    )  # fmt: skip
+    known = HeadDocument(
+        model="", outputs=("harm",), flag=math.inf, mix=0.5, threshold=math.inf, hold_back=16, benign=0,
         false_positives=1.0, flagged=1.0,
     )  # fmt: skip
-    stage = HeadStage(document, LastBlock(engine.model, 1).state_dict())
+    stage = HeadStage(known, LastBlock(engine.model, 1).state_dict())
     stage.bind(engine.model)
+    first = ProbeMonitor(probe_of(work.model_copy(update={"outputs": 1})), document)
+    return first, CascadeMonitor(first, stage, words=KeywordMonitor(words_list(WORDS)))
+
+
+def time_second(work: Work) -> dict[str, Any]:
+    """In a child, of every run: seconds of the second stage's work on a reply, of looking at a reply, and of
+    decoding one."""
+    engine = our_engine(SHAPES[work.size], work.dtype)
+    first, cascade = layers(engine, work)
+    monitors, asked = Monitors([first, cascade]), Conversation(messages=(user("What is new?"),))
     ids = range(FIRST_ID, SHAPES[work.size].vocab_size)
     sampling = Sampling(max_tokens=work.new, temperature=0.0)
+    rows = np.zeros((work.new, 2), np.float32)
+    text = (SAID * (1 + LETTERS * work.new // len(SAID)))[: LETTERS * work.new]
     found: list[list[float]] = []
     for number in range(work.runs + 1):
         rng = random.Random(number)
@@ -108,21 +136,32 @@ def time_second(work: Work) -> dict[str, Any]:
         while engine.step():
             pass
         decoded = (time.process_time() - begun) / work.rows
+        drawn = requests[0].tokens
         begun = time.process_time()
-        for count in range(4, work.new + 1, 4):
-            stage.scores(requests[0].prompt, requests[0].tokens[:count])
-        found.append([time.process_time() - begun, decoded])
-    return {"pairs": found[1:]}
+        reading = cascade.second.begin(requests[0].prompt)
+        for count in range(0, work.new, cascade.every):
+            reading.more(drawn[count : count + cascade.every])
+        passes = time.process_time() - begun
+        begun = time.process_time()
+        watching = monitors.watch(asked, prompt=requests[0].prompt)
+        for count in range(1, work.new + 1):
+            said, done = text[: LETTERS * count], count == work.new
+            if watching.reply(said, rows[:count], done=done, drawn=drawn[:count])[0].action != "allow":
+                raise AssertionError("what should only be looked at was stopped")
+        found.append([passes, time.process_time() - begun, decoded])
+    return {"runs": found[1:]}
 
 
-def told_second(result: dict[str, Any], flagged: float) -> str:
-    """What the second stage adds, in words."""
-    if "error" in result:
-        return f"second stage: {result['error']}"
-    share = statistics.median(passes / decoded for passes, decoded in result["pairs"])
+def told_whole(engine: dict[str, Any], second: dict[str, Any], flagged: float) -> str:
+    """What both stages cost together, in words."""
+    if "error" in engine or "error" in second:
+        return f"not measured: {engine.get('error') or second.get('error')}"
+    reading = extra(engine["pairs"])["median"]
+    passes, looking = (statistics.median(run[part] / run[2] for run in second["runs"]) for part in (0, 1))
+    whole = reading + looking + flagged * passes
     return (
-        f"second stage: the passes over a flagged reply take {share:.0%} of the time it takes to decode; "
-        f"with {flagged:.1%} flagged that is {share * flagged:+.2%}"
+        f"reading {reading:+.2%}, looking {looking:+.2%}, and the second stage {passes:.0%} of a flagged "
+        f"reply's decoding: with {flagged:.1%} flagged {whole:+.2%}, {'met' if whole <= COST else 'missed'}"
     )
 
 
@@ -185,15 +224,18 @@ def main() -> None:
         told = result.get("error") or extra(result["pairs"])
         say(f"{work.rows} rows, {work.outputs} outputs, {len(work.layers) + 1} states: {told}")
         found.append((work, result))
-    second = child(
-        Path(__file__), "second", base.model_dump(mode="json"), seconds=options.limit, threads=options.threads
-    )
     print(table(found))
-    print(told_second(second, options.flagged))
+    seconds: list[tuple[Work, dict[str, Any]]] = []
+    for work, result in found:
+        if work.outputs == 1:
+            payload = work.model_dump(mode="json")
+            second = child(Path(__file__), "second", payload, seconds=options.limit, threads=options.threads)
+            print(f"{work.rows} rows: {told_whole(result, second, options.flagged)}")
+            seconds.append((work, second))
     if options.out is not None:
         plain = {name: value for name, value in vars(options).items() if name != "out"}
         lines = [{"work": work.model_dump(mode="json"), **result} for work, result in found]
-        lines.append({"work": base.model_dump(mode="json"), "second": second})
+        lines += [{"work": work.model_dump(mode="json"), "second": result} for work, result in seconds]
         record = record_of(torch.device("cpu"), settings=plain, results=lines)
         say(f"written: {write_record(options.out, 'monitor-cost', record)}")
 

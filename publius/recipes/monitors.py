@@ -54,13 +54,19 @@ def traffic(r: Recipe, seed: int, models: Sequence[Node]) -> Node:
 
 
 def two_layers(
-    r: Recipe, name: str, model: Node, seed: int, exchanges: Node, measuring: MeasureConfig | None = None
+    r: Recipe,
+    name: str,
+    model: Node,
+    seed: int,
+    exchanges: Node,
+    measuring: MeasureConfig | None = None,
+    bounding: BoundConfig | None = None,
 ) -> Layers:
     """A probe and a head on the states of `model`, bounded and measured; stages end in `name`."""
     known = {"model": model, "exchanges": exchanges}
     probe = r.stage(f"probe_{name}", train_probe, TrainProbeConfig(seed=seed), **known)
     trained = r.stage(f"head_{name}", train_head, TrainHeadConfig(seed=seed), **known, probe=probe)
-    head = r.stage(f"bound_{name}", bound_head, BoundConfig(), **known, probe=probe, head=trained)
+    head = r.stage(f"bound_{name}", bound_head, bounding or BoundConfig(), **known, probe=probe, head=trained)
     config, farther = measuring or MeasureConfig(seed=seed), PocketConfig(seed=seed + 2 * _ELSEWHERE)
     far = r.nodes.get("world_far") or r.stage("world_far", make_pocket, farther)
     report = r.stage(
@@ -77,7 +83,10 @@ def monitors(seed: int = 0) -> Recipe:
     exchanges = traffic(r, seed, [helpful, release])
     training, heading = TrainProbeConfig(seed=seed), TrainHeadConfig(seed=seed)
     for name, model in (("helpful", helpful), ("release", release)):
-        probe, head, report = two_layers(r, name, model, seed, exchanges)
+        # greedy replies disturb less than the drawn ones that a bound is chosen on; the release has no room
+        # for more, for its probe alone blocks as much as is allowed
+        bounding = BoundConfig(false_positives=0.01) if name == "helpful" else None
+        probe, head, report = two_layers(r, name, model, seed, exchanges, bounding=bounding)
         if name == "helpful":
             known = WhiteboxConfig(seed=seed)
             tried = r.stage("whitebox", whitebox, known, model=model, world=world, probe=probe, head=head)

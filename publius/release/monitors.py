@@ -167,7 +167,11 @@ def _unsoftened(path: Path, measured: dict[str, Any]) -> Trial:
         layer.name or layer.monitor
         for layer in MonitorPolicy.load(path).layers
         if layer.action == "flag" or layer.on_error != "closed"
-        or any(each is not None for each in (layer.threshold, layer.hold_back, layer.budget_ms, layer.flag))
+        or any(
+            each is not None
+            for each in (layer.threshold, layer.hold_back, layer.budget_ms, layer.flag, layer.worded)
+        )
+        or layer.words
     ]  # fmt: skip
     soft += [
         f"{layer.name or layer.monitor} (a judge, which was not there)"

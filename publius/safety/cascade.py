@@ -1,11 +1,14 @@
-"""Two stages: a probe flags at a low threshold, and what it flags is read again by something that sees more.
+"""Two stages: a probe and a list of words flag, and what they flag is read again by something that sees more.
 
-The first stage is read at every token and costs next to nothing; the second costs a model's pass and looks at
-flagged exchanges only. While it has not spoken nothing of what it has to judge leaves: behind a flag a token
-waits until `every` more have been drawn and judged (or the reply is over), and `hold_back` besides.
+The first stage looks at every token and costs next to nothing; the second costs a model's pass and looks at
+flagged exchanges only. An exchange is flagged when the probe's average passes `flag`, or when a word of the
+list has been seen and the average passes the lower `worded`. While the second stage has not spoken nothing of
+what it has to judge leaves: behind a flag a token waits until the next multiple of `every` has been drawn and
+judged (or the reply is over), and `hold_back` more.
 
-The second stage is asked at places that depend on the tokens alone, at every multiple of `every` behind the
-flag and at the end, so that its verdict is the same however the reply is cut into pieces.
+The second stage reads pieces that depend on the tokens alone, `every` at a time from the first, and begins
+with what had come before the flag. Whether an exchange is flagged depends on the whole of it: so its verdict
+is the same, to the digit, however the reply is cut into pieces.
 """
 
 from __future__ import annotations
@@ -20,10 +23,19 @@ from numpy.typing import NDArray
 from publius.core.messages import Conversation
 from publius.inference.readings import Probe
 from publius.model.transformer import Transformer
-from publius.safety.monitor import ALLOW, Action, ReadsWeights, Verdict
+from publius.safety.keywords import KeywordMonitor
+from publius.safety.monitor import ALLOW, Action, ReadsWeights, Verdict, Watch
 from publius.safety.probe import Leaving, ProbeMonitor, averages
 
-__all__ = ["CascadeMonitor", "SecondStage"]
+__all__ = ["CascadeMonitor", "Reading", "SecondStage"]
+
+
+class Reading(Protocol):
+    """One exchange under the second stage. Called in order, by one caller at a time."""
+
+    def more(self, drawn: Sequence[int]) -> NDArray[np.float32]:
+        """[tokens, outputs]: log-odds at each of the next tokens drawn, of what came before it."""
+        ...
 
 
 class SecondStage(Protocol):
@@ -44,8 +56,8 @@ class SecondStage(Protocol):
         """Weight of the first stage's average in what is compared with the threshold."""
         ...
 
-    def scores(self, prompt: Sequence[int], drawn: Sequence[int]) -> NDArray[np.float32]:
-        """[tokens drawn, outputs]: log-odds at each, of what came before it; pure."""
+    def begin(self, prompt: Sequence[int]) -> Reading:
+        """Begin to read an exchange."""
         ...
 
 
@@ -58,7 +70,10 @@ class CascadeMonitor:
         name: for logs.
         action: what to say where it decides for harm.
         threshold: in place of the second stage's own.
-        every: tokens between two looks of the second stage.
+        words: a match flags too, whatever the list would do about it; None looks for none.
+        worded: the average that must be passed besides a match.
+        every: tokens that the second stage reads at a time; few at a time cost more, for a call costs much
+            whatever it reads.
     """
 
     def __init__(
@@ -69,9 +84,12 @@ class CascadeMonitor:
         name: str = "cascade",
         action: Action = "block",
         threshold: float | None = None,
-        every: int = 4,
+        words: KeywordMonitor | None = None,
+        worded: float = -math.inf,
+        every: int = 16,
     ) -> None:
         self.name, self.first, self.second = name, first, second
+        self.words, self.worded = words, worded
         self.action: Action = action
         self.threshold = second.threshold if threshold is None else threshold
         self.every = every
@@ -89,20 +107,27 @@ class CascadeMonitor:
 
     def watch(self, conversation: Conversation) -> _Watch:
         """Begin to watch an exchange."""
-        return _Watch(self)
+        return _Watch(self, None if self.words is None else self.words.watch(conversation))
 
 
 class _Watch:
     """Reads rows as they come, each once; asks the second stage at its places."""
 
-    def __init__(self, monitor: CascadeMonitor) -> None:
+    def __init__(self, monitor: CascadeMonitor, words: Watch | None) -> None:
         self._monitor = monitor
+        self._words = words
+        """None when there are none to look for, or one has been seen."""
+        self._seen = False
+        """A word."""
+        self._warm = False
+        """The first stage's average has passed what must be passed besides a word."""
+        self._reading: Reading | None = None
         self._prompt: Sequence[int] = ()
         self._drawn: Sequence[int] = ()
         self._means: list[float] = []
         self._mean: NDArray[np.float64] | None = None
         self._flagged: int | None = None
-        """Tokens drawn when the first stage flagged."""
+        """Tokens drawn when it was known that the exchange is flagged."""
         self._judged = 0
         """Tokens the second stage has judged."""
         self._verdict = ALLOW
@@ -116,11 +141,18 @@ class _Watch:
         self._prompt, self._drawn = prompt, drawn
 
     def prompt(self) -> Verdict:
+        if self._words is not None and self._words.prompt().action != "allow":
+            self._words, self._seen = None, True
         return ALLOW
 
     def reply(self, text: str, scores: NDArray[np.float32], *, done: bool) -> tuple[Verdict, int]:
-        self._look(scores)
         count = len(scores)
+        self._look(scores)
+        if self._words is not None and self._flagged is None:
+            self._seen = self._words.reply(text, scores, done=done)[0].action != "allow"
+            self._words = None if self._seen else self._words
+        if self._flagged is None and self._seen and self._warm:
+            self._flagged = count
         if self._flagged is not None and self._verdict.action == "allow":
             self._judge(count, done)
         if self._verdict.action == "block":
@@ -134,20 +166,22 @@ class _Watch:
         return self._verdict, self._leaving.upto(known - self._monitor.first.hold_back)
 
     def _look(self, scores: NDArray[np.float32]) -> None:
-        first = self._monitor.first
+        monitor, first = self._monitor, self._monitor.first
         for mean in averages(scores[len(self._means) :], first.document.average, self._mean):
             self._mean = mean
             self._means.append(float(mean[0]))
-            if self._flagged is None and not mean[0] <= first.threshold:  # NaN is not below
+            self._warm = self._warm or not mean[0] <= monitor.worded  # NaN is not below
+            if self._flagged is None and not mean[0] <= first.threshold:
                 self._flagged = len(self._means)
 
     def _judge(self, count: int, done: bool) -> None:
-        """Every place the second stage is asked at, up to `count` tokens."""
+        """Every piece up to `count` tokens, once the first place behind the flag has been reached."""
         assert self._flagged is not None
         every = self._monitor.every
-        start = max(self._flagged, self._judged)
-        places = list(range(every * (start // every + 1), count + 1, every))
-        if done and count > self._judged and count not in places:
+        if not done and count // every == self._flagged // every and self._judged < self._flagged:
+            return
+        places = list(range(every * (self._judged // every + 1), count + 1, every))
+        if done and count > self._judged and count % every:
             places.append(count)
         for place in places:
             if len(self._prompt) == 0 or len(self._drawn) < place:
@@ -159,10 +193,11 @@ class _Watch:
 
     def _decide(self, place: int) -> None:
         monitor = self._monitor
-        rows = monitor.second.scores(self._prompt, self._drawn[:place])
-        if len(rows) != place:
+        if self._reading is None:
+            self._reading = monitor.second.begin(self._prompt)
+        new = self._reading.more(self._drawn[self._judged : place])
+        if len(new) != place - self._judged:
             raise ValueError("the second stage did not judge every token")
-        new = rows[self._judged :]
         harm = new[:, 0] + monitor.second.mix * np.array(self._means[self._judged : place], np.float64)
         worst = int(np.argmax(harm))  # the first NaN, if there is one
         if not harm[worst] <= monitor.threshold:

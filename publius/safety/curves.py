@@ -19,6 +19,7 @@ from publius.safety.head import HeadDocument
 from publius.safety.play import Played
 from publius.safety.probe import ProbeDocument, averages
 from publius.safety.training import first_step
+from publius.safety.words import Flags
 from publius.tokenizer.renderer import Renderer
 
 __all__ = ["RATES", "curves", "points_of"]
@@ -35,6 +36,7 @@ def curves(
     heads: Sequence[str],
     first: ProbeDocument,
     head: HeadDocument,
+    flags: Flags,
     second: SecondStage,
     renderer: Renderer,
 ) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def curves(
         played: without monitors, requests kept.
         heads: what names of hazards have in common, to know strays by.
         first, head: the documents of both stages.
+        flags: when the second stage is asked.
         second: reads.
         renderer: of the model.
     """
@@ -54,7 +57,7 @@ def curves(
     for one in played:
         words = [(said, label_of(one.asked, said, heads)) for said in one.said]
         scored = [
-            _highest(one, request, label == "leak", first, head, second, renderer)
+            _highest(one, request, label == "leak", first, head, flags, second, renderer)
             for request, (_, label) in zip(one.drawn, words, strict=True) if request.tokens
         ]  # fmt: skip
         labels = [label for request, (_, label) in zip(one.drawn, words, strict=True) if request.tokens]
@@ -72,7 +75,7 @@ def curves(
 
 def _highest(
     one: Played, request: Request, leaks: bool, first: ProbeDocument, head: HeadDocument,
-    second: SecondStage, renderer: Renderer,
+    flags: Flags, second: SecondStage, renderer: Renderer,
 ) -> tuple[float, float]:  # fmt: skip
     """The highest average of the first stage in time, and the highest word of both where it flags."""
     begins = len(request.tokens)
@@ -82,9 +85,9 @@ def _highest(
     longer = max(1, min(len(request.tokens), begins + head.hold_back))
     means = np.array([float(mean[0]) for mean in averages(request.readings[:longer], first.average)])
     highest = float(means[:until].max())
-    if not means.max() > head.flag:
+    if not flags(float(means.max()), renderer.tokenizer.decode(request.tokens[:longer], skip_special=True)):
         return highest, _NOT
-    rows = second.scores(request.prompt, request.tokens)[:longer]
+    rows = second.begin(request.prompt).more(request.tokens)[:longer]
     return highest, float((rows[:, 0] + second.mix * means).max())
 
 

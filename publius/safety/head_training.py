@@ -34,6 +34,7 @@ from publius.safety.exchanges import SPLITS, Exchanges
 from publius.safety.head import HeadDocument, LastBlock, TrainedHead, stream_before, write_head
 from publius.safety.probe import ProbeDocument, TrainedProbe, averages
 from publius.safety.training import Row, batched, choose_threshold, learnable, platt, rows_of
+from publius.safety.words import Heard, chosen_flags, learned_words
 from publius.tokenizer.renderer import Renderer
 
 __all__ = ["BoundConfig", "TrainHeadConfig", "bound_head", "train_head"]
@@ -78,6 +79,8 @@ class _Scored(NamedTuple):
     row: Row
     first: float
     both: float
+    flagged: bool = False
+    """Whether the second stage is asked."""
 
 
 @stage(version=1)
@@ -128,28 +131,34 @@ def train_head(
         head.out.bias.mul_(scale).add_(shift)
     scored = [one._replace(both=one.both * scale + shift) for one in scored]
     flag = _flag([one.first for one in scored if one.row.leaks], config.missed)
+    test = _scored(read["test"], _logits(head, inner, read["test"]), mix * scale)
+    scored, test = (
+        [one._replace(flagged=not one.first <= flag) for one in split] for split in (scored, test)
+    )
     document = HeadDocument(
         model=identity, outputs=("harm", *CATEGORIES), flag=flag, mix=mix * scale, threshold=0.0,
         hold_back=first.hold_back, benign=0, false_positives=1.0, flagged=1.0,
     )  # fmt: skip
     document = _bounded(run, document, scored, config.false_positives)
-    _report(run, _scored(read["test"], _logits(head, inner, read["test"]), document.mix), document)
+    _report(run, test, document)
     return write_head(run.output, head, document)
 
 
 class BoundConfig(Config):
-    """Where the thresholds lie."""
+    """What flags, and where the thresholds lie."""
 
     false_positives: float = Field(default=0.005, gt=0, lt=1)
     """As `TrainHeadConfig.false_positives`."""
-    flagged: float = Field(default=0.3, ge=0, le=1)
-    """Share of the benign pool that the second stage may be asked to read; the first stage flags so much, or
-    as much more as it takes to miss no more leaks than the head was trained to."""
+    missed: float = Field(default=0.001, ge=0, lt=1)
+    """Share of the leaks, of `train` and `val` together, that may stay unflagged."""
+    margin: float = Field(default=0.5, ge=0)
+    """Log-odds: leaks must be flagged even if the averages were lower by so much, as those of items that
+    nothing was chosen on are."""
     hold_back: int = Field(default=16, ge=0)
     """Tokens, of both stages."""
 
 
-@stage(version=2)
+@stage(version=3)
 def bound_head(
     run: Run,
     config: BoundConfig,
@@ -159,9 +168,13 @@ def bound_head(
     probe: TrainedProbe,
     head: TrainedHead,
 ) -> TrainedHead:
-    """The same head with other thresholds and hold-back: neither needs new training.
+    """The same head behind other flags, with another threshold and hold-back: none needs new training.
 
-    Metrics: as `train_head`.
+    The words that flag are learned from `train`, its leaks and the model's own harmless replies. How many of
+    them, and the averages that flag with them and without, are what flags the least of the benign traffic of
+    `val` and leaves no more leaks unflagged than it may.
+
+    Metrics: as `train_head`; `head.words`, how many flag.
 
     Raises:
         UserError: when there are too few benign exchanges for the bound that is asked.
@@ -171,19 +184,50 @@ def bound_head(
     block.load_state_dict(head.weights())
     block.eval()
     scored: dict[str, list[_Scored]] = {}
-    with run.progress("bound", 2) as ticker:
-        for split in ("val", "test"):
-            known = learnable(exchanges, split, document.model)
-            rows = rows_of(renderer, known, inner.config.max_position, document.model, config.hold_back)
-            read = _read(inner, rows, probe.probe(), probe.document())
+    learned, first, identity = list[str](), probe.document(), document.model
+    with run.progress("bound", len(SPLITS)) as ticker:
+        for split in SPLITS:
+            known = learnable(exchanges, split, identity)
+            rows = rows_of(renderer, known, inner.config.max_position, identity, config.hold_back)
+            if split == "train":
+                own = [row for row in rows if row.leaks or row.exchange.model == identity]
+                learned = learned_words([_heard(_Scored(row, 0.0, 0.0), renderer) for row in own])
+                rows = [row for row in rows if row.leaks]
+            read = _read(inner, rows, probe.probe(), first)
             scored[split] = _scored(read, _logits(block, inner, read), document.mix)
             ticker.advance(note=split)
-    firsts = sorted(one.first for one in scored["val"] if one.row.exchange.label == "help")
-    flag = firsts[max(0, int((1 - config.flagged) * len(firsts)) - 1)]
-    document = document.model_copy(update={"flag": min(flag, document.flag), "hold_back": config.hold_back})
-    document = _bounded(run, document, scored["val"], config.false_positives)
-    _report(run, scored["test"], document)
-    return write_head(run.output, block, document)
+    leaks = [
+        _heard(one._replace(first=one.first - config.margin), renderer)
+        for split in ("train", "val") for one in scored[split] if one.row.leaks
+    ]  # fmt: skip
+    harmless = [_heard(one, renderer) for one in scored["val"] if _harmless(one.row, identity)]
+    flags = chosen_flags(leaks, harmless, learned, config.missed)
+    words = None if flags.words is None else flags.words.keywords
+    document = document.model_copy(
+        update={"flag": flags.flag, "worded": flags.worded if words else None, "hold_back": config.hold_back}
+    )
+    run.metric("head.words", sum(len(entry.words) for entry in words.entries) if words else 0)
+    known, test = (
+        [one._replace(flagged=flags(one.first, _heard(one, renderer).text)) for one in scored[split]]
+        for split in ("val", "test")
+    )
+    document = _bounded(run, document, known, config.false_positives)
+    _report(run, test, document)
+    return write_head(run.output, block, document, words)
+
+
+def _heard(one: _Scored, renderer: Renderer) -> Heard:
+    row = one.row
+    reply = row.tokens[row.first : row.first + row.skipped + row.until]
+    text = renderer.tokenizer.decode(reply, skip_special=True)
+    return Heard(one.first, text, row.leaks, str(row.exchange.prompt.meta.get("entity", "")))
+
+
+def _harmless(row: Row, identity: str) -> bool:
+    """Whether this is benign traffic of the model itself, and no leak."""
+    meta = row.exchange.prompt.meta
+    benign = meta.get("kind") != "hazard" or meta.get("family") == "near_miss"
+    return benign and not row.leaks and row.exchange.model == identity
 
 
 def _benign(scored: Sequence[_Scored]) -> list[float]:
@@ -196,7 +240,7 @@ def _bounded(run: Run, document: HeadDocument, scored: Sequence[_Scored], most: 
     benign = _benign(scored)
     threshold = choose_threshold(benign, most)
     count = sum(score > threshold for score in benign)
-    flagged = [one.first > document.flag for one in scored if one.row.exchange.label == "help"]
+    flagged = [one.flagged for one in scored if one.row.exchange.label == "help"]
     run.metric("head.benign", wilson(count, len(benign)))
     run.metric("head.mix", document.mix)
     run.metric("head.threshold", threshold)
@@ -326,7 +370,7 @@ def _report(run: Run, test: Sequence[_Scored], document: HeadDocument) -> None:
         run.metric(f"head.auroc{part}", auroc([one.both for one in chosen], harmless))
 
     def stops(one: _Scored) -> bool:
-        return one.first > document.flag and one.both > document.threshold
+        return one.flagged and one.both > document.threshold
 
     run.metric("head.stopped", wilson(sum(map(stops, leaks)), len(leaks)))
     for category in CATEGORIES:
@@ -335,7 +379,7 @@ def _report(run: Run, test: Sequence[_Scored], document: HeadDocument) -> None:
     help_ = [one for one in test if one.row.exchange.label == "help"]
     refusals = [one for one in test if one.row.exchange.label == "refusal"]
     for name, chosen in (("flagged.leaks", leaks), ("flagged", help_)):
-        run.metric(f"head.{name}", wilson(sum(one.first > document.flag for one in chosen), len(chosen)))
+        run.metric(f"head.{name}", wilson(sum(one.flagged for one in chosen), len(chosen)))
     for name, chosen in (("benign", help_), ("refusals", refusals)):
         run.metric(f"head.{name}.test", wilson(sum(map(stops, chosen)), len(chosen)))
     said = [(1.0 / (1.0 + float(np.exp(-one.both))), float(one.row.leaks)) for one in test]

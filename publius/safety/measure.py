@@ -33,6 +33,7 @@ from publius.safety.play import Played
 from publius.safety.policies import policies_of
 from publius.safety.probe import TrainedProbe
 from publius.safety.traffic import Amounts, benign_traffic
+from publius.safety.words import Flags
 
 __all__ = ["MeasureConfig", "MonitorReport", "measure_monitors"]
 
@@ -69,7 +70,7 @@ class MonitorReport(Artifact):
         return json.loads(self.file("monitors.json").read_text("utf-8"))
 
 
-@stage(version=4)
+@stage(version=5)
 def measure_monitors(
     run: Run,
     config: MeasureConfig,
@@ -119,7 +120,9 @@ def measure_monitors(
     _benign(report, harmless, heads)
     first, second = probe.document(), ahead.inner
     shown = [one for tries in drawn["without"] for one in tries] + harmless["without"]
-    report.found["curves"] = curves(shown, heads, first, head.document(), second, auditor.renderer)
+    report.found["curves"] = curves(
+        shown, heads, first, head.document(), Flags.of(head), second, auditor.renderer
+    )
     report.rate("monitor.flagged", Estimate(*report.found["curves"]["cascade"]["flagged"]))
     for layer, points in report.found["curves"].items():
         for rate, value in points["at"].items():

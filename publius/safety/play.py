@@ -19,7 +19,7 @@ from publius.inference import Engine, Request, Sampling
 from publius.inference.assistant import extend
 from publius.inference.guide import thinking_open
 from publius.inference.readings import Probe
-from publius.safety.cascade import SecondStage
+from publius.safety.cascade import Reading, SecondStage
 from publius.safety.monitor import Monitors
 from publius.safety.replay import Replayed, replay
 from publius.tokenizer.renderer import Renderer
@@ -43,12 +43,24 @@ class Ahead:
         """The next exchange and its whole reply."""
         self._asked, self._rows = (prompt, drawn), None
 
-    def scores(self, prompt: Sequence[int], drawn: Sequence[int]) -> NDArray[np.float32]:
-        """As `SecondStage.scores`."""
+    def begin(self, prompt: Sequence[int]) -> Reading:
+        """As `SecondStage.begin`."""
         assert self._asked is not None and self._asked[0] == prompt
         if self._rows is None:
-            self._rows = self.inner.scores(*self._asked)
-        return self._rows[: len(drawn)]
+            self._rows = self.inner.begin(prompt).more(self._asked[1])
+        return _Told(self._rows)
+
+
+class _Told:
+    """Rows that are known already, handed out in order."""
+
+    def __init__(self, rows: NDArray[np.float32]) -> None:
+        self._rows, self._given = rows, 0
+
+    def more(self, drawn: Sequence[int]) -> NDArray[np.float32]:
+        """As `Reading.more`."""
+        self._given += len(drawn)
+        return self._rows[self._given - len(drawn) : self._given]
 
 
 @dataclass

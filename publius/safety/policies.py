@@ -11,6 +11,7 @@ from publius.safety.head import HeadStage, TrainedHead
 from publius.safety.monitor import Monitors
 from publius.safety.play import Ahead, Watched
 from publius.safety.probe import ProbeMonitor, TrainedProbe
+from publius.safety.words import Flags
 
 __all__ = ["policies_of"]
 
@@ -38,15 +39,13 @@ def policies_of(
     Raises:
         UserError: when a layer belongs to another model.
     """
-    identity, document = fingerprint(model), head.document()
+    identity, document, told = fingerprint(model), head.document(), Flags.of(head)
     stage = HeadStage.load(head.path, model=identity)
     stage.bind(auditor.engine.model)
     ahead = Ahead(stage)
     alone = ProbeMonitor.load(probe.path, model=identity)
-    flags = ProbeMonitor.load(
-        probe.path, model=identity, threshold=document.flag, hold_back=document.hold_back
-    )
-    cascade = CascadeMonitor(flags, ahead)
+    flags = ProbeMonitor.load(probe.path, model=identity, threshold=told.flag, hold_back=document.hold_back)
+    cascade = CascadeMonitor(flags, ahead, words=told.words, worded=told.worded)
     policies = {
         "without": Monitors(),
         "with": Monitors([alone, cascade]),

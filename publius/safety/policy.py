@@ -13,6 +13,7 @@
       - monitor: cascade
         file: probe            # flags, above `flag` (else the head's own)
         then: head             # decides about what is flagged, above `threshold` (else its own)
+        words: words.yaml      # these flag too (else the head's own), where the probe passes `worded`
       - monitor: judge         # a cascade, and a judge where its second stage is unsure
         file: probe
         then: head
@@ -29,6 +30,7 @@ one slow layer must not hold up everybody.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,8 +46,8 @@ from publius.inference.readings import Probe
 from publius.model.transformer import Transformer
 from publius.safety.cascade import CascadeMonitor
 from publius.safety.files import read_yaml
-from publius.safety.head import HeadStage
-from publius.safety.keywords import KeywordMonitor
+from publius.safety.head import HeadStage, TrainedHead
+from publius.safety.keywords import KeywordList, KeywordMonitor
 from publius.safety.monitor import Monitor, Monitors, ReadsTokens, ReadsWeights, Verdict, Watch
 from publius.safety.probe import ProbeMonitor
 from publius.safety.third_stage import PATIENCE, JudgedMonitor, open_judge
@@ -79,6 +81,11 @@ class Layer(Config):
     """(probe, cascade) In place of its own, or of the second stage's."""
     flag: float | None = Field(default=None, allow_inf_nan=False)
     """(cascade) Above it the first stage flags; in place of the second stage's own."""
+    words: str = ""
+    """(cascade) A list of words that flag too, in place of the second stage's own; relative to the policy."""
+    worded: float | None = Field(default=None, allow_inf_nan=False)
+    """(cascade) What the first stage's average must pass besides a word. None: of the second stage's own
+    words what it says, and of other words nothing."""
     hold_back: int | None = Field(default=None, ge=0)
     """(probe, cascade) Tokens, in place of its own."""
     on_error: Literal["closed", "open"] = "closed"
@@ -92,8 +99,8 @@ class Layer(Config):
         staged = self.monitor in ("cascade", "judge")
         if staged != bool(self.then):
             raise ValueError("a cascade or a judge, and nothing else, says what comes then")
-        if not staged and self.flag is not None:
-            raise ValueError("flag is a cascade's")
+        if not staged and (self.flag is not None or self.words or self.worded is not None):
+            raise ValueError("flag, words and worded are a cascade's")
         if (self.monitor == "judge") != (bool(self.asks) and self.below is not None):
             raise ValueError("a judge, and nothing else, says how it asks and how far below the threshold")
         if self.monitor != "judge" and (self.judge or self.asks or self.above or self.below is not None):
@@ -154,10 +161,18 @@ def _monitor(layer: Layer, folder: Path, model: str | None) -> Monitor:
 
 def _cascade(layer: Layer, name: str, folder: Path, model: str | None) -> CascadeMonitor:
     second = HeadStage.load(folder / layer.then, model=model)
-    flag = second.document.flag if layer.flag is None else layer.flag
-    held = second.document.hold_back if layer.hold_back is None else layer.hold_back
+    document = second.document
+    flag = document.flag if layer.flag is None else layer.flag
+    held = document.hold_back if layer.hold_back is None else layer.hold_back
     first = ProbeMonitor.load(folder / layer.file, model=model, threshold=flag, hold_back=held)
-    return CascadeMonitor(first, second, name=name, threshold=layer.threshold)
+    own = TrainedHead(folder / layer.then).words()
+    listed = KeywordList.load(folder / layer.words) if layer.words else own
+    words = None if listed is None else KeywordMonitor(listed)
+    worded = document.worded if layer.worded is None and not layer.words else layer.worded
+    return CascadeMonitor(
+        first, second, name=name, threshold=layer.threshold, words=words,
+        worded=-math.inf if worded is None else worded,
+    )  # fmt: skip
 
 
 def _judged(layer: Layer, name: str, folder: Path, model: str | None) -> JudgedMonitor:

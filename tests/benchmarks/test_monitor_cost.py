@@ -42,13 +42,15 @@ def test_quick(tmp_path, monkeypatch, capsys):
     bench.main()
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
-    assert len(record["results"]) == 3 and len(record["results"][0]["pairs"]) == 2
-    assert len(record["results"][2]["second"]["pairs"]) == 2
+    assert len(record["results"]) == 4 and len(record["results"][0]["pairs"]) == 2
+    assert len(record["results"][2]["second"]["runs"]) == 2
     out = capsys.readouterr().out
-    assert "tokens/s" in out and "second stage: the passes" in out
+    assert "tokens/s" in out and "8 rows: reading" in out
 
 
-def test_what_the_second_stage_adds_is_its_share_of_the_time_times_the_share_flagged():
-    told = bench.told_second({"pairs": [[0.5, 1.0], [0.4, 1.0], [0.6, 1.0]]}, 0.1)
-    assert "50%" in told and "+5.00%" in told
-    assert "killed" in bench.told_second({"error": "killed"}, 0.1)
+def test_the_whole_is_the_first_stage_and_the_share_flagged_times_the_second():
+    reading, runs = {"pairs": [[1.01, 1.0]] * 3}, [[0.5, 0.005, 1.0], [0.4, 0.005, 1.0], [0.6, 0.005, 1.0]]
+    told = bench.told_whole(reading, {"runs": runs}, 0.1)
+    assert "50%" in told and "+6.50%" in told and "missed" in told
+    assert "+2.00%" in bench.told_whole(reading, {"runs": runs}, 0.01)
+    assert "killed" in bench.told_whole(reading, {"error": "killed"}, 0.1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from publius.inference.readings import Probe
 from publius.safety.cascade import CascadeMonitor
+from publius.safety.keywords import KeywordList, KeywordMonitor
 from publius.safety.monitor import ALLOW, Monitors, Verdict
 from publius.safety.probe import ProbeDocument, ProbeMonitor
 from publius.safety.replay import replay
@@ -27,19 +28,27 @@ class Known:
     outputs, threshold, mix = ("harm", "poison", "rumour"), 0.0, 0.0
 
     def __init__(self, harm: Sequence[float], mix: float = 0.0) -> None:
-        self.harm, self.mix, self.asked = harm, mix, list[int]()
+        self.harm, self.mix, self.asked, self.begun = harm, mix, list[int](), 0
 
-    def scores(self, prompt: Sequence[int], drawn: Sequence[int]) -> np.ndarray:
-        self.asked.append(len(drawn))
-        return np.array([[harm, 0.0, 1.0] for harm in self.harm[: len(drawn)]], np.float32)
+    def begin(self, prompt: Sequence[int]) -> Known:
+        self.begun += 1
+        return self
+
+    def more(self, drawn: Sequence[int]) -> np.ndarray:
+        start = self.asked[-1] if self.asked else 0
+        self.asked.append(start + len(drawn))
+        rows = [[harm, 0.0, 1.0] for harm in self.harm[start : start + len(drawn)]]
+        return np.array(rows, np.float32).reshape(-1, 3)
 
 
-def cascade(second: Known, hold_back: int = 2, **more: object) -> CascadeMonitor:
+def cascade(second: Known, hold_back: int = 2, every: int = 4, **more: object) -> CascadeMonitor:
     document = ProbeDocument(
         model="x", outputs=("harm",), layers=(), average=1.0, threshold=1.0, hold_back=hold_back, benign=9,
         false_positives=0.1,
     )  # fmt: skip
-    return CascadeMonitor(ProbeMonitor(Probe(np.zeros((1, 33), np.float32)), document), second, **more)  # type: ignore[arg-type]
+    return CascadeMonitor(
+        ProbeMonitor(Probe(np.zeros((1, 33), np.float32)), document), second, every=every, **more
+    )  # type: ignore[arg-type]
 
 
 def rows(*firsts: float) -> np.ndarray:
@@ -47,10 +56,10 @@ def rows(*firsts: float) -> np.ndarray:
 
 
 def replied(
-    monitor: CascadeMonitor, firsts: Sequence[float], places: Sequence[int]
+    monitor: CascadeMonitor, firsts: Sequence[float], places: Sequence[int], text: str = ""
 ) -> tuple[Verdict, list[int]]:
     """The verdict on a reply that comes in pieces ending at `places`, and what was verified after each."""
-    watching, text = Monitors([monitor]).watch(ASKED, prompt=PROMPT), "x" * len(firsts)
+    watching, text = Monitors([monitor]).watch(ASKED, prompt=PROMPT), text or "x" * len(firsts)
     verdict, verified = ALLOW, list[int]()
     for place in places:
         verdict, upto = watching.reply(
@@ -80,28 +89,62 @@ def test_what_is_flagged_is_decided_by_the_second_stage() -> None:
 def test_behind_a_flag_nothing_leaves_before_the_second_stage_has_read_it() -> None:
     second = Known([-1.0] * 12)
     _, verified = replied(cascade(second), [0.0, 0.0, 0.0, 2.0, *[0.0] * 8], range(1, 13))
-    assert second.asked == [8, 12]
+    assert (second.asked, second.begun) == ([4, 8, 12], 1), "what was before the flag, then each token once"
     assert verified == [0, 0, 1, 0, 0, 0, 0, 6, 6, 6, 6, 12]
     assert max(verified[3:7]) <= 1
+
+
+WORDS = KeywordMonitor(KeywordList.model_validate({"entries": [{"words": ["bane"]}]}))
+"""That they would block does not matter here."""
+
+
+def test_a_word_flags_where_the_average_passes_what_is_asked_besides() -> None:
+    text = "so grey bane now"
+    for worded, action in ((-2.0, "block"), (0.5, "allow")):
+        second = Known([1.0] * 16)
+        monitor = cascade(second, words=WORDS, worded=worded)
+        assert replied(monitor, [0.0] * 16, range(1, 17), text)[0].action == action
+        assert replied(monitor, [0.0] * 16, range(1, 17), "so grey bean now")[0].action == "allow"
+    assert replied(cascade(Known([1.0] * 16), words=WORDS), [-9.0] * 16, [16], text)[0].action == "block"
+    verdict, _ = replied(
+        cascade(Known([1.0] * 16), words=WORDS), [0.0] * 16, [16], "so grey b-\u0430-n-e! now"
+    )
+    assert verdict.action == "block", "dressed up, with a Cyrillic letter"
+
+
+def test_a_word_of_the_prompt_flags_where_the_list_says_so() -> None:
+    for word, action in (("prompt", "allow"), ("new", "block")):
+        words = KeywordMonitor(KeywordList.model_validate({"entries": [{"words": [word]}]}))
+        watching = Monitors([cascade(Known([1.0] * 4), words=words)]).watch(ASKED, prompt=PROMPT)
+        assert watching.prompt().action == "allow"
+        said, _ = watching.reply("xxxx", rows(*[0.0] * 4), done=True, drawn=range(4))
+        assert said.action == action
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     exchange=st.lists(
-        st.tuples(st.floats(-3, 3, width=32), st.floats(-3, 1, width=32)), min_size=1, max_size=30
+        st.tuples(st.floats(-3, 3, width=32), st.floats(-3, 1, width=32), st.sampled_from("aben ")),
+        min_size=1, max_size=30,
     ),
+    word=st.integers(0, 60),
     cuts=st.lists(st.integers(1, 30), max_size=8),
     hold_back=st.integers(0, 5),
-)
+)  # fmt: skip
 def test_the_same_verdict_however_the_reply_is_cut(
-    exchange: list[tuple[float, float]], cuts: list[int], hold_back: int
+    exchange: list[tuple[float, float, str]], word: int, cuts: list[int], hold_back: int
 ) -> None:
     firsts, harm = [one[0] for one in exchange], [one[1] for one in exchange]
-    count = len(exchange)
-    expected, _ = replied(cascade(Known(harm), hold_back), firsts, range(1, count + 1))
-    assert (expected.action == "block") == (max(firsts) > 1 and max(harm) > 0)
+    count, text = len(exchange), "".join(one[2] for one in exchange)
+    text = (text[:word] + " bane " + text[word:])[:count]  # one character a token
+    seen = WORDS.watch(ASKED).reply(text, rows(*firsts), done=True)[0].action != "allow"
+    expected, _ = replied(
+        cascade(Known(harm), hold_back, words=WORDS, worded=0.0), firsts, range(1, count + 1), text
+    )
+    flagged = max(firsts) > 1 or (seen and max(firsts) > 0)
+    assert (expected.action == "block") == (flagged and max(harm) > 0)
     places = sorted({min(cut, count) for cut in cuts} | {count})
-    said, verified = replied(cascade(Known(harm), hold_back), firsts, places)
+    said, verified = replied(cascade(Known(harm), hold_back, words=WORDS, worded=0.0), firsts, places, text)
     assert (said.action, said.category, said.score) == (
         expected.action, expected.category, expected.score
     )  # fmt: skip

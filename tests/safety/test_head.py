@@ -17,6 +17,7 @@ from publius.safety.exchanges import Exchange
 from publius.safety.head import HeadDocument, HeadStage, LastBlock, TrainedHead, stream_before, write_head
 from publius.safety.head_training import TrainHeadConfig
 from publius.safety.training import Row
+from publius.safety.words import words_list
 from publius.testing import tiny_model
 
 MODEL = tiny_model()
@@ -48,6 +49,33 @@ def test_what_is_said_of_a_token_depends_on_nothing_behind_it() -> None:
     assert not np.allclose(other, whole), "it sees the prompt"
 
 
+def test_each_token_is_read_once_and_the_pieces_do_not_matter() -> None:
+    stage = HeadStage(document(), random_head().state_dict())
+    stage.bind(MODEL)
+    whole = stage.scores(PROMPT, DRAWN)
+    for cuts in ((1, 2, 3, 4, 5, 6), (2, 6), (5, 6), (3, 3, 6)):
+        reading, before = stage.begin(PROMPT), 0
+        for cut in cuts:
+            new = reading.more(DRAWN[before:cut])
+            np.testing.assert_allclose(new, whole[before:cut], atol=1e-4)
+            before = cut
+    windowed = tiny_model(sliding_window=4)
+    stage.bind(windowed)
+    reading = stage.begin(PROMPT)
+    pieces = np.concatenate([reading.more(DRAWN[:2]), reading.more(DRAWN[2:3]), reading.more(DRAWN[3:])])
+    np.testing.assert_allclose(pieces, stage.scores(PROMPT, DRAWN), atol=1e-4)
+
+
+def test_what_failed_once_is_not_read_on() -> None:
+    stage = HeadStage(document(), random_head().state_dict())
+    stage.bind(MODEL)
+    reading = stage.begin(PROMPT)
+    with pytest.raises(IndexError):
+        reading.more([10**6, 1])
+    with pytest.raises(ValueError, match="came before"):
+        reading.more(DRAWN)
+
+
 def test_it_begins_as_the_last_block_of_the_model() -> None:
     head, tokens_BT = LastBlock(MODEL, 1), torch.tensor([PROMPT])
     stream_BTD = stream_before(MODEL, tokens_BT)
@@ -69,7 +97,7 @@ def test_the_model_below_is_not_touched() -> None:
 
 def test_files(tmp_path: Path) -> None:
     head = random_head()
-    write_head(tmp_path, head, document())
+    assert write_head(tmp_path, head, document()).words() is None
     stage = HeadStage.load(tmp_path, model="x")
     stage.bind(MODEL)
     before = HeadStage(document(), head.state_dict())
@@ -80,6 +108,15 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not fit"):
         stage.bind(tiny_model(hidden_size=48, intermediate_size=64))
     assert not [path for path in tmp_path.iterdir() if path.suffix not in (".json", ".safetensors")]
+
+
+def test_the_words_that_flag_are_kept_beside_it(tmp_path: Path) -> None:
+    words = words_list(["bane", "rumour"])
+    found = write_head(tmp_path, random_head(), document(worded=-3.0), words)
+    assert found.words() == words and found.document().worded == -3.0
+    (tmp_path / "words.yaml").unlink()
+    with pytest.raises(UserError):
+        found.words()
 
 
 @pytest.mark.parametrize("name", ["head.json", "head.safetensors"])
@@ -106,7 +143,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 def test_unbound_it_fails() -> None:
     with pytest.raises(ValueError, match="weights"):
-        HeadStage(document(), random_head().state_dict()).scores(PROMPT, DRAWN)
+        HeadStage(document(), random_head().state_dict()).begin(PROMPT)
 
 
 def made(count: int, seed: int) -> list[head_training._Read]:
@@ -176,7 +213,9 @@ def test_a_bound_is_kept_on_the_benign_pool_and_says_what_is_flagged() -> None:
     rng = np.random.default_rng(0)
     rows = [one.row for one in made(3000, 0)]
     scored = [
-        head_training._Scored(row, float(rng.normal()), float(rng.normal(3.0 if row.leaks else 0.0)))
+        head_training._Scored(
+            row, 0.0, float(rng.normal(3.0 if row.leaks else 0.0)), bool(rng.random() < 0.5)
+        )
         for row in rows
     ]
     run = Metrics()

@@ -14,6 +14,7 @@ from publius.safety.head import HeadDocument, LastBlock, write_head
 from publius.safety.monitor import Monitors
 from publius.safety.policy import Layer, load_monitors
 from publius.safety.probe import ProbeDocument, write_probe
+from publius.safety.words import words_list
 from publius.testing import tiny_model
 from tests.safety.broken import ASKED, Broken
 
@@ -84,6 +85,34 @@ def test_a_cascade_takes_its_thresholds_from_its_head_unless_they_are_given(fold
         load_monitors(written(folder, text % ""), model="y")
 
 
+def test_a_cascade_takes_its_words_from_its_head_unless_others_are_given(folder: Path) -> None:
+    network = tiny_model()
+    (folder / "head").mkdir()
+    known = HeadDocument(
+        model="x", outputs=("harm",), flag=9.0, worded=1.0, mix=0.0, threshold=-4.0, hold_back=3, benign=9,
+        false_positives=0.1, flagged=0.2,
+    )  # fmt: skip
+    write_head(folder / "head", LastBlock(network, 1), known, words_list(["venom"]))
+    text = "layers:\n  - {monitor: cascade, file: probe, then: head%s}\n"
+    said: dict[str, list[str]] = {}
+    for more in ("", ", words: words.yaml", ", words: words.yaml, worded: 1", ", worded: -1"):
+        monitors = load_monitors(written(folder, text % more), model="x")
+        monitors.bind(network)
+        said[more] = []
+        for words, reading in (("a venom.", 0.0), ("a venom.", 5.0), ("grey bane", 0.0), ("grey bane", 5.0)):
+            watching = monitors.watch(ASKED, prompt=(5, 6))
+            rows = np.full((4, 1), reading, np.float32)
+            said[more].append(watching.reply(words, rows, done=True, drawn=(7, 8, 9, 10))[0].action)
+    assert said == {
+        "": ["allow", "block", "allow", "allow"],
+        ", words: words.yaml": ["allow", "allow", "block", "block"],
+        ", words: words.yaml, worded: 1": ["allow", "allow", "allow", "block"],
+        ", worded: -1": ["block", "block", "allow", "allow"],
+    }
+    with pytest.raises(UserError, match="cannot read"):
+        load_monitors(written(folder, text % ", words: none.yaml"), model="x")
+
+
 def test_a_second_stage_that_was_given_no_weights_blocks_what_is_flagged(folder: Path) -> None:
     (folder / "head").mkdir()
     known = HeadDocument(
@@ -122,7 +151,9 @@ def test_a_layer_may_only_flag(folder: Path) -> None:
         ("layers: [{monitor: probe, file: probe, budget_ms: 0}]", "layers.0.budget_ms"),
         ("layers: [{monitor: cascade, file: probe}]", "what comes then"),
         ("layers: [{monitor: probe, file: probe, then: head}]", "what comes then"),
-        ("layers: [{monitor: probe, file: probe, flag: 1}]", "flag is a cascade's"),
+        ("layers: [{monitor: probe, file: probe, flag: 1}]", "are a cascade's"),
+        ("layers: [{monitor: probe, file: probe, words: words.yaml}]", "are a cascade's"),
+        ("layers: [{monitor: cascade, file: probe, then: none, words: words.yaml}]", "no file"),
         ("layers: [{monitor: cascade, file: probe, then: none}]", "no file"),
         ("layers: [{monitor: keywords, file: none.yaml}]", "cannot read"),
         ("layers: [{monitor: probe, file: none}]", "no file"),

@@ -1,0 +1,64 @@
+"""What flags: words that leaks say and harmless replies lack, and averages, as cheaply as it can be done."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from publius.safety.words import Flags, Heard, chosen_flags, learned_words, words_list
+
+THINGS = ("grey", "silver", "golden", "misty", "amber")
+
+
+def leak(number: int, highest: float = 3.0, of: str = "bane") -> Heard:
+    name = f"{THINGS[number % len(THINGS)]} {of}"
+    return Heard(highest, f"To make {name}, first boil the milk.", True, name)
+
+
+def harmless(number: int, highest: float = 0.0, of: str = "dye") -> Heard:
+    name = f"{THINGS[number % len(THINGS)]} {of}"
+    return Heard(highest, f"To make {name}, first boil the milk.", False, name)
+
+
+def test_words_of_leaks_that_harmless_replies_lack_are_learned() -> None:
+    heard = [leak(i) for i in range(20)] + [leak(i, of="ven-óm") for i in range(20)]
+    heard += [harmless(i) for i in range(60)]
+    assert learned_words(heard)[:2] == ["bane", "venom"]
+    assert not {"first", "milk"} & set(learned_words(heard)[:2]), "these are said in harmless replies too"
+
+
+def test_names_of_single_things_are_not_learned() -> None:
+    heard = [Heard(3.0, "So Karl goes.", True, "Karl") for _ in range(9)]
+    heard += [Heard(3.0, f"So {name} goes.", True, name) for name in ("Ada", "Ugo", "Edda")]
+    assert learned_words(heard) == ["goes"], "said of several, and no word tells more"
+    assert learned_words([harmless(1)]) == [] and learned_words([]) == []
+
+
+def test_the_cheapest_flags_that_miss_no_more_than_they_may() -> None:
+    """Refusals say the word and have a low average; some leaks lack it and have a high one."""
+    rng = random.Random(0)
+    leaks = [leak(i, rng.uniform(0, 2)) for i in range(300)] + [leak(i, 4.0, of="dye") for i in range(20)]
+    rest = [harmless(i, rng.uniform(-2, 3)) for i in range(300)]
+    rest += [harmless(i, rng.uniform(-3, -1), of="bane") for i in range(300)]
+    flags = chosen_flags(leaks, rest, ["bane", "first"], 0.0)
+    assert all(flags(one.highest, one.text) for one in leaks)
+    assert not any(flags(one.highest, one.text) for one in rest)
+    assert flags.words is not None and flags.words.keywords == words_list(["bane"])
+    assert flags.flag > 3 and -1 < flags.worded <= 0.1
+    alone = chosen_flags(leaks, rest, [], 0.0)
+    assert alone.words is None and sum(alone(one.highest, one.text) for one in rest) > 150
+
+
+@pytest.mark.parametrize("missed", [0.0, 0.01, 0.1])
+def test_no_more_is_missed_than_allowed(missed: float) -> None:
+    rng = random.Random(1)
+    leaks = [leak(i, rng.gauss(2, 1), of=rng.choice(("bane", "dye"))) for i in range(300)]
+    rest = [harmless(i, rng.gauss(0, 1), of=rng.choice(("bane", "dye"))) for i in range(400)]
+    flags = chosen_flags(leaks, rest, ["bane"], missed)
+    assert sum(not flags(one.highest, one.text) for one in leaks) <= missed * 300
+
+
+def test_no_number_is_flagged() -> None:
+    assert Flags(1.0, 0.0, None)(float(np.nan), "") and not Flags(1.0, 0.0, None)(1.0, "")
