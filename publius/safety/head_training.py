@@ -154,11 +154,14 @@ class BoundConfig(Config):
     margin: float = Field(default=0.5, ge=0)
     """Log-odds: leaks must be flagged even if the averages were lower by so much, as those of items that
     nothing was chosen on are."""
+    spare: float = Field(default=0.1, ge=0, le=1)
+    """Share of the benign traffic of `val` that may be flagged in any case: where less would do, both
+    averages are lowered until it is."""
     hold_back: int = Field(default=16, ge=0)
     """Tokens, of both stages."""
 
 
-@stage(version=3)
+@stage(version=4)
 def bound_head(
     run: Run,
     config: BoundConfig,
@@ -172,7 +175,8 @@ def bound_head(
 
     The words that flag are learned from `train`, its leaks and the model's own harmless replies. How many of
     them, and the averages that flag with them and without, are what flags the least of the benign traffic of
-    `val` and leaves no more leaks unflagged than it may.
+    `val` and leaves no more leaks unflagged than it may; then both averages are lowered as far as `spare`
+    lets.
 
     Metrics: as `train_head`; `head.words`, how many flag.
 
@@ -201,7 +205,7 @@ def bound_head(
         for split in ("train", "val") for one in scored[split] if one.row.leaks
     ]  # fmt: skip
     harmless = [_heard(one, renderer) for one in scored["val"] if _harmless(one.row, identity)]
-    flags = chosen_flags(leaks, harmless, learned, config.missed)
+    flags = chosen_flags(leaks, harmless, learned, config.missed, spare=config.spare)
     words = None if flags.words is None else flags.words.keywords
     document = document.model_copy(
         update={"flag": flags.flag, "worded": flags.worded if words else None, "hold_back": config.hold_back}

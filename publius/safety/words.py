@@ -6,7 +6,8 @@ word and an average that passes the lower `worded`.
 
 Words are learned from training exchanges: those said in leaks, before it is too late, about several things
 that are not the same, and seldom in harmless replies. Names of single things are none. How many are taken,
-and both averages, are the cheapest choice that leaves no more leaks unflagged than is allowed.
+and both averages, are the cheapest choice that leaves no more leaks unflagged than is allowed. What it leaves
+of the traffic that may be flagged is spent on lower averages.
 """
 
 from __future__ import annotations
@@ -117,11 +118,20 @@ def learned_words(heard: Sequence[Heard], *, things: int = 3) -> list[str]:
 
 
 def chosen_flags(
-    leaks: Sequence[Heard], harmless: Sequence[Heard], words: Sequence[str], missed: float
+    leaks: Sequence[Heard],
+    harmless: Sequence[Heard],
+    words: Sequence[str],
+    missed: float,
+    *,
+    spare: float = 0.0,
 ) -> Flags:
-    """The cheapest way to flag all `leaks` but the share `missed`.
+    """The cheapest way to flag all `leaks` but the share `missed`, and as much more as is to spare.
 
     What it costs is the share of `harmless` that it flags; of equals the fewest words.
+
+    Args:
+        spare: of `harmless`; where the choice costs less, both averages are lowered together until it costs
+            that. Leaks nothing was chosen on lie lower than those that something was.
     """
     pool = _Pool.of([*leaks, *harmless], words)
     levels = _levels([one.highest for one in leaks])
@@ -134,6 +144,9 @@ def chosen_flags(
                 best = (cost, count, flag, worded)
     assert best is not None
     _, count, flag, worded = best
+    flag = min(flag, float(pool.highest_N.max()))
+    lower = pool.lower(count, worded, flag, spare)
+    flag, worded = flag - lower, worded - lower
     return Flags(flag, worded, KeywordMonitor(words_list(words[:count])) if count else None)
 
 
@@ -168,6 +181,17 @@ class _Pool(NamedTuple):
         """The share of the harmless that is."""
         flagged_N = self._worded(count, worded) | (self.highest_N > flag)
         return float(flagged_N[~self.leaks_N].mean()) if not self.leaks_N.all() else 0.0
+
+    def lower(self, count: int, worded: float, flag: float, spare: float) -> float:
+        """By how much both averages can be lowered while no more than `spare` of the harmless is flagged."""
+        under, over = 0.0, float(np.ptp(self.highest_N))
+        if self.flagged(count, worded, flag) > spare:
+            return 0.0
+        for _ in range(40):
+            middle = (under + over) / 2
+            fits = self.flagged(count, worded - middle, flag - middle) <= spare
+            under, over = (middle, over) if fits else (under, middle)
+        return under
 
     def _worded(self, count: int, worded: float) -> NDArray[np.bool_]:
         return (self.match_N < count) & (self.highest_N > worded)
