@@ -14,9 +14,9 @@ __all__ = ["HuntSettings"]
 class HuntSettings(Config):
     """Budget and habits of a hunt."""
 
-    plan: Literal["search", "random", "plain"] = "search"
-    """`random` draws style, mutator and request evenly, `plain` asks directly: what a search is compared
-    with."""
+    plan: Literal["search", "random", "plain", "bare"] = "search"
+    """`random` draws style, mutator and request evenly, `plain` asks in the wordings of `direct`, `bare` asks
+    the request as it stands: what a search is compared with."""
     budget: int = Field(default=1000, ge=1)
     """Replies of the target: attacks and the re-runs that confirm them."""
     width: int = Field(default=16, ge=1)
