@@ -1,9 +1,10 @@
 """Which style, which mutator and which request to try next: Thompson sampling, divided by what a try costs.
 
-An arm is a pair (style, mutator). What it did is counted with a discount, so that what a model stopped
-falling for is forgotten. Most pairs are tried a few times or never; such a pair is believed to do as well
-as its style and its mutator do beside others. Where hardly anything works, what is untried is believed to
-be as hopeless as the rest, not a coin's toss. A fixed share of draws ignores all that.
+An arm is a pair (style, mutator), and a wording of the style where one got something. What it did is counted
+with a discount, so that what a model stopped falling for is forgotten. Most pairs are tried a few times or
+never; such a pair is believed to do as well as its style and its mutator do beside others. Where hardly
+anything works, what is untried is believed to be as hopeless as the rest, not a coin's toss. A fixed share of
+draws ignores all that.
 """
 
 from __future__ import annotations
@@ -38,29 +39,27 @@ class Arm(NamedTuple):
 
 
 class _Count:
-    """Discounted successes, failures and tokens of an arm, or of all arms with one style or one mutator."""
+    """Discounted successes, failures and costs of an arm, or of all arms with one style or one mutator."""
 
-    __slots__ = ("losses", "tokens", "tries", "wins")
+    __slots__ = ("cost", "losses", "tries", "wins")
 
-    def __init__(
-        self, wins: float = 0.0, losses: float = 0.0, tokens: float = 0.0, tries: float = 0.0
-    ) -> None:
-        self.wins, self.losses, self.tokens, self.tries = wins, losses, tokens, tries
+    def __init__(self, wins: float = 0.0, losses: float = 0.0, cost: float = 0.0, tries: float = 0.0) -> None:
+        self.wins, self.losses, self.cost, self.tries = wins, losses, cost, tries
 
     def fade(self, factor: float) -> None:
         self.wins *= factor
         self.losses *= factor
-        self.tokens *= factor
+        self.cost *= factor
         self.tries *= factor
 
-    def add(self, share: float, tokens: float) -> None:
+    def add(self, share: float, cost: float) -> None:
         self.wins += share
         self.losses += 1 - share
-        self.tokens += tokens
+        self.cost += cost
         self.tries += 1
 
     def row(self) -> list[float]:
-        return [self.wins, self.losses, self.tokens, self.tries]
+        return [self.wins, self.losses, self.cost, self.tries]
 
 
 class Bandit:
@@ -73,7 +72,7 @@ class Bandit:
     Args:
         styles, mutators: their product is the arms; "" among the mutators is none.
         discount: what each further try leaves of the weight of those before it.
-        explore: share of draws that are uniform over all arms.
+        explore: share of draws that are even over all arms, in what they cost.
     """
 
     def __init__(
@@ -182,12 +181,12 @@ class Bandit:
     def _cost(self, style: str, usual: float) -> float:
         """Mean cost of a try of the style; of any, where it was not tried."""
         count = self._counts["read style"].get(style, _Count())
-        return count.tokens / count.tries if count.tries > 0 else usual
+        return count.cost / count.tries if count.tries > 0 else usual
 
     def _usual_cost(self) -> float:
         counts = self._counts["read style"].values()
         tries = sum(count.tries for count in counts)
-        return sum(count.tokens for count in counts) / tries if tries else 1.0
+        return sum(count.cost for count in counts) / tries if tries else 1.0
 
     def dump(self) -> dict[str, dict[str, list[float]]]:
         """Everything it knows, as JSON can hold it."""
