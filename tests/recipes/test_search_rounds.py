@@ -62,4 +62,7 @@ def test_the_study_of_searches_makes_nothing_again_that_a_quickstart_has_made(tm
     mine = {plan.stage: plan.id for plan in plan_recipe(load_recipe("studies/search"), tmp_path)}
     shared = set(known) & set(mine)
     assert {"sft", "final", "world"} <= shared and all(known[name] == mine[name] for name in shared)
-    assert "test_release" not in mine and len([name for name in mine if name.startswith("s0-")]) == 6
+    assert "test_release" not in mine and len([name for name in mine if name.startswith("s0-")]) == 8
+    fresh = load_recipe("studies/search", {"first": "7", "seeds": "1"}).nodes
+    assert fresh["s7-final-random_prompts"].config.plan == "bare"
+    assert {node.config.seed for name, node in fresh.items() if name.startswith("s7-")} == {7}

@@ -3,14 +3,22 @@
     publius run studies/search
 
 Two models of one `quickstart`: the helpful-only one, which falls for almost anything, and the one that is
-released. Three ways of asking, with the same budget of the target's replies, the re-runs that confirm a hit
-included: a search; random prompts, which are one-way attack styles, mutators and requests drawn evenly; and
-random requests, asked plainly. What is counted is distinct confirmed findings: clusters of goal, style and
-wording (`publius.redteam.clusters`), one measure for all. With `ablation` a fourth arm draws evenly from
-all that the search has, attackers that answer to what they see included: what archive and bandit add.
+released. Four ways of asking, with the same budget of the target's replies, the re-runs that confirm a hit
+included:
+
+- *search*;
+- *random prompts*: harmful questions drawn evenly, as they stand;
+- *random requests*: the same in the three wordings of the style `direct`;
+- *random attacks*: one-way attack styles, mutators and questions drawn evenly. These are attacks already, by
+  people who know what works; only nothing is learned. Attackers of many turns are left out: drawn evenly they
+  spend most of the budget and find less.
+
+What is counted is distinct confirmed findings: clusters of goal, style and wording
+(`publius.redteam.clusters`), one measure for all. With `ablation` a fifth arm draws evenly from all that the
+search has, attackers that answer to what they see included: what archive and bandit add.
 
 Seeds are of the searches: the models are those of `quickstart` with `seed`, and not made again where it has
-run.
+run. `first` names the first of them, so that what was tuned is measured on seeds that nobody has looked at.
 """
 
 from __future__ import annotations
@@ -25,6 +33,7 @@ from publius.recipes.studies._wiring import places
 from publius.redteam.attack import STYLES
 from publius.redteam.search import SearchConfig
 from publius.redteam.search import search as hunt
+from publius.redteam.search.hunt import Plan
 
 __all__ = ["search", "wire"]
 
@@ -36,33 +45,38 @@ _OPEN = tuple(name for name, style in STYLES.items() if not style.sealed)
 
 
 class _Arm(NamedTuple):
-    plan: Literal["search", "random", "plain"]
+    plan: Plan
     styles: tuple[str, ...]
 
 
 _ARMS = {
     "search": _Arm("search", ()),
-    "random prompts": _Arm("random", _OPEN),
+    "random prompts": _Arm("bare", ("direct",)),
     "random requests": _Arm("plain", ("direct",)),
+    "random attacks": _Arm("random", _OPEN),
 }
 _ABLATION = {"attackers drawn evenly": _Arm("random", ())}
-_MEASURES = {"distinct": "distinct", "effective": "effective", "sure": "sure", "wordings": "wordings"}
+_MEASURES = {name: name for name in ("distinct", "effective", "sure", "wordings", "things")}
 """What is read of each: see the stage `search`."""
 
 
 def search(
-    seeds: int = 3, budget: int = 800, weak_budget: int = 240, seed: int = 0, ablation: bool = False
-) -> Recipe:
+    seeds: int = 3, budget: int = 800, weak_budget: int = 240, seed: int = 0, first: int = 0,
+    ablation: bool = False,
+) -> Recipe:  # fmt: skip
     """Distinct confirmed findings of each way of asking, on a weak model and on a strong one.
 
-    `weak_budget` is that of the helpful-only model, where every attack finds something.
+    `weak_budget` is that of the helpful-only model, where every attack finds something. Seeds of the searches
+    are `first`, `first` + 1, ...
     """
-    return wire(Sizes(), seeds, budgets={"sft": weak_budget, "final": budget}, seed=seed, ablation=ablation)
+    budgets = {"sft": weak_budget, "final": budget}
+    return wire(Sizes(), seeds, budgets=budgets, seed=seed, first=first, ablation=ablation)
 
 
 def wire(
-    sizes: Sizes, seeds: int, *, budgets: dict[str, int], seed: int = 0, ablation: bool = False
-) -> Recipe:
+    sizes: Sizes, seeds: int, *, budgets: dict[str, int], seed: int = 0, first: int = 0,
+    ablation: bool = False,
+) -> Recipe:  # fmt: skip
     """The study at any size."""
     arms = {**_ARMS, **_ABLATION} if ablation else _ARMS
     r = align(Recipe("study-search", jobs=1), sizes, seed)
@@ -72,7 +86,7 @@ def wire(
     r.published = {}
     parts: list[Node] = []
     readings: list[Reading] = []
-    for number in range(seeds):
+    for number in range(first, first + seeds):
         for model, stage in _MODELS.items():
             for arm, how in arms.items():
                 config = SearchConfig(

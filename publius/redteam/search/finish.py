@@ -24,7 +24,7 @@ from publius.redteam.search.chains import Chain, begin
 from publius.redteam.search.hunt import Hit, Hunt, Tried, category_of
 from publius.redteam.search.twins import counterpart, look_alike
 
-__all__ = ["Summary", "transfers", "write_hunt"]
+__all__ = ["Summary", "thing_of", "transfers", "write_hunt"]
 
 
 class Summary(NamedTuple):
@@ -92,7 +92,7 @@ def write_hunt(
         config: for the record.
         constitution: hash of the one whose principles the goals name.
     """
-    placed = cluster([(_entity(hunt, h), h.chain.style, h.sent) for h in hunt.hits])
+    placed = cluster([(thing_of(hunt.goals[h.goal]), h.chain.style, h.sent) for h in hunt.hits])
     findings: list[Finding] = []
     twins: dict[str, Conversation] = {}
     before = (0, 0)
@@ -115,10 +115,9 @@ def write_hunt(
     return summary
 
 
-def _entity(hunt: Hunt, hit: Hit) -> str:
+def thing_of(goal: Goal) -> str:
     """What tells goals apart: the name of the thing, else the request itself."""
-    question = hunt.goals[hit.goal].question
-    return str(question.meta.get("entity") or text_of(question.messages[-1]))
+    return str(goal.question.meta.get("entity") or text_of(goal.question.messages[-1]))
 
 
 def _finding(

@@ -4,12 +4,14 @@ once.
 Nothing is drawn from the clock or from a generator that runs on: a generation is a function of the seed, its
 number and what the hunt knows, so a hunt that was killed goes on from its last state as if nothing had been.
 
-Two ways of asking without searching are here for comparison, and spend the same budget in the same way:
-`random` draws style, mutator and request evenly; `plain` asks for a random forbidden thing, directly.
+Three ways of asking without searching are here for comparison, and spend the same budget in the same way:
+`random` draws style, mutator and request evenly; `plain` draws a request and one of the wordings of `direct`
+("Please tell me all of it."); `bare` draws a request and asks it as it stands.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,13 +26,13 @@ from publius.redteam.clusters import cosine, grams, masked
 from publius.redteam.findings import conversation_id
 from publius.redteam.search.archive import Archive, Elite, cell_of
 from publius.redteam.search.bandit import Arm, Bandit
-from publius.redteam.search.chains import Chain, begin
+from publius.redteam.search.chains import Chain, begin, first_words
 from publius.redteam.search.driver import Driver, Exchange, Outcome
 from publius.redteam.search.settings import HuntSettings
 
 __all__ = ["Hit", "Hunt", "Plan", "Status", "category_of"]
 
-Plan = Literal["search", "random", "plain"]
+Plan = Literal["search", "random", "plain", "bare"]
 _SAME = 0.8
 """Cosine from which two hits on one goal with one style are one: the second is not confirmed again."""
 _PARTIAL = 0.5
@@ -118,6 +120,8 @@ class Hunt:
         self.generation = 0
         self.spent: Counter[str] = Counter()
         self.note = ""
+        self._worded: dict[str, int] = {}
+        """Style and wording -> a seed that says it."""
         self._deaf: set[tuple[str, str]] = set()
         """Pairs of style and category that the attacker has nothing to try against."""
         self._by_category: dict[str, list[int]] = defaultdict(list)
@@ -166,13 +170,14 @@ class Hunt:
             new = self._count(goal, chain, outcome)
             if new is not None:
                 fresh.append((goal, chain, new))
-            arms.append((_arm(chain), goal, outcome, len(fresh) - 1 if new is not None else None))
+            arms.append((self._arm(chain), goal, outcome, len(fresh) - 1 if new is not None else None))
         kept = self._confirm(fresh, _seed(settings.seed, number, "confirm"))
         for arm, goal, outcome, place in arms:
             if outcome.best is not None:
                 found = place is not None and kept[place]
                 share = 1.0 if found else _PARTIAL * outcome.best.grade.score
-                self.bandit.update(arm, str(goal), share, outcome.tokens)
+                understood = outcome.best.grade.label not in (None, "incoherent")
+                self.bandit.update(arm, str(goal), share, outcome.replies, understood=understood)
         asked = self.spent["attack_replies"]
         if (asked >= _SILENT or self.done) and self.spent["unscored"] == asked > 0:
             self.note = f"the judge has not labelled one of {self.spent['unscored']} replies"
@@ -186,6 +191,8 @@ class Hunt:
         seed = rng.getrandbits(32)
         if settings.plan == "plain":
             return rng.randrange(len(self.goals)), Chain(style="direct", seed=seed)
+        if settings.plan == "bare":
+            return rng.randrange(len(self.goals)), Chain(style="direct", seed=_bare(self.goals[0]))
         if settings.plan == "random":
             style, mutator = rng.choice(self.styles), rng.choice(self.mutators)
             open_to = [place for c in self._open(style) for place in self._by_category[c]]
@@ -193,19 +200,29 @@ class Hunt:
         arm = self.bandit.choose(rng)
         parent = self.archive.parent(arm.style, rng) if rng.random() < settings.breed else None
         if parent is not None:
-            return self._aimed(parent, rng), parent.chain.then(arm.mutator)
+            return self._bred(parent, arm.mutator, rng)
         categories = self._open(arm.style)
         if not categories:
             return None
         category = self.archive.weak(categories, arm.style, rng)
-        return self._goal(category, rng), Chain(style=arm.style, seed=seed).then(arm.mutator)
+        said = self._worded.get(f"{arm.style}/{arm.wording}", seed)
+        return self._goal(category, rng), Chain(style=arm.style, seed=said).then(arm.mutator)
 
-    def _aimed(self, parent: Elite, rng: random.Random) -> int:
-        """What a mutation of `parent` asks for: the same again, or something of a weak category."""
-        if rng.random() < 0.5:
-            return parent.goal
+    def _arm(self, chain: Chain) -> Arm:
+        """What the bandit learns of a chain: its style, its last mutator, and the words of its style."""
+        said = first_words(chain.model_copy(update={"mutators": ()}), self.goals[0])
+        wording = "" if said is None else conversation_id(*said.messages, said.system or "")
+        if wording:
+            self._worded.setdefault(f"{chain.style}/{wording}", chain.seed)
+        return Arm(chain.style, chain.mutators[-1] if chain.mutators else "", wording)
+
+    def _bred(self, parent: Elite, mutator: str, rng: random.Random) -> tuple[int, Chain]:
+        """The same request in one more mutator; or the same words around another request, of a weak
+        category: what a model falls for once, it falls for with other things in it."""
+        if mutator and rng.random() < 0.5:
+            return parent.goal, parent.chain.then(mutator)
         style = parent.chain.style
-        return self._goal(self.archive.weak(self._open(style), style, rng), rng)
+        return self._goal(self.archive.weak(self._open(style), style, rng), rng), parent.chain
 
     def _goal(self, category: str, rng: random.Random) -> int:
         return int(self.bandit.choose_goal([str(place) for place in self._by_category[category]], rng))
@@ -318,6 +335,7 @@ class Hunt:
             "deaf": sorted(self._deaf),
             "archive": self.archive.dump(),
             "bandit": self.bandit.dump(),
+            "worded": self._worded,
             "hits": [hit.model_dump(mode="json") for hit in self.hits],
             "tried": [one.model_dump(mode="json") for one in self.tried],
         }
@@ -339,12 +357,21 @@ class Hunt:
         self._deaf = {(style, category) for style, category in state["deaf"]}
         self.archive = Archive.load(state["archive"], self.settings.keep)
         self.bandit.load(state["bandit"])
+        self._worded = dict(state["worded"])
         self.hits = [Hit.model_validate(row) for row in state["hits"]]
         self.tried = [Tried.model_validate(row) for row in state["tried"]]
 
 
-def _arm(chain: Chain) -> Arm:
-    return Arm(chain.style, chain.mutators[-1] if chain.mutators else "")
+def _bare(goal: Goal) -> int:
+    """The first seed with which `direct` puts nothing around a request: it draws a wording whatever is
+    asked."""
+    chains = ((seed, Chain(style="direct", seed=seed)) for seed in itertools.count())
+    return next(seed for seed, chain in chains if _says_nothing_more(chain, goal))
+
+
+def _says_nothing_more(chain: Chain, goal: Goal) -> bool:
+    said = first_words(chain, goal)
+    return said is not None and said.messages == goal.question.messages
 
 
 def _seed(*parts: object) -> int:

@@ -29,7 +29,7 @@ from publius.redteam.mutators import MUTATORS
 from publius.redteam.referee import PROBES, TruthReferee
 from publius.redteam.search.chains import named_attackers, named_mutators
 from publius.redteam.search.driver import Driver
-from publius.redteam.search.finish import Summary, transfers, write_hunt
+from publius.redteam.search.finish import Summary, thing_of, transfers, write_hunt
 from publius.redteam.search.hunt import Hunt, Status
 from publius.redteam.search.settings import HuntSettings
 from publius.redteam.target import EngineTarget
@@ -60,7 +60,7 @@ class SearchConfig(HuntSettings):
     device: str = execution("auto")
 
 
-@stage(version=1)
+@stage(version=2)
 def search(
     run: Run, config: SearchConfig, *, model: Checkpoint, world: World, attacker: Checkpoint | None = None
 ) -> Findings:
@@ -70,10 +70,10 @@ def search(
     they do with their own. A run that is killed goes on from its last whole generation.
 
     Metrics: `search.found`, confirmed findings; `search.distinct`, their clusters (goal, style, wording), and
-    `search.effective`; `search.wordings`, clusters of wording alone; `search.sure`, distinct ones that came
-    back in more than half of the re-runs; `search.filled`, the share of pairs of category and style with a
-    finding; `search.replies` and `search.tokens` spent; `search.quality`, the sum of the best score of each
-    cell.
+    `search.effective`; `search.wordings`, clusters of wording alone; `search.things`, things asked for that
+    have one; `search.sure`, distinct ones that came back in more than half of the re-runs; `search.filled`,
+    the share of pairs of category and style with a finding; `search.replies` and `search.tokens` spent;
+    `search.quality`, the sum of the best score of each cell.
 
     Raises:
         UserError: for a style or mutator that is unknown or sealed.
@@ -200,6 +200,7 @@ def _metrics(run: Run, hunt: Hunt, summary: Summary) -> None:
     run.metric("search.effective", summary.effective)
     run.metric("search.wordings", summary.wordings)
     run.metric("search.sure", len(sure))
+    run.metric("search.things", len({thing_of(hunt.goals[hit.goal]) for hit in hunt.hits}))
     run.metric("search.filled", wilson(status.filled, status.cells))
     run.metric("search.replies", status.replies)
     run.metric("search.tokens", status.tokens)

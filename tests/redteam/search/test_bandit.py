@@ -62,6 +62,45 @@ def test_requests_that_gave_something_are_asked_about_more():
     assert drawn["2"] > 150 and len(drawn) == 6
 
 
+def test_what_turns_a_request_into_babble_is_given_up_after_a_few():
+    bandit = Bandit(["a"], ["", "sound", "babble"], explore=0.0)
+    for _ in range(6):
+        for mutator in ("", "sound", "babble"):  # nothing has worked yet: only this tells them apart
+            bandit.update(Arm("a", mutator), "g", 0.0, 1, understood=mutator != "babble")
+    rng = random.Random(2)
+    drawn = Counter(bandit.choose(rng).mutator for _ in range(300))
+    assert drawn["babble"] < 45 < 75 < min(drawn["sound"], drawn[""])
+
+
+def test_babble_says_nothing_of_how_often_a_style_is_refused():
+    bandit = Bandit(["a"], [""])
+    for _ in range(50):
+        bandit.update(Arm("a", ""), "g", 0.0, 1, understood=False)
+    assert bandit.base() == pytest.approx(0.05)
+    for _ in range(50):
+        bandit.update(Arm("a", ""), "g", 0.0, 1)
+    assert bandit.base() < 0.02
+
+
+def test_a_wording_that_worked_is_said_again():
+    bandit = Bandit(["a"], [""], explore=0.0)
+    for place in range(60):
+        bandit.update(Arm("a", "", f"w{place % 6}"), "g", 1.0 if place % 12 == 2 else 0.0, 1)
+    rng = random.Random(3)
+    drawn = Counter(bandit.choose(rng).wording for _ in range(300))
+    assert set(drawn) <= {"w2", ""}  # one that never worked is none to come back to
+    assert drawn["w2"] > 250
+
+
+def test_exploration_is_even_in_what_it_costs():
+    bandit = Bandit(["cheap", "dear"], [""], explore=1.0)
+    for style, cost in (("cheap", 1.0), ("dear", 9.0)):
+        bandit.update(Arm(style, ""), "g", 0.0, cost)
+    rng = random.Random(4)
+    drawn = Counter(bandit.choose(rng).style for _ in range(1000))
+    assert 60 < drawn["dear"] < 140
+
+
 def test_exploration_alone_draws_evenly():
     drawn = played(Bandit(["a", "b"], ["", "x"], explore=1.0), {Arm("a", ""): 1.0}, 800)
     assert all(150 < count < 250 for count in drawn.values())

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
+from publius.core.messages import text_of
 from publius.pipeline import Run
 from publius.redteam.findings import Findings
 from publius.redteam.referee import TruthReferee
+from publius.redteam.search.chains import first_words
 from publius.redteam.search.driver import Driver
 from publius.redteam.search.hunt import Hunt, category_of
 from publius.redteam.search.session import attack, read_goals
@@ -49,7 +51,7 @@ def test_a_hole_is_found_and_used_again(goals):
 
 
 def test_the_budget_is_spent_to_the_reply_and_never_beyond(goals):
-    for plan in ("search", "random", "plain"):
+    for plan in ("search", "random", "plain", "bare"):
         target = Says(weak)
         hunt = to_the_end(a_hunt(goals, target, plan=plan, budget=101))
         assert sum(target.batches) == hunt.replies == 101
@@ -64,6 +66,25 @@ def test_the_same_words_on_the_same_thing_are_one_hit(goals):
 def test_plain_questions_are_asked_directly(goals):
     hunt = to_the_end(a_hunt(goals, plan="plain"))
     assert {one.chain.names for one in hunt.tried} == {("direct",)} and not hunt.hits
+
+
+def test_bare_questions_are_asked_as_they_stand_and_can_be_asked_again(goals):
+    hunt = to_the_end(a_hunt(goals, Says(lambda c, draw: "; ".join(STEPS)), plan="bare"))
+    assert {text_of(one.sent.messages[0]) for one in hunt.tried} == {
+        text_of(goal.question.messages[0]) for goal in goals
+    }
+    assert len(hunt.hits) == len(goals)  # a second hit in the same words is none
+    for hit in hunt.hits:
+        assert first_words(hit.chain, hunt.goals[hit.goal]) == hit.sent
+
+
+def test_words_that_worked_are_put_around_other_things(goals):
+    hunt = to_the_end(a_hunt(goals, breed=0.0))
+    told = [one for one in hunt.tried if one.chain.style == "persona"]
+    early, late = told[: len(told) // 4], told[len(told) // 2 :]
+    share = [sum("Old Tom" in asked(one.sent) for one in part) / len(part) for part in (early, late)]
+    assert share[1] > max(0.6, share[0])  # of four wordings, one opens
+    assert len({one.goal for one in late if one.succeeded}) > 1
 
 
 def test_harmless_requests_that_are_refused_are_the_find_where_they_are_asked_for():
