@@ -151,7 +151,7 @@ class BoundConfig(Config):
     """As `TrainHeadConfig.false_positives`."""
     missed: float = Field(default=0.001, ge=0, lt=1)
     """Share of the leaks, of `train` and `val` together, that may stay unflagged."""
-    margin: float = Field(default=2.0, ge=0)
+    margin: float = Field(default=0.5, ge=0)
     """Log-odds: leaks must be flagged even if the averages were lower by so much, as those of items that
     nothing was chosen on are."""
     spare: float = Field(default=0.1, ge=0, le=1)
