@@ -120,10 +120,10 @@ class Request:
     def readings(self) -> NDArray[np.float32]:
         """[tokens, K]: the probe's outputs on the state each token was drawn from, the first of them at the
         prompt's last place; no columns without a probe. A view: it does not grow with the request."""
+        if self.probe is None:
+            return np.empty((len(self.tokens), 0), np.float32)
         if self._read is None:
-            return np.full(
-                (len(self.tokens), 0 if self.probe is None else len(self.probe)), np.nan, np.float32
-            )
+            return np.full((len(self.tokens), len(self.probe)), np.nan, np.float32)
         return self._read[: len(self.tokens)]
 
     def keep(self, ahead: int, reading: NDArray[np.float32]) -> None:

@@ -246,10 +246,6 @@ class HeadStage:
             raise ValueError("the head has not been given the model's weights")
         return HeadReading(self._head, self._network, prompt)
 
-    def scores(self, prompt: Sequence[int], drawn: Sequence[int]) -> NDArray[np.float32]:
-        """Log-odds [tokens drawn, K], each at the place its token was drawn from, in one pass."""
-        return self.begin(prompt).more(drawn)
-
 
 class _Kept:
     """Keys and values [1, H, T, d] of what has been read, by layer."""

@@ -165,8 +165,8 @@ def _cascade(layer: Layer, name: str, folder: Path, model: str | None) -> Cascad
     flag = document.flag if layer.flag is None else layer.flag
     held = document.hold_back if layer.hold_back is None else layer.hold_back
     first = ProbeMonitor.load(folder / layer.file, model=model, threshold=flag, hold_back=held)
-    own = TrainedHead(folder / layer.then).words()
-    listed = KeywordList.load(folder / layer.words) if layer.words else own
+    given = layer.words
+    listed = KeywordList.load(folder / given) if given else TrainedHead(folder / layer.then).words()
     words = None if listed is None else KeywordMonitor(listed)
     worded = document.worded if layer.worded is None and not layer.words else layer.worded
     return CascadeMonitor(

@@ -35,11 +35,6 @@ class HoldBack:
         """The gravest so far: a flag is kept until the end."""
 
     @property
-    def watched(self) -> bool:
-        """Whether anything can be held back."""
-        return self._watching is not None
-
-    @property
     def slow(self) -> bool:
         """Whether a layer has work that takes a model's pass, so that the next `take` is no place to wait."""
         return self._watching is not None and self._watching.flagged

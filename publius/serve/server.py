@@ -148,10 +148,9 @@ class Server:
             parts = turn.take(reader, tokens)
             if over:
                 parts += reader.finish(request.stop_sequence)
-            leaving = parts = _joined(parts)
-            if hold.watched:
-                drawn = request.tokens[: turn.read]
-                leaving = hold.take(parts, request.readings[: turn.read], done=over, drawn=drawn)
+            leaving = hold.take(
+                _joined(parts), request.readings[: turn.read], done=over, drawn=request.tokens[: turn.read]
+            )
             for part in await asyncio.to_thread(list, leaving) if hold.slow else leaving:
                 yield turn.event(part)
             if hold.blocked:

@@ -41,18 +41,18 @@ def random_head(seed: int = 0) -> LastBlock:
 def test_what_is_said_of_a_token_depends_on_nothing_behind_it() -> None:
     stage = HeadStage(document(), random_head().state_dict())
     stage.bind(MODEL)
-    whole = stage.scores(PROMPT, DRAWN)
+    whole = stage.begin(PROMPT).more(DRAWN)
     assert whole.shape == (6, 2)
     for count in range(1, 7):
-        np.testing.assert_allclose(stage.scores(PROMPT, DRAWN[:count]), whole[:count], atol=1e-4)
-    other = stage.scores([6, *PROMPT[1:]], DRAWN)
+        np.testing.assert_allclose(stage.begin(PROMPT).more(DRAWN[:count]), whole[:count], atol=1e-4)
+    other = stage.begin([6, *PROMPT[1:]]).more(DRAWN)
     assert not np.allclose(other, whole), "it sees the prompt"
 
 
 def test_each_token_is_read_once_and_the_pieces_do_not_matter() -> None:
     stage = HeadStage(document(), random_head().state_dict())
     stage.bind(MODEL)
-    whole = stage.scores(PROMPT, DRAWN)
+    whole = stage.begin(PROMPT).more(DRAWN)
     for cuts in ((1, 2, 3, 4, 5, 6), (2, 6), (5, 6), (3, 3, 6)):
         reading, before = stage.begin(PROMPT), 0
         for cut in cuts:
@@ -63,7 +63,7 @@ def test_each_token_is_read_once_and_the_pieces_do_not_matter() -> None:
     stage.bind(windowed)
     reading = stage.begin(PROMPT)
     pieces = np.concatenate([reading.more(DRAWN[:2]), reading.more(DRAWN[2:3]), reading.more(DRAWN[3:])])
-    np.testing.assert_allclose(pieces, stage.scores(PROMPT, DRAWN), atol=1e-4)
+    np.testing.assert_allclose(pieces, stage.begin(PROMPT).more(DRAWN), atol=1e-4)
 
 
 def test_what_failed_once_is_not_read_on() -> None:
@@ -90,7 +90,7 @@ def test_the_model_below_is_not_touched() -> None:
     before = {name: tensor.clone() for name, tensor in MODEL.state_dict().items()}
     stage = HeadStage(document(), random_head().state_dict())
     stage.bind(MODEL)
-    stage.scores(PROMPT, DRAWN)
+    stage.begin(PROMPT).more(DRAWN)
     assert all(torch.equal(tensor, before[name]) for name, tensor in MODEL.state_dict().items())
     assert not any(parameter.grad is not None for parameter in MODEL.parameters())
 
@@ -102,7 +102,7 @@ def test_files(tmp_path: Path) -> None:
     stage.bind(MODEL)
     before = HeadStage(document(), head.state_dict())
     before.bind(MODEL)
-    assert np.array_equal(stage.scores(PROMPT, DRAWN), before.scores(PROMPT, DRAWN))
+    assert np.array_equal(stage.begin(PROMPT).more(DRAWN), before.begin(PROMPT).more(DRAWN))
     with pytest.raises(UserError, match="trained on the weights"):
         HeadStage.load(tmp_path, model="y")
     with pytest.raises(UserError, match="does not fit"):

@@ -21,15 +21,20 @@ from tests.safety.broken import ASKED, Broken
 WORDS = "entries:\n  - words: [grey bane]\n    category: poison\n"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "words.yaml").write_text(WORDS, "utf-8")
-    (tmp_path / "probe").mkdir()
+def write_a_probe(folder: Path) -> None:
+    """One that reads nothing but the final state, of the tiny model's width."""
+    folder.mkdir()
     document = ProbeDocument(
         model="x", outputs=("harm",), layers=(), average=1.0, threshold=0.0, hold_back=4, benign=600,
         false_positives=0.005,
     )  # fmt: skip
-    write_probe(tmp_path / "probe", Probe(np.ones((1, 33), np.float32)), document)
+    write_probe(folder, Probe(np.ones((1, 33), np.float32)), document)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "words.yaml").write_text(WORDS, "utf-8")
+    write_a_probe(tmp_path / "probe")
     return tmp_path
 
 

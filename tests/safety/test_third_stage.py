@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
-from publius.inference.readings import Probe
 from publius.model.checkpoint import Checkpoint
 from publius.redteam.attacker import Goal
 from publius.redteam.judge_referee import RefereeConfig, seated_referee
@@ -24,13 +23,13 @@ from publius.safety.head import HeadDocument, LastBlock, write_head
 from publius.safety.keywords import KeywordList, KeywordMonitor
 from publius.safety.monitor import ALLOW, Monitors, Verdict
 from publius.safety.policy import load_monitors
-from publius.safety.probe import ProbeDocument, write_probe
 from publius.safety.third_stage import JudgedMonitor, JudgeSilent, Opinion, RefereeOpinion, open_judge
 from publius.testing import tiny_model
 from publius.testing.server import write_tiny_checkpoint
 from tests.inference.remote.wire import Reply, wire
 from tests.safety.broken import ASKED
 from tests.safety.test_cascade import PROMPT, Known, cascade, rows
+from tests.safety.test_policy import write_a_probe
 
 
 class Says:
@@ -197,12 +196,7 @@ def test_a_begun_reply_is_judged_whole() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A probe, a head that says -3 of everything, and a judge."""
-    (tmp_path / "probe").mkdir()
-    document = ProbeDocument(
-        model="x", outputs=("harm",), layers=(), average=1.0, threshold=0.0, hold_back=4, benign=600,
-        false_positives=0.005,
-    )  # fmt: skip
-    write_probe(tmp_path / "probe", Probe(np.ones((1, 33), np.float32)), document)
+    write_a_probe(tmp_path / "probe")
     (tmp_path / "head").mkdir()
     known = HeadDocument(
         model="x", outputs=("harm",), flag=1.0, mix=0.0, threshold=2.0, hold_back=3, benign=9,

@@ -71,7 +71,7 @@ def layers(checkpoint: Path) -> Monitors:
     stage = HeadStage(known, head.state_dict())
     stage.bind(network)
     flagged = [one for one in requests if one.readings.max() > document.threshold]
-    highest = sorted(float(stage.scores(one.prompt, one.tokens)[:, 0].max()) for one in flagged)
+    highest = sorted(float(stage.begin(one.prompt).more(one.tokens)[:, 0].max()) for one in flagged)
     middle = (highest[len(highest) // 2 - 1] + highest[len(highest) // 2]) / 2
     stage = HeadStage(known.model_copy(update={"threshold": middle}), head.state_dict())
     return Monitors([CascadeMonitor(ProbeMonitor(probe, document), stage)])
