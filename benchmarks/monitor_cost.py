@@ -88,9 +88,10 @@ def decode(engine: Engine, work: Work, number: int, probe: Probe) -> list[float]
         more = engine.step()
         found[1 - reads].append(time.process_time() - begun)
         step += 1
+    requests[-1].probe = probe  # readings are the probe's: the last step may have taken it away
     read: list[bool] = [bool(np.isfinite(row).all()) for row in requests[-1].readings[1:]]
     if any(now == before for now, before in itertools.pairwise(read)):  # of the last to come in, every other
-        raise AssertionError("a token was drawn and not read, or read unasked")
+        raise AssertionError(f"a token was drawn and not read, or read unasked: {read}")
     return [statistics.median(side) for side in found]
 
 
