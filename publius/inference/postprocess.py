@@ -5,9 +5,10 @@ Shape letters: N logits, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from publius.inference.readings import Probe, States
 from publius.inference.request import Alternatives, Request
 from publius.inference.runner import Ran, wanted_rows
 from publius.inference.sampler import Drawn, adjusted, draw, likeliest, scores
+from publius.inference.sampling import Sampling
 from publius.inference.scheduler import Work
 from publius.tokenizer.tokenizer import Tokenizer
 
@@ -98,13 +100,13 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
     """For each row a token, its log-probability, and the alternatives when asked for."""
     samplings = [row.work.request.sampling for row in rows]
     uniforms: list[float] = []
-    biased: list[tuple[int, int, float]] = []
+    biased: dict[int, Sampling] = {}
     for number, (work, guesses) in enumerate(rows):
         request = work.request
         assert request.uniforms is not None
         uniforms.append(float(request.uniforms[len(request.tokens) + guesses]))
         if request.sampling.only_biases and logits_NV.dtype == torch.float32:
-            biased += [(number, token, bias) for token, bias in request.sampling.logit_bias.items()]
+            biased[number] = request.sampling
         elif request.sampling.adjusts:
             said = [*request.tokens, *work.draft[:guesses]]
             logits_NV[number] = adjusted(logits_NV[number], request, said).to(logits_NV.dtype)
@@ -142,13 +144,17 @@ def _read(rows: Sequence[_Row], index: Sequence[int], states: States) -> None:
             rows[number].work.request.keep(rows[number].guesses, reading)
 
 
-def _bias(logits_NV: Tensor, biased: Sequence[tuple[int, int, float]]) -> None:
-    """Add biases, each (row, token, what), all at once: rows of a server have some at every step."""
-    known = [one for one in biased if 0 <= one[1] < logits_NV.shape[1]]
-    if known:
-        rows, tokens, values = zip(*known, strict=True)
-        at = tuple(torch.tensor(places, device=logits_NV.device) for places in (rows, tokens))
-        logits_NV.index_put_(at, torch.tensor(values, device=logits_NV.device), accumulate=True)
+def _bias(logits_NV: Tensor, biased: Mapping[int, Sampling]) -> None:
+    """Add the biases of some rows, all at once: rows of a server have some at every step."""
+    if not biased:
+        return
+    known = [sampling.biases for sampling in biased.values()]
+    rows = np.repeat(np.fromiter(biased, np.int64, len(known)), [len(ids) for ids, _ in known])
+    tokens, values = (np.concatenate(parts) for parts in zip(*known, strict=True))
+    if not (inside := tokens < logits_NV.shape[1]).all():
+        rows, tokens, values = rows[inside], tokens[inside], values[inside]
+    at = tuple(torch.from_numpy(places).to(logits_NV.device) for places in (rows, tokens))
+    logits_NV.index_put_(at, torch.from_numpy(values).to(logits_NV.device), accumulate=True)
 
 
 def _score(logits_NV: Tensor, scored: Sequence[tuple[Request, int, int]]) -> None:

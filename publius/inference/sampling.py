@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from publius.core.errors import UserError
 from publius.inference.grammar import Grammar
@@ -97,6 +101,15 @@ class Sampling:
     def only_biases(self) -> bool:
         """Whether they are changed by biases alone."""
         return bool(self.logit_bias) and not self._penalises
+
+    @cached_property
+    def biases(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The ids of `logit_bias` that a vocabulary may have, and what is added to each. Made once: they are
+        wanted at every token."""
+        known = {id: bias for id, bias in self.logit_bias.items() if 0 <= id < 2**31}
+        with np.errstate(over="ignore"):  # past float32 it is inf, which the draw tells of
+            values = np.array(list(known.values()), np.float64).astype(np.float32)
+        return np.array(list(known), np.int64), values
 
     @property
     def _penalises(self) -> bool:

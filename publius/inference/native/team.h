@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -15,6 +16,10 @@
 #include <vector>
 
 #include <unistd.h>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
 
 #include "vectors.h"
 
@@ -25,6 +30,20 @@ inline void pause_briefly() {
   _mm_pause();
 #else
   std::this_thread::yield();
+#endif
+}
+
+// Sleeps while `word` is `value`, where the system can; may come back early.
+inline void sleep_while(std::atomic<int> &word, int value) {
+#if defined(__linux__)
+  syscall(SYS_futex, (int *)&word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+#else
+  if (word.load() == value) std::this_thread::yield();
+#endif
+}
+inline void wake_all(std::atomic<int> &word) {
+#if defined(__linux__)
+  syscall(SYS_futex, (int *)&word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 #endif
 }
 
@@ -86,14 +105,19 @@ class Team {
     if (arrived_.fetch_add(1) + 1 == size) {
       arrived_.store(0);
       turn_.fetch_add(1);
+      if (asleep_.load()) wake_all(turn_);
       return;
     }
     int spins = 0;
     for (; spins < 200 && turn_.load(std::memory_order_acquire) == turn; spins++) pause_briefly();
     if (spins < 200) return;
     auto begun = Clock::now();
-    for (; turn_.load(std::memory_order_acquire) == turn; spins++)
-      spins < SPINS ? pause_briefly() : std::this_thread::yield();
+    for (; spins < SPINS && turn_.load(std::memory_order_acquire) == turn; spins++) pause_briefly();
+    if (turn_.load() == turn) {  // who is missing is not running: its processor may well be this one
+      asleep_.fetch_add(1);
+      while (turn_.load() == turn) sleep_while(turn_, turn);
+      asleep_.fetch_sub(1);
+    }
     waited_.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begun).count());
   }
   const int size;
@@ -109,6 +133,7 @@ class Team {
     call_.store(0);
     arrived_.store(0);
     turn_.store(0);
+    asleep_.store(0);
     for (int i = 1; i < size; i++) members_.emplace_back([this, i] { serve(i); });
     process_ = getpid();
   }
@@ -123,8 +148,10 @@ class Team {
   static constexpr double USEFUL = 1.2;  // members at work, on average, below which one alone does as well
   void serve(int member) {
     unsigned seen = 0;
+    Clock::duration patience = IDLE;
     for (;;) {
-      for (auto end = Clock::now() + IDLE; call_.load(std::memory_order_acquire) == seen && Clock::now() < end;)
+      auto begun = Clock::now();
+      for (auto end = begun + patience; call_.load(std::memory_order_acquire) == seen && Clock::now() < end;)
         for (int spins = 0; spins < 32; spins++) pause_briefly();
       if (call_.load() == seen) {
         std::unique_lock<std::mutex> hold(lock_);
@@ -132,6 +159,7 @@ class Team {
       }
       seen = call_.load();
       if (over_) return;
+      patience = Clock::now() - begun < IDLE ? IDLE : IDLE / 16;  // as long as the last call would have been worth
       (*work_)(member);
       barrier();
     }
@@ -140,7 +168,7 @@ class Team {
   std::mutex lock_, turns_;
   std::condition_variable wake_;
   std::atomic<unsigned> call_{0};
-  std::atomic<int> arrived_{0}, turn_{0};
+  std::atomic<int> arrived_{0}, turn_{0}, asleep_{0};
   std::atomic<int64_t> waited_{0};  // nanoseconds, of all members
   int active_ = 1;
   Clock::time_point alone_until_{};
