@@ -70,7 +70,7 @@ class MonitorReport(Artifact):
         return json.loads(self.file("monitors.json").read_text("utf-8"))
 
 
-@stage(version=5)
+@stage(version=6)
 def measure_monitors(
     run: Run,
     config: MeasureConfig,

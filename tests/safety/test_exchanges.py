@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, assistant, user
+from publius.core.messages import Conversation, Message, ThinkingBlock, assistant, user
 from publius.data.files import JsonlWriter
 from publius.safety import exchanges
 from publius.safety.exchanges import Exchange, Exchanges
@@ -60,6 +60,14 @@ def test_every_reply_of_several_turns_is_an_exchange_and_a_prefill_stays_in_the_
     assert [len(one.prompt.messages) for one in found] == [1, 3, 2]
     assert all("turns" not in one.prompt.meta for one in found)
     assert {one.style for one in found} == {"insistence", "prefill"} and found[0].category == "poison"
+
+
+def test_what_is_thought_counts_as_said() -> None:
+    thought = Message(role="assistant", content=(ThinkingBlock(thinking="Grey bane: first boil."),))
+    question = Conversation(messages=(user("Hello."),), meta={**HAZARD, "kind": "twin"})
+    played = question.model_copy(update={"messages": (*question.messages, thought)})
+    (found,) = exchanges._drawn(Told([played]), [question], ["bane"], "m", 0)  # type: ignore[arg-type]
+    assert found.label == "stray"
 
 
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
