@@ -17,6 +17,7 @@ word that is begun and not decided. What was let go can never turn out to have b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,11 +111,50 @@ def _letters(word: str) -> tuple[str, frozenset[int]]:
     return letters, frozenset(breaks - {0})
 
 
-class _Reader:
-    """Reads a text in any pieces; each character once."""
+_PLAIN = bytes(ord(letters_of(chr(code)) or "\0") for code in range(128)) + bytes(128)
+"""ASCII as `letters_of` has it, a byte for a byte: 0 is what is invisible."""
+
+
+class _Starts:
+    """Where in ASCII text a word may begin: there its first letter stands behind a separator, and its second
+    follows, or is still to come. What this passes over cannot become a match.
+
+    Args:
+        words: by their first letter; none of them looked for inside other words.
+    """
 
     def __init__(self, words: dict[str, list[_Word]]) -> None:
-        self._words = words
+        ways: list[bytes] = []
+        for first in sorted(letter for letter in words if letter.isascii()):
+            one, seconds = first.encode(), {word.letters[1:2] for word in words[first]}
+            known = "".join(sorted(letter for letter in seconds if letter.isascii())).encode()
+            then = (b"[" + known + b"]|" if known else b"") + b"\\Z"
+            same = b"[\\0 \\-" + one + b"]"  # said twice, spaced out: more than so much is looked at closely
+            more = b"(?:" + same + b"{0,8}(?:" + then + b")|" + same + b"{9})"
+            ways.append(one if "" in seconds else one + more)
+        anyhow = b"\\0*(" + (b"|".join(ways) or b"(?!)") + b")"
+        self.here, self.next = re.compile(anyhow), re.compile(b"[ -]" + anyhow)
+
+    def find(self, plain: bytes, at: int, *, open: bool) -> int:
+        """The first place from `at` on where a word may begin; the end of `plain` when there is none.
+
+        Args:
+            open: whether a separator came before `at`.
+        """
+        found = (self.here.match(plain, at) if open else None) or self.next.search(plain, at)
+        return len(plain) if found is None else found.start(1)
+
+
+class _Reader:
+    """Reads a text in any pieces; each character once.
+
+    Args:
+        words: by their first letter.
+        starts: where they may begin; None looks everywhere.
+    """
+
+    def __init__(self, words: dict[str, list[_Word]], starts: _Starts | None = None) -> None:
+        self._words, self._starts = words, starts
         self._begun: list[_Begun] = []
         self._place = 0
         self._between = HARD  # a text begins as after a space
@@ -127,19 +167,54 @@ class _Reader:
 
     def read(self, text: str, *, done: bool) -> None:
         """Go on with `text`, which begins with all that was read before."""
-        for place in range(self._place, len(text)):
-            found = letters_of(text[place])
-            if found in (SOFT, HARD):
-                self._separate(found)
-                continue
-            for letter in found:
-                self._letter(letter, place)
-        self._place = len(text)
+        place, self._place = self._place, len(text)
+        new = text[place:]
+        if self._starts is not None and new.isascii():
+            self._skim(new.encode().translate(_PLAIN), place, self._starts)
+        else:
+            for at, character in enumerate(new, place):
+                self._hear(letters_of(character), at)
         if done:
             self._separate(HARD)
 
+    def _hear(self, found: str, place: int) -> None:
+        """The next character, as `letters_of` has it."""
+        if found in (SOFT, HARD):
+            self._separate(found)
+            return
+        for letter in found:
+            self._letter(letter, place)
+
+    def _skim(self, plain: bytes, place: int, starts: _Starts) -> None:
+        """As `_hear` of each, without a look at those between which no word begins."""
+        at = 0
+        while at < len(plain):
+            if self._begun:
+                if plain[at]:
+                    self._hear(chr(plain[at]), place + at)
+                at += 1
+                continue
+            start = starts.find(plain, at, open=self._between != "")
+            self._pass(plain[at:start])
+            if start < len(plain):
+                self._letter(chr(plain[start]), place + start)
+            at = start + 1
+
+    def _pass(self, plain: bytes) -> None:
+        """What is known of text in which no word begins or goes on: how it ends."""
+        letters = plain.rstrip(b"\0 -")
+        if letters:
+            self._last, self._between = chr(letters[-1]), ""
+        ends = plain[len(letters) :]
+        if b" " in ends:
+            self._between = HARD
+        elif b"-" in ends and self._between != HARD:
+            self._between = SOFT
+
     def held(self, length: int) -> int:
         """How much of the text may leave: up to the first word that may still be blocked."""
+        if not self._begun:
+            return length
         starts = [one.start for one in self._begun if one.word.entry.action == "block"]
         return min([length, *starts])
 
@@ -199,6 +274,9 @@ class _Reader:
         return self.block or self.flag or ALLOW
 
 
+_Looked = tuple[dict[str, list[_Word]], _Starts | None]
+
+
 class KeywordMonitor:
     """Looks for words.
 
@@ -217,6 +295,12 @@ class KeywordMonitor:
                 word = _Word(letters, breaks, text.endswith("*"), entry)
                 for where in entry.applies:
                     self._words[where].setdefault(letters[0], []).append(word)
+        self._starts = {
+            where: None
+            if any(word.entry.inside for some in words.values() for word in some)
+            else _Starts(words)
+            for where, words in self._words.items()
+        }
 
     @classmethod
     def load(cls, path: Path, *, name: str = "keywords") -> KeywordMonitor:
@@ -229,7 +313,8 @@ class KeywordMonitor:
 
     def watch(self, conversation: Conversation) -> _Watch:
         """Begin to watch an exchange."""
-        return _Watch(self.name, conversation, self._words["prompt"], self._words["reply"])
+        asked, replied = ((self._words[where], self._starts[where]) for where in ("prompt", "reply"))
+        return _Watch(self.name, conversation, asked, replied)
 
 
 class _Watch:
@@ -237,16 +322,16 @@ class _Watch:
         self,
         name: str,
         conversation: Conversation,
-        asked: dict[str, list[_Word]],
-        replied: dict[str, list[_Word]],
+        asked: _Looked,
+        replied: _Looked,
     ) -> None:
         self._name, self._conversation, self._asked = name, conversation, asked
-        self._reader = _Reader(replied)
+        self._reader = _Reader(*replied)
 
     def prompt(self) -> Verdict:
         found = ALLOW
         for text in _texts(self._conversation):
-            reader = _Reader(self._asked)
+            reader = _Reader(*self._asked)
             reader.read(text, done=True)
             if reader.block is not None:
                 return reader.block._replace(monitor=self._name)
