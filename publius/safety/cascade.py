@@ -133,9 +133,10 @@ class _Watch:
         self._verdict = ALLOW
         self._leaving = Leaving()
 
-    @property
-    def flagged(self) -> bool:
-        return self._flagged is not None and self._verdict.action == "allow"
+    def works(self, count: int, *, done: bool) -> bool:
+        if self._flagged is None or self._verdict.action != "allow":
+            return False
+        return bool(self._places(self._flagged, count, done))
 
     def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
         self._prompt, self._drawn = prompt, drawn
@@ -180,19 +181,21 @@ class _Watch:
     def _judge(self, count: int, done: bool) -> None:
         """Every piece up to `count` tokens, once the first place behind the flag has been reached."""
         assert self._flagged is not None
-        every = self._monitor.every
-        if not done and count // every == self._flagged // every and self._judged < self._flagged:
-            return
-        places = list(range(every * (self._judged // every + 1), count + 1, every))
-        if done and count > self._judged and count % every:
-            places.append(count)
-        for place in places:
+        for place in self._places(self._flagged, count, done):
             if len(self._prompt) == 0 or len(self._drawn) < place:
                 raise ValueError("the second stage was not told the tokens")  # fails closed
             self._decide(place)
             self._judged = place
             if self._verdict.action != "allow":
                 return
+
+    def _places(self, flagged: int, count: int, done: bool) -> list[int]:
+        """Where the second stage is asked when `count` tokens have been drawn."""
+        every, judged = self._monitor.every, self._judged
+        if not done and count // every == flagged // every and judged < flagged:
+            return []
+        places = list(range(every * (judged // every + 1), count + 1, every))
+        return [*places, count] if done and count > judged and count % every else places
 
     def _decide(self, place: int) -> None:
         monitor = self._monitor

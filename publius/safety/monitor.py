@@ -101,13 +101,13 @@ class Monitor(Protocol):
 class ReadsTokens(Protocol):
     """A watch whose second stage reads the exchange over again, token by token as the model did."""
 
-    @property
-    def flagged(self) -> bool:
-        """Whether the second stage has work: what it says takes the time of a model's pass."""
+    def works(self, count: int, *, done: bool) -> bool:
+        """Whether the next `reply`, of `count` tokens, is known to take the time of a model's pass: a
+        second stage reads in it."""
         ...
 
     def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
-        """The prompt's tokens and those drawn so far: one for each row of the next `reply`'s scores."""
+        """The prompt's tokens and those drawn: at least one for each row of the next `reply`'s scores."""
         ...
 
 
@@ -157,11 +157,11 @@ class Watching:
             watch = _tried(monitor.name, lambda m=monitor: m.watch(conversation), None)
             reader = watch if isinstance(watch, ReadsTokens) else None
             self._layers.append(_Layer(monitor.name, watch, reader, wanted))
+        self._readers = [layer.reader for layer in self._layers if layer.reader is not None]
 
-    @property
-    def flagged(self) -> bool:
-        """Whether a second stage has work, so that the next `reply` takes long."""
-        return any(layer.reader.flagged for layer in self._layers if layer.reader is not None)
+    def works(self, count: int, *, done: bool) -> bool:
+        """As `ReadsTokens.works`: whether the next `reply`, of `count` tokens, takes long."""
+        return any(reader.works(count, done=done) for reader in self._readers)
 
     def prompt(self) -> Verdict:
         """As `Watch.prompt`."""
@@ -177,8 +177,8 @@ class Watching:
     def reply(
         self, text: str, scores: NDArray[np.float32], *, done: bool, drawn: Sequence[int] = ()
     ) -> tuple[Verdict, int]:
-        """As `Watch.reply`; `scores` has the columns of all probes beside each other, `drawn` the token of
-        each row."""
+        """As `Watch.reply`; `scores` has the columns of all probes beside each other, `drawn` at least the
+        token of each row."""
         verdict, verified = ALLOW, len(text)
         for name, watch, reader, columns in self._layers:  # the hot path: once for every token drawn
             said, upto = None, 0
