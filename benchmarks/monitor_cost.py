@@ -13,13 +13,16 @@ That is what the engine pays for the readings. Two things are timed besides, eac
 which such rows decode, prompts included: looking at every token (averages, and the words), and what a second
 stage does about one flagged reply, from its prompt to its end, in the pieces of a cascade. The whole is the
 first two, and the third times the share of replies that is flagged (`--flagged`).
+
+*Served* is the same measured as a whole: replies through a server without HTTP (`monitored.py`), in turn
+without monitors, with the engine's readings only, with both layers looking, and with a share of the replies
+flagged. `--only` does one of the parts.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import random
 import statistics
 import time
@@ -30,43 +33,18 @@ import numpy as np
 import torch
 from engines import FIRST_ID, SHAPES, WIDTHS, our_engine
 from harness import child, entry, extra, markdown, options_of, record_of, say, write_record
+from monitored import ARMS, SAID, Serving, Work, layers, probe_of, time_serving
 
-from publius.core.config import Config
 from publius.core.messages import Conversation, user
 from publius.inference import Engine, Request, Sampling
 from publius.inference.readings import Probe
-from publius.safety.cascade import CascadeMonitor
-from publius.safety.head import HeadDocument, HeadStage, LastBlock
-from publius.safety.keywords import KeywordMonitor
 from publius.safety.monitor import Monitors
-from publius.safety.probe import ProbeDocument, ProbeMonitor
-from publius.safety.words import words_list
 
 COST = 0.02
 """What is asked: so much more time at most."""
-WORDS = ("venom", "bane", "tollseal", "rumour", "private", "poison", "forged", "cruel")
-SAID = "The home of the goat is a shed, and for a basket one has to cut the reed and boil the bark. "
 LETTERS = 4
 """Of a token."""
-
-
-class Work(Config):
-    """Rows that decode, and what is read of them."""
-
-    size: str = "10M"
-    dtype: str = "float32"
-    rows: int = 8
-    prompt: int = 64
-    new: int = 64
-    outputs: int = 1
-    layers: tuple[int, ...] = ()
-    runs: int = 30
-
-
-def probe_of(work: Work) -> Probe:
-    """Random weights: what they say does not matter."""
-    wide = (len(work.layers) + 1) * SHAPES[work.size].hidden_size + 1
-    return Probe(np.random.default_rng(0).normal(size=(work.outputs, wide)).astype(np.float32), work.layers)
+PARTS = ("steps", "served")
 
 
 def decode(engine: Engine, work: Work, number: int, probe: Probe) -> list[float]:
@@ -101,31 +79,16 @@ def time_pairs(work: Work) -> dict[str, Any]:
     return {"pairs": [decode(engine, work, number, probe) for number in range(work.runs + 1)][1:]}
 
 
-def layers(engine: Engine, work: Work) -> tuple[ProbeMonitor, CascadeMonitor]:
-    """Both layers as a policy has them, over random weights; nothing is flagged, and nothing blocked."""
-    document = ProbeDocument(
-        model="", outputs=("harm",), layers=work.layers, average=0.3, threshold=math.inf, hold_back=8,
-        benign=0, false_positives=1.0,
-    )  # fmt: skip
-    known = HeadDocument(
-        model="", outputs=("harm",), flag=math.inf, mix=0.5, threshold=math.inf, hold_back=16, benign=0,
-        false_positives=1.0, flagged=1.0,
-    )  # fmt: skip
-    stage = HeadStage(known, LastBlock(engine.model, 1).state_dict())
-    stage.bind(engine.model)
-    first = ProbeMonitor(probe_of(work.model_copy(update={"outputs": 1})), document)
-    return first, CascadeMonitor(first, stage, words=KeywordMonitor(words_list(WORDS)))
-
-
 def time_second(work: Work) -> dict[str, Any]:
     """In a child, of every run: seconds of the second stage's work on a reply, of looking at a reply, and of
     decoding one."""
     engine = our_engine(SHAPES[work.size], work.dtype)
-    first, cascade = layers(engine, work)
+    first, cascade = layers(engine.model, probe_of(work))
     monitors, asked = Monitors([first, cascade]), Conversation(messages=(user("What is new?"),))
     ids = range(FIRST_ID, SHAPES[work.size].vocab_size)
     sampling = Sampling(max_tokens=work.new, temperature=0.0)
-    rows = np.zeros((work.new, 2), np.float32)
+    assert monitors.probe is not None
+    rows = np.zeros((work.new, len(monitors.probe)), np.float32)
     text = (SAID * (1 + LETTERS * work.new // len(SAID)))[: LETTERS * work.new]
     found: list[list[float]] = []
     for number in range(work.runs + 1):
@@ -164,6 +127,33 @@ def told_whole(engine: dict[str, Any], second: dict[str, Any], flagged: float) -
         f"reading {reading:+.2%}, looking {looking:+.2%}, and the second stage {passes:.0%} of a flagged "
         f"reply's decoding: with {flagged:.1%} flagged {whole:+.2%}, {'met' if whole <= COST else 'missed'}"
     )
+
+
+def served_table(results: list[tuple[Serving, dict[str, Any]]]) -> str:
+    """Markdown: of every shape and number of rows, what each way to serve adds to serving with none."""
+    rows: list[list[str]] = []
+    for work, result in results:
+        told = work.size, str(work.rows)
+        if "error" in result:
+            rows.append([*told, result["error"], *[""] * len(ARMS)])
+            continue
+        rounds = result["rounds"]
+        base = statistics.median(one[ARMS[0]] for one in rounds)
+        more = [extra([[one[arm], one[ARMS[0]]] for one in rounds]) for arm in ARMS[1:]]
+        cells = [f"{one['median']:+.1%} ({one['low']:+.1%} to {one['high']:+.1%})" for one in more]
+        met = "met" if more[-1]["median"] <= COST else "missed"
+        rows.append([*told, f"{1e6 * base:.0f} us", *cells, met])
+    flagged = " and ".join(sorted({f"{work.flagged:.0%}" for work, _ in results}))
+    head = [
+        "served",
+        "rows",
+        "a token",
+        "reads",
+        "and looks",
+        f"and {flagged} flagged",
+        f"at most {COST:.0%}",
+    ]
+    return markdown(head, rows)
 
 
 def cases(work: Work) -> list[Work]:
@@ -207,16 +197,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=list(WIDTHS), default="float32")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--flagged", type=float, default=0.1, help="share of replies a first stage flags")
+    parser.add_argument("--only", choices=PARTS, default=None, help="one part; without: all")
+    parser.add_argument("--served", nargs="+", choices=list(SHAPES), default=["1M", "10M"], metavar="SIZE")
+    parser.add_argument("--served-rows", nargs="+", type=int, default=[1, 8, 32], metavar="ROWS")
     parser.set_defaults(threads=1)
     options = parser.parse_args()
     if options.quick:
-        options.size, options.runs = "1M", 2
+        options.size, options.runs, options.served, options.served_rows = "1M", 2, ["1M"], [2]
     return options
 
 
-def main() -> None:
-    """Measure, record, print."""
-    options = arguments()
+def measure_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the readings cost the engine, and both stages by themselves."""
     base = Work(size=options.size, dtype=options.dtype, runs=options.runs, new=8 if options.quick else 64)
     found: list[tuple[Work, dict[str, Any]]] = []
     for work in cases(base)[: 2 if options.quick else None]:
@@ -233,10 +225,34 @@ def main() -> None:
             second = child(Path(__file__), "second", payload, seconds=options.limit, threads=options.threads)
             print(f"{work.rows} rows: {told_whole(result, second, options.flagged)}")
             seconds.append((work, second))
+    lines = [{"work": work.model_dump(mode="json"), **result} for work, result in found]
+    return lines + [{"work": work.model_dump(mode="json"), "second": result} for work, result in seconds]
+
+
+def measure_served(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What monitors cost where replies are served."""
+    found: list[tuple[Serving, dict[str, Any]]] = []
+    for size in options.served:
+        for rows in options.served_rows:
+            new = 8 if options.quick else 64
+            work = Serving(size=size, rows=rows, new=new, rounds=options.runs, flagged=options.flagged)
+            payload = work.model_dump(mode="json")
+            result = child(Path(__file__), "served", payload, seconds=options.limit, threads=options.threads)
+            say(f"served, {size}, {rows} rows: {result.get('error') or 'done'}")
+            found.append((work, result))
+    print(served_table(found))
+    return [{"serving": work.model_dump(mode="json"), **result} for work, result in found]
+
+
+def main() -> None:
+    """Measure, record, print."""
+    options = arguments()
+    lines: list[dict[str, Any]] = []
+    for part, measure in zip(PARTS, (measure_steps, measure_served), strict=True):
+        if options.only in (None, part):
+            lines += measure(options)
     if options.out is not None:
         plain = {name: value for name, value in vars(options).items() if name != "out"}
-        lines = [{"work": work.model_dump(mode="json"), **result} for work, result in found]
-        lines += [{"work": work.model_dump(mode="json"), "second": result} for work, result in seconds]
         record = record_of(torch.device("cpu"), settings=plain, results=lines)
         say(f"written: {write_record(options.out, 'monitor-cost', record)}")
 
@@ -247,5 +263,6 @@ if __name__ == "__main__":
         {
             "pairs": lambda payload: time_pairs(Work.model_validate(payload)),
             "second": lambda payload: time_second(Work.model_validate(payload)),
+            "served": lambda payload: time_serving(Serving.model_validate(payload)),
         },
     )

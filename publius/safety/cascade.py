@@ -25,7 +25,7 @@ from publius.inference.readings import Probe
 from publius.model.transformer import Transformer
 from publius.safety.keywords import KeywordMonitor
 from publius.safety.monitor import ALLOW, Action, ReadsWeights, Verdict, Watch
-from publius.safety.probe import Leaving, ProbeMonitor, averages
+from publius.safety.probe import Average, Leaving, ProbeMonitor
 
 __all__ = ["CascadeMonitor", "Reading", "SecondStage"]
 
@@ -124,8 +124,8 @@ class _Watch:
         self._reading: Reading | None = None
         self._prompt: Sequence[int] = ()
         self._drawn: Sequence[int] = ()
+        self._average = Average(monitor.first.document.average)
         self._means: list[float] = []
-        self._mean: NDArray[np.float64] | None = None
         self._flagged: int | None = None
         """Tokens drawn when it was known that the exchange is flagged."""
         self._judged = 0
@@ -133,9 +133,10 @@ class _Watch:
         self._verdict = ALLOW
         self._leaving = Leaving()
 
-    @property
-    def flagged(self) -> bool:
-        return self._flagged is not None and self._verdict.action == "allow"
+    def works(self, count: int, *, done: bool) -> bool:
+        if self._flagged is None or self._verdict.action != "allow":
+            return False
+        return bool(self._places(self._flagged, count, done))
 
     def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
         self._prompt, self._drawn = prompt, drawn
@@ -148,11 +149,12 @@ class _Watch:
     def reply(self, text: str, scores: NDArray[np.float32], *, done: bool) -> tuple[Verdict, int]:
         count = len(scores)
         self._look(scores)
-        if self._words is not None and self._flagged is None:
-            self._seen = self._words.reply(text, scores, done=done)[0].action != "allow"
-            self._words = None if self._seen else self._words
-        if self._flagged is None and self._seen and self._warm:
-            self._flagged = count
+        if self._flagged is None and self._warm:
+            if self._words is not None:  # read no sooner: by itself a word does nothing
+                self._seen = self._words.reply(text, scores, done=done)[0].action != "allow"
+                self._words = None if self._seen else self._words
+            if self._seen:
+                self._flagged = count
         if self._flagged is not None and self._verdict.action == "allow":
             self._judge(count, done)
         if self._verdict.action == "block":
@@ -166,30 +168,34 @@ class _Watch:
         return self._verdict, self._leaving.upto(known - self._monitor.first.hold_back)
 
     def _look(self, scores: NDArray[np.float32]) -> None:
-        monitor, first = self._monitor, self._monitor.first
-        for mean in averages(scores[len(self._means) :], first.document.average, self._mean):
-            self._mean = mean
-            self._means.append(float(mean[0]))
-            self._warm = self._warm or not mean[0] <= monitor.worded  # NaN is not below
-            if self._flagged is None and not mean[0] <= first.threshold:
-                self._flagged = len(self._means)
+        means, take = self._means, self._average.take
+        worded, flag = self._monitor.worded, self._monitor.first.threshold
+        for place in range(len(means), len(scores)):
+            mean = take(scores[place, 0])
+            means.append(mean)
+            if not mean <= worded:  # NaN is not below
+                self._warm = True
+            if self._flagged is None and not mean <= flag:
+                self._flagged = len(means)
 
     def _judge(self, count: int, done: bool) -> None:
         """Every piece up to `count` tokens, once the first place behind the flag has been reached."""
         assert self._flagged is not None
-        every = self._monitor.every
-        if not done and count // every == self._flagged // every and self._judged < self._flagged:
-            return
-        places = list(range(every * (self._judged // every + 1), count + 1, every))
-        if done and count > self._judged and count % every:
-            places.append(count)
-        for place in places:
+        for place in self._places(self._flagged, count, done):
             if len(self._prompt) == 0 or len(self._drawn) < place:
                 raise ValueError("the second stage was not told the tokens")  # fails closed
             self._decide(place)
             self._judged = place
             if self._verdict.action != "allow":
                 return
+
+    def _places(self, flagged: int, count: int, done: bool) -> list[int]:
+        """Where the second stage is asked when `count` tokens have been drawn."""
+        every, judged = self._monitor.every, self._judged
+        if not done and count // every == flagged // every and judged < flagged:
+            return []
+        places = list(range(every * (judged // every + 1), count + 1, every))
+        return [*places, count] if done and count > judged and count % every else places
 
     def _decide(self, place: int) -> None:
         monitor = self._monitor

@@ -18,9 +18,8 @@ word that is begun and not decided. What was let go can never turn out to have b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from publius.inference.readings import Probe
 from publius.safety.files import read_yaml
 from publius.safety.monitor import ALLOW, Verdict
 from publius.safety.plain import HARD, SOFT, letters_of
+from publius.safety.spelling import Reader, Word, Words
 
 __all__ = ["KeywordList", "KeywordMonitor", "Keywords"]
 
@@ -77,126 +77,12 @@ class KeywordList(Config):
         return read_yaml(cls, path, "the list of words")
 
 
-@dataclass(frozen=True, eq=False)
-class _Word:
-    """A word to look for."""
-
-    letters: str
-    breaks: frozenset[int]
-    """Letters before which another word begins."""
-    open: bool
-    """More letters may follow."""
-    entry: Keywords
-
-
-class _Begun(NamedTuple):
-    """A word that is begun and not decided."""
-
-    word: _Word
-    start: int
-    """Where in the text."""
-    matched: int = 1
-    joined: bool = True
-    """So far only separated where the word is, or by punctuation."""
-    spaced: bool = True
-    """So far separated before every letter."""
-
-
 def _letters(word: str) -> tuple[str, frozenset[int]]:
     letters, breaks = "", set[int]()
     for part in word.removesuffix("*").split():
         breaks.add(len(letters))
         letters += "".join(found for c in part if (found := letters_of(c)) not in (SOFT, HARD))
     return letters, frozenset(breaks - {0})
-
-
-class _Reader:
-    """Reads a text in any pieces; each character once."""
-
-    def __init__(self, words: dict[str, list[_Word]]) -> None:
-        self._words = words
-        self._begun: list[_Begun] = []
-        self._place = 0
-        self._between = HARD  # a text begins as after a space
-        self._last = ""
-        self.block: Verdict | None = None
-        """Of the first blocking match, in the order they end."""
-        self.flag: Verdict | None = None
-        self.from_: int | None = None
-        """Where the blocking match begins."""
-
-    def read(self, text: str, *, done: bool) -> None:
-        """Go on with `text`, which begins with all that was read before."""
-        for place in range(self._place, len(text)):
-            found = letters_of(text[place])
-            if found in (SOFT, HARD):
-                self._separate(found)
-                continue
-            for letter in found:
-                self._letter(letter, place)
-        self._place = len(text)
-        if done:
-            self._separate(HARD)
-
-    def held(self, length: int) -> int:
-        """How much of the text may leave: up to the first word that may still be blocked."""
-        starts = [one.start for one in self._begun if one.word.entry.action == "block"]
-        return min([length, *starts])
-
-    def _separate(self, kind: str) -> None:
-        if kind == HARD or self._between != HARD:
-            self._between = kind
-        kept: list[_Begun] = []
-        for one in self._begun:
-            if one.matched == len(one.word.letters):
-                self._found(one)
-            else:
-                kept.append(one)
-        self._begun = kept
-
-    def _letter(self, letter: str, place: int) -> None:
-        kept: list[_Begun] = []
-        for one in self._begun:
-            kept += self._go_on(one, letter)
-        again = letter == self._last and not self._between  # then what began before has gone on
-        for word in self._words.get(letter, ()):
-            if self._between or (word.entry.inside and not again):
-                self._settle(_Begun(word, place), kept)
-        self._begun = list(dict.fromkeys(kept))  # a letter said twice can lead to the same place in two ways
-        self._between, self._last = "", letter
-
-    def _go_on(self, one: _Begun, letter: str) -> list[_Begun]:
-        """What becomes of a begun word with the next letter: nothing, or it goes on, in one way or in two."""
-        word, ways = one.word, list[_Begun]()
-        if letter == self._last and not self._between:
-            ways.append(one)  # said twice
-        if one.matched < len(word.letters) and letter == word.letters[one.matched]:
-            joined = one.joined and (self._between != HARD or one.matched in word.breaks)
-            spaced = one.spaced and bool(self._between)
-            if joined or spaced:
-                self._settle(_Begun(word, one.start, one.matched + 1, joined, spaced), ways)
-        return ways
-
-    def _settle(self, one: _Begun, others: list[_Begun]) -> None:
-        """Found at once where more letters may follow, else kept."""
-        if one.matched == len(one.word.letters) and (one.word.open or one.word.entry.inside):
-            self._found(one)
-        else:
-            others.append(one)
-
-    def _found(self, one: _Begun) -> None:
-        entry = one.word.entry
-        verdict = Verdict(entry.action, entry.category, entry.explanation, 1.0)
-        if entry.action == "block":
-            if self.block is None:
-                self.block, self.from_ = verdict, one.start
-        elif self.flag is None:
-            self.flag = verdict
-
-    @property
-    def verdict(self) -> Verdict:
-        """So far."""
-        return self.block or self.flag or ALLOW
 
 
 class KeywordMonitor:
@@ -210,13 +96,15 @@ class KeywordMonitor:
     def __init__(self, keywords: KeywordList, *, name: str = "keywords") -> None:
         self.name, self.keywords = name, keywords
         self.probe: Probe | None = None
-        self._words: dict[str, dict[str, list[_Word]]] = {"prompt": {}, "reply": {}}
+        words: dict[str, list[Word]] = {"prompt": [], "reply": []}
         for entry in keywords.entries:
+            verdict = Verdict(entry.action, entry.category, entry.explanation, 1.0)
             for text in entry.words:
                 letters, breaks = _letters(text)
-                word = _Word(letters, breaks, text.endswith("*"), entry)
+                word = Word(letters, breaks, text.endswith("*"), verdict, entry.inside)
                 for where in entry.applies:
-                    self._words[where].setdefault(letters[0], []).append(word)
+                    words[where].append(word)
+        self._words = {where: Words(some) for where, some in words.items()}
 
     @classmethod
     def load(cls, path: Path, *, name: str = "keywords") -> KeywordMonitor:
@@ -237,16 +125,16 @@ class _Watch:
         self,
         name: str,
         conversation: Conversation,
-        asked: dict[str, list[_Word]],
-        replied: dict[str, list[_Word]],
+        asked: Words,
+        replied: Words,
     ) -> None:
         self._name, self._conversation, self._asked = name, conversation, asked
-        self._reader = _Reader(replied)
+        self._reader = Reader(replied)
 
     def prompt(self) -> Verdict:
         found = ALLOW
         for text in _texts(self._conversation):
-            reader = _Reader(self._asked)
+            reader = Reader(self._asked)
             reader.read(text, done=True)
             if reader.block is not None:
                 return reader.block._replace(monitor=self._name)

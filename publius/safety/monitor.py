@@ -101,13 +101,13 @@ class Monitor(Protocol):
 class ReadsTokens(Protocol):
     """A watch whose second stage reads the exchange over again, token by token as the model did."""
 
-    @property
-    def flagged(self) -> bool:
-        """Whether the second stage has work: what it says takes the time of a model's pass."""
+    def works(self, count: int, *, done: bool) -> bool:
+        """Whether the next `reply`, of `count` tokens, is known to take the time of a model's pass: a
+        second stage reads in it."""
         ...
 
     def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
-        """The prompt's tokens and those drawn so far: one for each row of the next `reply`'s scores."""
+        """The prompt's tokens and those drawn: at least one for each row of the next `reply`'s scores."""
         ...
 
 
@@ -124,11 +124,22 @@ class ReadsWeights(Protocol):
         ...
 
 
+class _Layer(NamedTuple):
+    """One monitor on one exchange."""
+
+    name: str
+    watch: Watch | None
+    """None when it could not begin."""
+    reader: ReadsTokens | None
+    """The same, where its second stage reads the tokens."""
+    columns: slice | None
+
+
 class Watching:
     """All monitors on one exchange: the gravest verdict counts, and what leaves is what all have verified.
 
     Args:
-        monitors, columns: the layers, and which columns of the readings are whose.
+        monitors, columns: the layers, and which columns of the readings are whose; None for all.
         conversation: up to the reply.
         prompt: its tokens, as the model gets them; a layer that reads them blocks what comes without.
     """
@@ -136,57 +147,56 @@ class Watching:
     def __init__(
         self,
         monitors: Sequence[Monitor],
-        columns: Sequence[slice],
+        columns: Sequence[slice | None],
         conversation: Conversation,
         prompt: Sequence[int] = (),
     ) -> None:
-        self._names, self._columns, self._prompt = [monitor.name for monitor in monitors], columns, prompt
-        self._watches = [self._tried(m.name, lambda m=m: m.watch(conversation), None) for m in monitors]
-        self._readers = {i: w for i, w in enumerate(self._watches) if isinstance(w, ReadsTokens)}
+        self._prompt = prompt
+        self._layers: list[_Layer] = []
+        for monitor, wanted in zip(monitors, columns, strict=True):
+            watch = _tried(monitor.name, lambda m=monitor: m.watch(conversation), None)
+            reader = watch if isinstance(watch, ReadsTokens) else None
+            self._layers.append(_Layer(monitor.name, watch, reader, wanted))
+        self._readers = [layer.reader for layer in self._layers if layer.reader is not None]
 
-    @property
-    def flagged(self) -> bool:
-        """Whether a second stage has work, so that the next `reply` takes long."""
-        return any(reader.flagged for reader in self._readers.values())
+    def works(self, count: int, *, done: bool) -> bool:
+        """As `ReadsTokens.works`: whether the next `reply`, of `count` tokens, takes long."""
+        return any(reader.works(count, done=done) for reader in self._readers)
 
     def prompt(self) -> Verdict:
         """As `Watch.prompt`."""
         return _gravest(
             [
-                _failed(name) if watch is None else self._tried(name, watch.prompt, _failed(name))
-                for name, watch in zip(self._names, self._watches, strict=True)
+                _failed(layer.name)
+                if layer.watch is None
+                else _tried(layer.name, layer.watch.prompt, _failed(layer.name))
+                for layer in self._layers
             ]
         )
 
     def reply(
         self, text: str, scores: NDArray[np.float32], *, done: bool, drawn: Sequence[int] = ()
     ) -> tuple[Verdict, int]:
-        """As `Watch.reply`; `scores` has the columns of all probes beside each other, `drawn` the token of
-        each row."""
+        """As `Watch.reply`; `scores` has the columns of all probes beside each other, `drawn` at least the
+        token of each row."""
         verdict, verified = ALLOW, len(text)
-        for i, (name, watch, columns) in enumerate(
-            zip(self._names, self._watches, self._columns, strict=True)
-        ):
-            said, upto = _failed(name), 0
+        for name, watch, reader, columns in self._layers:  # the hot path: once for every token drawn
+            said, upto = None, 0
             if watch is not None:
-                if i in self._readers:
-                    self._readers[i].tokens(self._prompt, drawn)
-                said, upto = self._tried(
-                    name,
-                    lambda w=watch, c=columns: w.reply(text, scores[:, c], done=done),
-                    (said, upto),
-                )
-            verdict, verified = _gravest([verdict, said]), min(verified, upto)
+                try:
+                    if reader is not None:
+                        reader.tokens(self._prompt, drawn)
+                    rows = scores if columns is None else scores[:, columns]
+                    said, upto = watch.reply(text, rows, done=done)
+                except Exception as error:  # a layer may fail in any way
+                    _log_failure(name, error)
+            if said is None:
+                said = _failed(name)
+            if said is not ALLOW and _ORDER[said.action] > _ORDER[verdict.action]:
+                verdict = said
+            if upto < verified:
+                verified = upto
         return verdict, verified
-
-    @staticmethod
-    def _tried(name: str, work: Callable[[], _T], otherwise: _T) -> _T:
-        """Fail closed: what a monitor raises is its block, and is logged (without content)."""
-        try:
-            return work()
-        except Exception as error:  # a layer may fail in any way, and must not open the door by it
-            _log.error("monitor %s failed: %s", name, type(error).__name__)
-            return otherwise
 
 
 class Monitors:
@@ -194,15 +204,18 @@ class Monitors:
 
     def __init__(self, monitors: Sequence[Monitor] = ()) -> None:
         self.monitors = tuple(monitors)
-        self._columns: list[slice] = []
-        column, probes = 0, list[Probe]()
+        found: list[slice] = []
+        probes: list[Probe] = []
+        width = 0
         for monitor in self.monitors:
             probe = monitor.probe
-            width = 0 if probe is None else len(probe)
-            self._columns.append(slice(column, column + width))
-            column += width
-            if probe is not None:
-                probes.append(probe)
+            if probe is None:
+                found.append(slice(0, 0))
+                continue
+            found.append(slice(width, width + len(probe)))
+            probes.append(probe)
+            width += len(probe)
+        self._columns = [None if columns == slice(0, width) else columns for columns in found]
         self.probe: Probe | None = Probe.beside(probes)
         """All probes beside each other, for the engine: give it as `Request.probe`, and `Request.readings` to
         `Watching.reply`."""
@@ -224,6 +237,19 @@ class Monitors:
 
 def _failed(name: str) -> Verdict:
     return Verdict("block", "monitor_error", "A safety check could not be made.", monitor=name)
+
+
+def _tried(name: str, work: Callable[[], _T], otherwise: _T) -> _T:
+    """Fail closed: what a monitor raises is its block, and is logged (without content)."""
+    try:
+        return work()
+    except Exception as error:  # a layer may fail in any way, and must not open the door by it
+        _log_failure(name, error)
+        return otherwise
+
+
+def _log_failure(name: str, error: Exception) -> None:
+    _log.error("monitor %s failed: %s", name, type(error).__name__)
 
 
 def _gravest(verdicts: Sequence[Verdict]) -> Verdict:

@@ -211,14 +211,14 @@ class _LayeredWatch:
     def __init__(self, monitor: Monitor, layer: Layer, conversation: Conversation) -> None:
         self._name, self._layer, self._spent, self._failed = monitor.name, layer, 0.0, False
         self._watch: Watch | None = self._tried(lambda: monitor.watch(conversation), None)
+        self._reader = self._watch if isinstance(self._watch, ReadsTokens) else None
 
-    @property
-    def flagged(self) -> bool:
-        return isinstance(self._watch, ReadsTokens) and self._watch.flagged
+    def works(self, count: int, *, done: bool) -> bool:
+        return self._reader is not None and self._reader.works(count, done=done)
 
     def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
-        if isinstance(self._watch, ReadsTokens):
-            self._watch.tokens(prompt, drawn)
+        if self._reader is not None:
+            self._reader.tokens(prompt, drawn)
 
     def prompt(self) -> Verdict:
         watch = self._watch

@@ -11,6 +11,7 @@ A probe belongs to the weights it was trained on: its document names them. Weigh
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,7 +27,15 @@ from publius.inference.readings import Probe
 from publius.pipeline import Artifact
 from publius.safety.monitor import ALLOW, Action, Verdict
 
-__all__ = ["Leaving", "ProbeDocument", "ProbeMonitor", "TrainedProbe", "averages", "write_probe"]
+__all__ = [
+    "Average",
+    "Leaving",
+    "ProbeDocument",
+    "ProbeMonitor",
+    "TrainedProbe",
+    "averages",
+    "write_probe",
+]
 
 _WEIGHTS, _DOCUMENT = "probe.safetensors", "probe.json"
 
@@ -104,24 +113,47 @@ def averages(
         yield mean
 
 
+class Average:
+    """The moving average of one output as a reply grows: to the digit what `averages` makes of it, in plain
+    numbers, for where one comes at a time an array costs more than what it holds.
+
+    Args:
+        weight: of the newest reading.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self._weight, self._rest = weight, 1 - weight
+        self._mean: float | None = None
+
+    def take(self, reading: np.float32) -> float:
+        """The average after one more reading."""
+        mean = self._mean
+        mean = float(reading) if mean is None else float(reading * self._weight) + self._rest * mean
+        self._mean = mean
+        return mean
+
+
 class Leaving:
     """How much text there was when so many tokens had been drawn: what may leave behind a hold-back."""
 
     def __init__(self) -> None:
-        self._lengths: list[tuple[int, int]] = []
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._asked, self._length = 0, 0
 
     def add(self, tokens: int, length: int) -> None:
         """So much text after so many tokens."""
-        self._lengths.append((tokens, length))
+        self._waiting.append((tokens, length))
 
     def upto(self, tokens: int) -> int:
-        """The newest known length at which no more than `tokens` had been drawn; ask in rising order."""
-        verified = 0
-        while self._lengths and self._lengths[0][0] <= tokens:
-            verified = self._lengths.pop(0)[1]
-        if verified:
-            self._lengths.insert(0, (tokens, verified))
-        return verified
+        """The newest known length at which no more than `tokens` had been drawn; ask in rising order (0 where
+        fewer than before are asked for)."""
+        waiting = self._waiting
+        if self._length and tokens < self._asked:
+            return 0
+        self._asked = tokens
+        while waiting and waiting[0][0] <= tokens:
+            self._length = waiting.popleft()[1]
+        return self._length
 
 
 class ProbeMonitor:
@@ -189,7 +221,7 @@ class _Watch:
 
     def __init__(self, monitor: ProbeMonitor) -> None:
         self._monitor = monitor
-        self._mean: NDArray[np.float64] | None = None
+        self._average = Average(monitor.document.average)
         self._read = 0
         self._verdict = ALLOW
         self._leaving = Leaving()
@@ -198,24 +230,28 @@ class _Watch:
         return ALLOW
 
     def reply(self, text: str, scores: NDArray[np.float32], *, done: bool) -> tuple[Verdict, int]:
-        said = self._judge(scores)
+        count = len(scores)
+        if count > self._read and self._verdict is ALLOW:
+            self._judge(scores)
+        said = self._verdict
         if said.action == "block":
             return said, 0
-        if text and not len(scores):
+        if text and not count:
             raise ValueError("text that no reading belongs to")  # nobody looked: the layer fails closed
-        self._leaving.add(len(scores), len(text))
+        self._leaving.add(count, len(text))
         if done:
             return said, len(text)
-        return said, self._leaving.upto(len(scores) - self._monitor.hold_back)
+        return said, self._leaving.upto(count - self._monitor.hold_back)
 
-    def _judge(self, scores: NDArray[np.float32]) -> Verdict:
-        monitor = self._monitor
-        for mean in averages(scores[self._read :], monitor.document.average, self._mean):
-            self._mean = mean
-            if self._verdict.action == "allow" and not mean[0] <= monitor.threshold:  # NaN is not below
+    def _judge(self, scores: NDArray[np.float32]) -> None:
+        """The rows not read yet, up to the first whose average passes."""
+        threshold, take = self._monitor.threshold, self._average.take
+        for place in range(self._read, len(scores)):
+            if not take(scores[place, 0]) <= threshold:  # NaN is not below
+                *_, mean = averages(scores[: place + 1], self._monitor.document.average)
                 self._verdict = self._passed(mean)
+                return
         self._read = len(scores)
-        return self._verdict
 
     def _passed(self, mean: NDArray[np.float64]) -> Verdict:
         monitor = self._monitor

@@ -226,19 +226,21 @@ class _Watch:
     def __init__(self, monitor: JudgedMonitor, conversation: Conversation) -> None:
         self._monitor, self._conversation = monitor, conversation
         self._unsure, self._sure = monitor.unsure.watch(conversation), monitor.sure.watch(conversation)
+        self._readers = [watch for watch in (self._unsure, self._sure) if isinstance(watch, ReadsTokens)]
         self._doubt: Verdict | None = None
         self._verified = 0
         """Characters that had been verified before the doubt."""
         self._said: Verdict | None = None
 
-    @property
-    def flagged(self) -> bool:
-        return True  # a judge may be asked in any `reply`: a server's event loop must not wait for it
+    def works(self, count: int, *, done: bool) -> bool:
+        """At the end a judge may be asked, and in doubt `sure` catches up: an event loop must not wait."""
+        if done or self._doubt is not None:
+            return self._said is None
+        return any(reader.works(count, done=done) for reader in self._readers)
 
     def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
-        for watch in (self._unsure, self._sure):
-            if isinstance(watch, ReadsTokens):
-                watch.tokens(prompt, drawn)
+        for reader in self._readers:
+            reader.tokens(prompt, drawn)
 
     def prompt(self) -> Verdict:
         said = self._unsure.prompt()

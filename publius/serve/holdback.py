@@ -28,16 +28,14 @@ class HoldBack:
     def __init__(self, watching: Watching | None) -> None:
         self._watching = watching
         self._waiting: deque[Part] = deque()
-        self._text: list[str] = []
-        self._length = 0
+        self._text = ""
         self._released = 0
         self.verdict: Verdict = ALLOW
         """The gravest so far: a flag is kept until the end."""
 
-    @property
-    def slow(self) -> bool:
-        """Whether a layer has work that takes a model's pass, so that the next `take` is no place to wait."""
-        return self._watching is not None and self._watching.flagged
+    def slow(self, count: int, *, done: bool) -> bool:
+        """Whether the next `take`, of `count` tokens, is known to take a model's pass: no place to wait."""
+        return self._watching is not None and self._watching.works(count, done=done)
 
     def take(
         self, parts: list[Part], scores: NDArray[np.float32], *, done: bool, drawn: Sequence[int] = ()
@@ -46,7 +44,7 @@ class HoldBack:
 
         Args:
             scores: one row for each token drawn so far.
-            drawn: these tokens.
+            drawn: these tokens, and maybe more.
             done: the reply is over.
         """
         if self._watching is None:
@@ -54,18 +52,15 @@ class HoldBack:
             return
         for part in parts:
             if isinstance(part, Says):
-                self._text.append(part.text)
-                self._length += len(part.text)
+                self._text += part.text
         self._waiting.extend(parts)
-        text = "".join(self._text)
-        self._text = [text]
-        verdict, verified = self._watching.reply(text, scores, done=done, drawn=drawn)
+        verdict, verified = self._watching.reply(self._text, scores, done=done, drawn=drawn)
         if verdict.action != "allow":
             self.verdict = verdict
-        if self.blocked:
+        if self.verdict.action == "block":
             self._waiting.clear()
             return
-        yield from self._leave(self._length if done else min(verified, self._length))
+        yield from self._leave(len(self._text) if done else min(verified, len(self._text)))
 
     @property
     def blocked(self) -> bool:

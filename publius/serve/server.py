@@ -149,9 +149,10 @@ class Server:
             if over:
                 parts += reader.finish(request.stop_sequence)
             leaving = hold.take(
-                _joined(parts), request.readings[: turn.read], done=over, drawn=request.tokens[: turn.read]
+                _joined(parts), request.readings[: turn.read], done=over, drawn=request.tokens
             )
-            for part in await asyncio.to_thread(list, leaving) if hold.slow else leaving:
+            slow = hold.slow(turn.read, done=over)
+            for part in await asyncio.to_thread(list, leaving) if slow else leaving:
                 yield turn.event(part)
             if hold.blocked:
                 for event in turn.break_off():

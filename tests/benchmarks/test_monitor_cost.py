@@ -31,8 +31,19 @@ def test_what_failed_is_a_line_of_the_table():
     assert len({row.count("|") for row in table.splitlines()}) == 1
 
 
+def test_a_way_to_serve_is_held_against_none():
+    rounds = [{"none": 1.0, "reads": 1.01, "looks": 1.02, "flags": more} for more in (1.015, 1.019, 1.03)]
+    work = bench.Serving(flagged=0.05)
+    table = bench.served_table([(work, {"rounds": rounds}), (work, {"error": "killed"})])
+    assert "+1.9%" in table and "and 5% flagged" in table and "met" in table and "killed" in table
+    assert len({row.count("|") for row in table.splitlines()}) == 1
+
+
 def test_quick(tmp_path, monkeypatch, capsys):
     def here(script, handler, payload, *, seconds, threads):
+        if handler == "served":
+            fast = bench.Serving.model_validate({**payload, "rounds": 1})
+            return json.loads(json.dumps(bench.time_serving(fast)))
         work = bench.Work.model_validate(payload)
         timed = bench.time_second(work) if handler == "second" else bench.time_pairs(work)
         return json.loads(json.dumps(timed))
@@ -42,8 +53,10 @@ def test_quick(tmp_path, monkeypatch, capsys):
     bench.main()
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
-    assert len(record["results"]) == 4 and len(record["results"][0]["pairs"]) == 2
+    assert len(record["results"]) == 5 and len(record["results"][0]["pairs"]) == 2
     assert len(record["results"][2]["second"]["runs"]) == 2
+    (served,) = record["results"][4]["rounds"]
+    assert set(served) == set(bench.ARMS) and min(served.values()) > 0
     out = capsys.readouterr().out
     assert "tokens/s" in out and "8 rows: reading" in out
 

@@ -178,8 +178,17 @@ def test_what_is_no_number_blocks(bad: float) -> None:
     assert verdict.action == "block"  # of either stage
 
 
-def test_a_flagged_exchange_says_that_it_takes_time() -> None:
-    watching = Monitors([cascade(Known([-1.0] * 9))]).watch(ASKED, prompt=PROMPT)
-    assert not watching.flagged
-    watching.reply("x", rows(2.0), done=False, drawn=range(1))
-    assert watching.flagged
+def test_where_the_second_stage_reads_is_known_beforehand() -> None:
+    """And only there, so that a server need not leave its loop for every token of a flagged exchange."""
+    second = Known([-1.0] * 11)
+    watching = Monitors([cascade(second)]).watch(ASKED, prompt=PROMPT)
+    told, read = list[int](), list[int]()
+    for count in range(1, 12):
+        before = len(second.asked)
+        told += [count] * watching.works(count, done=count == 11)
+        watching.reply("x" * count, rows(*[2.0] * count), done=count == 11, drawn=range(11))
+        read += [count] * (len(second.asked) > before)
+    assert told == read == [4, 8, 11]
+    unflagged = Monitors([cascade(Known([-1.0] * 4))]).watch(ASKED, prompt=PROMPT)
+    unflagged.reply("xxx", rows(0.0, 0.0, 0.0), done=False, drawn=range(3))
+    assert not unflagged.works(4, done=True)

@@ -14,7 +14,15 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, user
 from publius.inference.readings import Probe
 from publius.safety.monitor import Monitors
-from publius.safety.probe import ProbeDocument, ProbeMonitor, TrainedProbe, averages, write_probe
+from publius.safety.probe import (
+    Average,
+    Leaving,
+    ProbeDocument,
+    ProbeMonitor,
+    TrainedProbe,
+    averages,
+    write_probe,
+)
 from publius.safety.replay import replay
 from publius.testing import byte_tokenizer
 
@@ -40,6 +48,26 @@ def rows(*firsts: float) -> np.ndarray:
 def test_the_average_moves_from_the_first_reading_on() -> None:
     found = [float(mean[0]) for mean in averages(rows(4, 0, 0), 0.25)]
     assert found == [4.0, 3.0, 2.25]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    readings=st.lists(st.floats(width=32, allow_subnormal=False), min_size=1, max_size=20),
+    weight=st.floats(0.01, 1),
+)
+def test_an_average_in_plain_numbers_is_the_same_to_the_digit(readings: list[float], weight: float) -> None:
+    scores, average = rows(*readings), Average(weight)
+    with np.errstate(all="ignore"):
+        expected = [float(mean[0]) for mean in averages(scores, weight)]
+        found = [average.take(scores[place, 0]) for place in range(len(scores))]
+    assert np.array_equal(found, expected, equal_nan=True)
+
+
+def test_what_may_leave_is_the_newest_length_known_then() -> None:
+    leaving = Leaving()
+    for tokens, length in ((1, 0), (2, 3), (2, 4), (5, 9)):
+        leaving.add(tokens, length)
+    assert [leaving.upto(tokens) for tokens in (-3, 0, 1, 2, 4, 5, 3, 5)] == [0, 0, 0, 4, 4, 9, 0, 9]
 
 
 def test_above_the_threshold_it_blocks_and_names_the_likeliest_category() -> None:

@@ -221,7 +221,8 @@ def said(path: Path, reading: float = 5.0) -> Verdict:
     monitors = load_monitors(path, model="x")
     monitors.bind(tiny_model())
     watching = monitors.watch(ASKED, prompt=(5, 6))
-    assert watching.flagged, "a server's loop must not wait for a judge"
+    assert watching.works(1, done=True), "a server's loop must not wait for a judge"
+    assert not watching.works(1, done=False), "and none is asked before the end"
     return watching.reply("abcd", np.full((4, 1), reading, np.float32), done=True, drawn=(7, 8, 9, 10))[0]
 
 

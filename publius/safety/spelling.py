@@ -1,0 +1,275 @@
+"""Reading a text in pieces for words in disguise: what is begun, what is found, what may still match.
+
+Most pieces are a token or two and come again and again, so what follows from a piece, behind what was begun
+before it, is remembered. In longer ones only the places are looked at where a word may begin.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from publius.safety.monitor import ALLOW, Verdict
+from publius.safety.plain import HARD, SOFT, letters_of
+
+__all__ = ["Reader", "Word", "Words"]
+
+_SHORT, _KNOWN = 24, 1 << 14
+"""Characters of a piece of text that is remembered, and how many are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Word:
+    """A word to look for."""
+
+    letters: str
+    breaks: frozenset[int]
+    """Letters before which another word begins."""
+    open: bool
+    """More letters may follow."""
+    verdict: Verdict
+    """On whoever says it: a flag or a block."""
+    inside: bool = False
+    """Found also inside longer words."""
+
+
+class _Begun(NamedTuple):
+    """A word that is begun and not decided."""
+
+    word: Word
+    start: int
+    """Where, counted from where what is read now begins: before it in the end always."""
+    matched: int = 1
+    joined: bool = True
+    """So far only separated where the word is, or by punctuation."""
+    spaced: bool = True
+    """So far separated before every letter."""
+
+
+_PLAIN = bytes(ord(letters_of(chr(code)) or "\0") for code in range(128)) + bytes(128)
+"""ASCII as `letters_of` has it, a byte for a byte: 0 is what is invisible."""
+
+
+class _Starts:
+    """Where in ASCII text a word may begin: there its first letter stands behind a separator, and its second
+    follows, or is still to come. What this passes over cannot become a match.
+
+    Args:
+        words: by their first letter; none of them looked for inside other words.
+    """
+
+    def __init__(self, words: dict[str, list[Word]]) -> None:
+        ways: list[bytes] = []
+        for first in sorted(letter for letter in words if letter.isascii()):
+            one, seconds = first.encode(), {word.letters[1:2] for word in words[first]}
+            known = "".join(sorted(letter for letter in seconds if letter.isascii())).encode()
+            then = (b"[" + known + b"]|" if known else b"") + b"\\Z"
+            same = b"[\\0 \\-" + one + b"]"  # said twice, spaced out: more than so much is looked at closely
+            more = b"(?:" + same + b"{0,8}(?:" + then + b")|" + same + b"{9})"
+            ways.append(one if "" in seconds else one + more)
+        anyhow = b"\\0*(" + (b"|".join(ways) or b"(?!)") + b")"
+        self.here, self.next = re.compile(anyhow), re.compile(b"[ -]" + anyhow)
+
+    def find(self, plain: bytes, at: int, *, open: bool) -> int:
+        """The first place from `at` on where a word may begin; the end of `plain` when there is none.
+
+        Args:
+            open: whether a separator came before `at`.
+        """
+        found = (self.here.match(plain, at) if open else None) or self.next.search(plain, at)
+        return len(plain) if found is None else found.start(1)
+
+
+class _Spelling:
+    """Reads a piece of a text, letter by letter where a word may be begun.
+
+    Args:
+        begun: words begun before it.
+        between, last: what came last before it: separators, if any, and the letter before them.
+    """
+
+    def __init__(self, words: Words, begun: Sequence[_Begun], between: str, last: str) -> None:
+        self._words = words
+        self.begun = list(begun)
+        self.between, self.last = between, last
+        self.block: Verdict | None = None
+        """Of the first blocking match, in the order they end."""
+        self.flag: Verdict | None = None
+        self.from_ = 0
+        """Where the blocking match begins."""
+
+    def read(self, text: str, *, done: bool) -> None:
+        """The piece."""
+        if self._words.starts is not None and text.isascii():
+            self._skim(text.encode().translate(_PLAIN), self._words.starts)
+        else:
+            for place, character in enumerate(text):
+                self._hear(letters_of(character), place)
+        if done:
+            self._separate(HARD)
+
+    def _hear(self, found: str, place: int) -> None:
+        """The next character, as `letters_of` has it."""
+        if found in (SOFT, HARD):
+            self._separate(found)
+            return
+        for letter in found:
+            self._letter(letter, place)
+
+    def _skim(self, plain: bytes, starts: _Starts) -> None:
+        """As `_hear` of each, without a look at those between which no word begins."""
+        at = 0
+        while at < len(plain):
+            if self.begun:
+                if plain[at]:
+                    self._hear(chr(plain[at]), at)
+                at += 1
+                continue
+            start = starts.find(plain, at, open=self.between != "")
+            self._pass(plain[at:start])
+            if start < len(plain):
+                self._letter(chr(plain[start]), start)
+            at = start + 1
+
+    def _pass(self, plain: bytes) -> None:
+        """Text in which no word begins or goes on: only how it ends is known of it."""
+        letters = plain.rstrip(b"\0 -")
+        if letters:
+            self.last, self.between = chr(letters[-1]), ""
+        ends = plain[len(letters) :]
+        if b" " in ends:
+            self.between = HARD
+        elif b"-" in ends and self.between != HARD:
+            self.between = SOFT
+
+    def _separate(self, kind: str) -> None:
+        if kind == HARD or self.between != HARD:
+            self.between = kind
+        kept: list[_Begun] = []
+        for one in self.begun:
+            if one.matched == len(one.word.letters):
+                self._found(one)
+            else:
+                kept.append(one)
+        self.begun = kept
+
+    def _letter(self, letter: str, place: int) -> None:
+        kept: list[_Begun] = []
+        for one in self.begun:
+            kept += self._go_on(one, letter)
+        again = letter == self.last and not self.between  # then what began before has gone on
+        for word in self._words.first.get(letter, ()):
+            if self.between or (word.inside and not again):
+                self._settle(_Begun(word, place), kept)
+        self.begun = list(dict.fromkeys(kept))  # a letter said twice can lead to the same place in two ways
+        self.between, self.last = "", letter
+
+    def _go_on(self, one: _Begun, letter: str) -> list[_Begun]:
+        """What becomes of a begun word with the next letter: nothing, or it goes on, in one way or in two."""
+        word, ways = one.word, list[_Begun]()
+        if letter == self.last and not self.between:
+            ways.append(one)  # said twice
+        if one.matched < len(word.letters) and letter == word.letters[one.matched]:
+            joined = one.joined and (self.between != HARD or one.matched in word.breaks)
+            spaced = one.spaced and bool(self.between)
+            if joined or spaced:
+                self._settle(_Begun(word, one.start, one.matched + 1, joined, spaced), ways)
+        return ways
+
+    def _settle(self, one: _Begun, others: list[_Begun]) -> None:
+        """Found at once where more letters may follow, else kept."""
+        if one.matched == len(one.word.letters) and (one.word.open or one.word.inside):
+            self._found(one)
+        else:
+            others.append(one)
+
+    def _found(self, one: _Begun) -> None:
+        verdict = one.word.verdict
+        if verdict.action == "block":
+            if self.block is None:
+                self.block, self.from_ = verdict, one.start
+        elif self.flag is None:
+            self.flag = verdict
+
+
+class _After(NamedTuple):
+    """What there is to know after a piece of text."""
+
+    begun: tuple[_Begun, ...]
+    """Their starts counted from its end."""
+    between: str
+    last: str
+    block: Verdict | None
+    from_: int
+    """Where the blocking match begins, counted from the beginning of the piece."""
+    flag: Verdict | None
+
+
+class Words:
+    """What is looked for.
+
+    Args:
+        words: all.
+    """
+
+    def __init__(self, words: Sequence[Word]) -> None:
+        self.first: dict[str, list[Word]] = {}
+        """By their first letter."""
+        for word in words:
+            self.first.setdefault(word.letters[0], []).append(word)
+        self._inside = any(word.inside for word in words)
+        self.starts = None if self._inside else _Starts(self.first)
+        """Where one may begin; None looks everywhere."""
+        self.known = functools.lru_cache(_KNOWN)(self.after)
+        """As `after`: the same short pieces come again and again, for most are a token."""
+
+    def after(self, begun: tuple[_Begun, ...], between: str, last: str, text: str, done: bool) -> _After:
+        """What comes of a piece of text behind what was begun."""
+        spelling = _Spelling(self, begun, between, last)
+        spelling.read(text, done=done)
+        left = tuple(one._replace(start=one.start - len(text)) for one in spelling.begun)
+        # where nothing is begun the last letter says nothing, unless words are looked for inside others
+        last = spelling.last if left or self._inside else ""
+        return _After(left, spelling.between, last, spelling.block, spelling.from_, spelling.flag)
+
+
+class Reader:
+    """Reads a text in any pieces; each character once."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+        self._begun: tuple[_Begun, ...] = ()
+        self._place = 0
+        self._between, self._last = HARD, ""  # a text begins as after a space
+        self.block: Verdict | None = None
+        """Of the first blocking match, in the order they end."""
+        self.flag: Verdict | None = None
+        self.from_: int | None = None
+        """Where the blocking match begins."""
+
+    def read(self, text: str, *, done: bool) -> None:
+        """Go on with `text`, which begins with all that was read before."""
+        place, self._place = self._place, len(text)
+        new = text[place:]
+        after = self._words.known if len(new) <= _SHORT else self._words.after
+        found = after(self._begun, self._between, self._last, new, done)
+        self._begun, self._between, self._last, block, from_, flag = found
+        if block is not None and self.block is None:
+            self.block, self.from_ = block, place + from_
+        if flag is not None and self.flag is None:
+            self.flag = flag
+
+    def held(self, length: int) -> int:
+        """How much of the text may leave: up to the first word that may still be blocked."""
+        if not self._begun:
+            return length
+        starts = [length + one.start for one in self._begun if one.word.verdict.action == "block"]
+        return min([length, *starts])
+
+    @property
+    def verdict(self) -> Verdict:
+        """So far."""
+        return self.block or self.flag or ALLOW
