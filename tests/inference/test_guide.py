@@ -222,7 +222,7 @@ def test_a_guide_says_what_is_forced() -> None:
     assert guide is not None
     for letter in "ab":
         forced = guide.forced()
-        assert forced == TOKENIZER.encode(letter)[0]
+        assert forced is not None and forced == TOKENIZER.encode(letter)[0]
         guide.take(forced)
     assert guide.forced() is None
     guide.take(TOKENIZER.encode("d")[0])
