@@ -3,7 +3,7 @@
 A request that asks for either has a Guide. It says before each draw which ids may come, and moves on only
 with the tokens that the request takes: what the engine reads again, or computes beside it, does not touch
 it. All other ids' logits become -inf before filters and draw, so a row is drawn from the model's own
-distribution over what may come.
+distribution over what may come. Where a single id may come, there is nothing to draw: `forced`.
 """
 
 from __future__ import annotations
@@ -113,11 +113,26 @@ class Guide:
         self._due: tuple[int, ...] = ()
         self._bits = np.zeros_like(ids.every)
         self._address = self._bits.ctypes.data
+        self._found: tuple[Bits | None] | None = None
+        """What `allowed` says of this place, once it has been asked."""
         free = grammar is None or grammar.lead == "anything"
         self._place: Literal["lead", "free", "inside", "closing", "over"] = "free" if free else "lead"
 
     def allowed(self) -> Bits | None:
-        """The ids that may come next; None when all may."""
+        """The ids that may come next; None when all may. Good until the next token is taken."""
+        if self._found is None:
+            self._found = (self._allowed(),)
+        return self._found[0]
+
+    def forced(self) -> int | None:
+        """The only id that may come next; None when others may, or none."""
+        bits = self.allowed()
+        if bits is None:
+            return None
+        number = int.from_bytes(bits.tobytes(), "little")
+        return number.bit_length() - 1 if number.bit_count() == 1 else None
+
+    def _allowed(self) -> Bits | None:
         ids, grammar = self._ids, self._grammar
         spent = self._budget is not None and self._thought >= self._budget
         if self._open == ids.think_end and self._place in ("lead", "free"):
@@ -161,6 +176,7 @@ class Guide:
 
     def take(self, token: int) -> None:
         """`token` came next."""
+        self._found = None
         if self._place in ("lead", "free") and self._lead(token):
             return
         if self._place == "inside":
@@ -292,12 +308,12 @@ def _dead(made: _Compiled, ids: _Ids) -> str:
         assert bits is not None
         if probe.error is not None:
             return probe.error.what.partition(": ")[2]
-        forced = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
-        if not len(forced):
+        if not bits.any():
             return "no token of the vocabulary goes on in it"
-        if len(forced) > 1 or forced[0] == ids.end:
+        forced = probe.forced()
+        if forced is None or forced == ids.end:
             break
-        probe.take(int(forced[0]))
+        probe.take(forced)
     return ""
 
 

@@ -12,15 +12,22 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-__all__ = ["PAGE", "PagePool", "page_hash"]
+__all__ = ["PAGE", "PagePool", "page_hashes"]
 
 PAGE = 16
 """Tokens in a page; also the lanes of a vector in the native pass."""
 
 
-def page_hash(before: bytes, tokens: Sequence[int]) -> bytes:
-    """Of a full page and, through `before`, of all pages before it."""
-    return hashlib.blake2b(before + struct.pack(f"<{len(tokens)}q", *tokens), digest_size=16).digest()
+def page_hashes(before: bytes, tokens: Sequence[int]) -> list[bytes]:
+    """Of full pages that follow each other and, through `before`, of all pages before them.
+
+    No two texts may share a hash: a page holds what another user has said.
+    """
+    data, hashes = struct.pack(f"<{len(tokens)}q", *tokens), list[bytes]()
+    for start in range(0, len(data), 8 * PAGE):
+        before = hashlib.blake2b(before + data[start : start + 8 * PAGE], digest_size=16).digest()
+        hashes.append(before)
+    return hashes
 
 
 class PagePool:

@@ -5,6 +5,7 @@ Shape letters: N logits, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from publius.inference.scheduler import Work
 from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["postprocess"]
+
+_FORCED = 64
+"""Most tokens that a row gets in a step without asking the model: other rows wait meanwhile."""
 
 
 class _Row(NamedTuple):
@@ -66,6 +70,8 @@ def postprocess(plan: Sequence[Work], ran: Ran, tokenizer: Tokenizer) -> list[in
         if number in ran.spoilt:
             _fail(work.request)
         stood.append(max(0, _take(work, offered, tokenizer) - 1))
+        if offered:
+            _force(work.request, tokenizer)
     return stood
 
 
@@ -94,6 +100,25 @@ def _take(work: Work, drawn: Sequence[tuple[Drawn, Alternatives | None]], tokeni
         if ended or (added <= len(work.draft) and work.draft[added - 1] != token):
             return added
     return len(drawn)
+
+
+def _force(request: Request, tokenizer: Tokenizer) -> None:
+    """Add the tokens that must come next, whatever the model says: drawn among one, each would have come with
+    log-probability 0. The next step reads them together, and what ends a reply is not read at all.
+
+    A probe wants the state before every token, and a forbidden one is for the draw to find.
+    """
+    guide, sampling = request.guide, request.sampling
+    if guide is None or request.probe is not None:
+        return
+    for _ in range(_FORCED):
+        if request.stop_reason is not None or (token := guide.forced()) is None:
+            return
+        if sampling.logit_bias.get(token) == -math.inf:
+            return
+        if sampling.alternatives:
+            request.alternatives.append(((token, 0.0),))
+        request.add(token, 0.0, tokenizer)
 
 
 def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternatives | None]]:

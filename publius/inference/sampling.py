@@ -36,7 +36,8 @@ class Sampling:
         stop_ids: stop at these tokens, beside the tokenizer's end token, which always stops.
         seed: None draws from torch's global generator.
         grammar: what the reply must match. Tokens are drawn from what may come next, with their
-            log-probabilities among it; such a row is not guessed ahead.
+            log-probabilities among it. Such a row is not guessed ahead; what must come is not asked for, and
+            is read with what follows.
         thinking_budget: most tokens of thinking in the reply; then the token that ends thinking follows.
 
     Raises:

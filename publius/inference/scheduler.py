@@ -14,7 +14,7 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from publius.inference.pages import PAGE, PagePool, page_hash
+from publius.inference.pages import PAGE, PagePool, page_hashes
 from publius.inference.request import Request
 
 __all__ = ["Scheduler", "Work"]
@@ -253,9 +253,10 @@ class Scheduler:
 
     @staticmethod
     def _extend_chain(request: Request) -> None:
-        for number in range(len(request.chain), request.length // PAGE):
-            before = request.chain[-1] if request.chain else b""
-            request.chain.append(page_hash(before, request.ids(number * PAGE, (number + 1) * PAGE)))
+        chain, full = request.chain, request.length // PAGE
+        if len(chain) < full:
+            new = request.ids(len(chain) * PAGE, full * PAGE)
+            chain += page_hashes(chain[-1] if chain else b"", new)
 
     def _expire(self) -> None:
         """End what is past its deadline."""

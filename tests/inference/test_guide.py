@@ -13,7 +13,8 @@ from publius.core.messages import ToolSpec
 from publius.inference.engine import Engine
 from publius.inference.grammar import Grammar
 from publius.inference.guide import Guides
-from publius.inference.request import Completion
+from publius.inference.readings import Probe
+from publius.inference.request import Completion, Request
 from publius.inference.sampling import Sampling
 from publius.inference.tool_choice import choosing
 from publius.testing import tiny_model
@@ -163,3 +164,70 @@ def test_a_trained_tokenizer_may_write_what_it_would_write() -> None:
     for token in written:
         assert token in bits(Guides(tokenizer), grammar, said, tokenizer.vocab_size)
         said.append(token)
+
+
+FIXED = Grammar.regex("the same words every time, and then [ab]{3}(, and the same end)?")
+
+
+def asked(engine: Engine, sampling: Sampling, probe: Probe | None = None) -> tuple[Request, int]:
+    """One request to its end, and how many steps it took."""
+    before = engine.stats.steps
+    request = Request(PROMPT, sampling, probe=probe)
+    engine.attempt([request])
+    return request, engine.stats.steps - before
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"temperature": 0.0},
+        {"top_p": 0.9, "alternatives": 2},
+        {"repetition_penalty": 1.5, "alternatives": 1},
+        {"max_tokens": 17},
+        {"stop": ("every time",)},
+        {"logit_bias": {TOKENIZER.encode("v")[0]: -math.inf}},
+    ],
+    ids=lambda more: next(iter(more), "plain"),
+)
+def test_what_must_come_is_not_asked_for_and_comes_as_if_it_were(more: dict[str, object]) -> None:
+    engine = Engine(tiny_model(0, max_position=2048), TOKENIZER)
+    sampling = Sampling(**{"max_tokens": 200, "seed": 1, "grammar": FIXED, **more})  # pyright: ignore[reportArgumentType]
+    request, steps = asked(engine, sampling)
+    drawn, each = asked(engine, sampling, Probe(np.zeros((1, 33), np.float32)))  # which reads every state
+    for name in ("tokens", "logprobs", "alternatives", "stop_reason", "stop_sequence"):
+        assert getattr(request, name) == getattr(drawn, name)
+    assert str(request.error) == str(drawn.error)
+    assert (request.error is not None) is ("logit_bias" in more)
+    assert len(drawn.readings) == len(drawn.tokens)
+    assert each >= len(drawn.tokens) > 3 * steps
+
+
+def test_a_long_run_of_forced_tokens_lets_others_go_on() -> None:
+    engine = Engine(tiny_model(0, max_position=2048), TOKENIZER)
+    long = engine.submit(PROMPT, Sampling(max_tokens=1000, grammar=Grammar.regex("a{600}")))
+    other = engine.submit(PROMPT, Sampling(max_tokens=4, temperature=0.0, logit_bias={END: -math.inf}))
+    engine.step()
+    assert 1 < len(long.tokens) < 100
+    while other.stop_reason is None:
+        engine.step()
+    assert long.stop_reason is None
+    while engine.step():
+        pass
+    assert TOKENIZER.decode(long.tokens[:-1]) == "a" * 600
+
+
+def test_a_guide_says_what_is_forced() -> None:
+    guide = Guides(TOKENIZER).guide(0, PROMPT, Sampling(grammar=Grammar.regex("ab[cd]e")))
+    assert guide is not None
+    for letter in "ab":
+        forced = guide.forced()
+        assert forced is not None and forced == TOKENIZER.encode(letter)[0]
+        guide.take(forced)
+    assert guide.forced() is None
+    guide.take(TOKENIZER.encode("d")[0])
+    guide.take(TOKENIZER.encode("e")[0])
+    assert guide.forced() == END
+    free = Guides(TOKENIZER).guide(0, PROMPT, Sampling(thinking_budget=3))
+    assert free is not None
+    assert free.forced() is None

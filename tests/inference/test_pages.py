@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from publius.inference.pages import PagePool, page_hash
+from publius.inference.pages import PAGE, PagePool, page_hashes
 
-A, B, C = (page_hash(b"", [n] * 16) for n in range(3))
+A, B, C = (page_hashes(b"", [n] * PAGE)[0] for n in range(3))
 
 
 def test_take_and_give_back() -> None:
@@ -86,8 +86,11 @@ def test_forgotten_pages_are_free() -> None:
 
 
 def test_a_hash_tells_what_came_before() -> None:
-    assert page_hash(A, [7] * 16) != page_hash(B, [7] * 16)
-    assert page_hash(A, [7] * 16) == page_hash(A, (7,) * 16)
+    assert page_hashes(A, [7] * PAGE) != page_hashes(B, [7] * PAGE)
+    assert page_hashes(A, [7] * PAGE) == page_hashes(A, (7,) * PAGE)
+    whole = page_hashes(b"", [*range(3 * PAGE)])  # of pages in one go as of one after the other
+    assert whole[:1] == page_hashes(b"", range(PAGE))
+    assert whole[1:] == page_hashes(whole[0], range(PAGE, 3 * PAGE))
 
 
 def test_nothing_is_lost_in_random_use() -> None:
