@@ -44,7 +44,7 @@ from publius.serve.exchange import Ask, Ended
 from publius.serve.guard import Caller
 from publius.serve.hub import Target
 from publius.serve.prompt import prompt_ids, sampling_of
-from publius.serve.run import build, run_loop
+from publius.serve.run import SWITCH, build, run_loop
 from publius.serve.server import Server
 from publius.serve.store import SCOPES
 from publius.tokenizer.bpe import TokenizerConfig, train_bpe
@@ -54,8 +54,8 @@ __all__ = ["ARMS", "SAID", "Serving", "Work", "layers", "probe_of", "time_servin
 ARMS = ("none", "reads", "looks", "flags")
 WORDS = ("venom", "bane", "tollseal", "rumour", "private", "poison", "forged", "cruel")
 SAID = "The home of the goat is a shed, and for a basket one has to cut the reed and boil the bark. "
-SWITCH = 0.0005
-"""Seconds between two looks for another thread, as `publius serve` has it."""
+AVERAGE = 0.3
+"""Weight of the newest reading."""
 SURE = 20.0
 """How much more likely word pieces are than bytes that are no letters, as a factor on the logits."""
 ANYONE = Caller("", "benchmark", frozenset(SCOPES), limited=False)
@@ -98,7 +98,7 @@ def layers(
     """Both layers as a policy has them, over random weights; nothing is blocked. The words are always looked
     for where nothing flags (`worded` is below every average), and with `flag` as far as they could matter."""
     document = ProbeDocument(
-        model="", outputs=("harm",), layers=probe.layers, average=0.3, threshold=math.inf, hold_back=8,
+        model="", outputs=("harm",), layers=probe.layers, average=AVERAGE, threshold=math.inf, hold_back=8,
         benign=0, false_positives=1.0,
     )  # fmt: skip
     known = HeadDocument(
@@ -172,7 +172,7 @@ def flag_of(server: Server, work: Serving, probe: Probe) -> float:
             ids = prompt_ids(served, ask)
             requests.append(Request(ids, sampling_of(served, ask, ids), probe=probe))
     Engine(Checkpoint(served.path).load(), served.tokenizer, max_batch=work.rows).complete(requests)
-    highest = [max(float(mean[0]) for mean in averages(one.readings, 0.3)) for one in requests]
+    highest = [max(float(mean[0]) for mean in averages(one.readings, AVERAGE)) for one in requests]
     return float(np.quantile(highest, 1 - work.flagged))
 
 

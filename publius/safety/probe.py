@@ -103,11 +103,9 @@ def write_probe(folder: Path, probe: Probe, document: ProbeDocument) -> TrainedP
     return TrainedProbe(folder)
 
 
-def averages(
-    readings: Iterable[NDArray[np.float32]], weight: float, before: NDArray[np.float64] | None = None
-) -> Iterable[NDArray[np.float64]]:
-    """The moving average after each row; the first row is the first average unless one came `before`."""
-    mean = before
+def averages(readings: Iterable[NDArray[np.float32]], weight: float) -> Iterable[NDArray[np.float64]]:
+    """The moving average after each row; the first row is the first average."""
+    mean: NDArray[np.float64] | None = None
     for row in readings:
         mean = row.astype(np.float64) if mean is None else weight * row + (1 - weight) * mean
         yield mean

@@ -37,10 +37,10 @@ if sys.platform == "win32":
 else:
     from uvloop import new_event_loop
 
-__all__ = ["build", "log_lines", "run_loop", "serve"]
+__all__ = ["SWITCH", "build", "log_lines", "run_loop", "serve"]
 
 _log = logging.getLogger("publius.serve")
-_SWITCH = 0.0005
+SWITCH = 0.0005
 """Seconds the event loop may keep the interpreter from the thread that steps the engine, whose steps are that
 short; Python's own 0.005 would let the engine stand still between them."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -104,7 +104,7 @@ def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: 
     """
     config = server.config
     log_lines()
-    sys.setswitchinterval(_SWITCH)
+    sys.setswitchinterval(SWITCH)
     settings = uvicorn.Config(
         create_app(server), host=config.host, port=config.port, log_config=None, access_log=False,
         http="httptools", ws="none", timeout_keep_alive=75, server_header=False, date_header=True,
