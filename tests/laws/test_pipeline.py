@@ -34,15 +34,15 @@ class Attempt:
             [sys.executable, "-c", code, "run", RECIPE, "--home", str(home), *options],
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # what a buffered readline takes beyond its line, `communicate(timeout=)` never sees
         )
         assert self.process.stderr is not None
-        self.said = self.process.stderr.readline()
+        self.said = self.process.stderr.readline().decode()
         self.begun = time.monotonic()
 
     def wait(self) -> str:
         """Until it ends by itself; all it said."""
-        self.said += self.process.communicate(timeout=120)[1]
+        self.said += self.process.communicate(timeout=120)[1].decode()
         assert self.process.returncode == 0, self.said
         return self.said
 
@@ -52,7 +52,7 @@ class Attempt:
             time.sleep(0.005)
         time.sleep(delay)
         self.process.send_signal(signal.SIGKILL)
-        self.said += self.process.communicate()[1]
+        self.said += self.process.communicate()[1].decode()
         assert self.process.returncode in (0, -signal.SIGKILL), self.said
         return self.said
 
