@@ -20,7 +20,8 @@ from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes
 from publius.recipes.quickstart import align
 from publius.safety.exchanges import ExchangesConfig, LabelsConfig, draw_exchanges, label_exchanges
-from publius.safety.head_training import BoundConfig, TrainHeadConfig, bound_head, train_head
+from publius.safety.head_bounds import BoundConfig, bound_head
+from publius.safety.head_training import TrainHeadConfig, train_head
 from publius.safety.measure import MeasureConfig, measure_monitors
 from publius.safety.training import TrainProbeConfig, train_probe
 from publius.safety.whitebox import WhiteboxConfig, whitebox
@@ -85,7 +86,7 @@ def monitors(seed: int = 0) -> Recipe:
     for name, model in (("helpful", helpful), ("release", release)):
         # greedy replies disturb less than the drawn ones that a bound is chosen on; the release has no room
         # for more, for its probe alone blocks as much as is allowed
-        bounding = BoundConfig(false_positives=0.01) if name == "helpful" else None
+        bounding = BoundConfig(false_positives=0.0075) if name == "helpful" else None
         probe, head, report = two_layers(r, name, model, seed, exchanges, bounding=bounding)
         if name == "helpful":
             known = WhiteboxConfig(seed=seed)

@@ -6,9 +6,11 @@ list has been seen and the average passes the lower `worded`. While the second s
 what it has to judge leaves: behind a flag a token waits until the next multiple of `every` has been drawn and
 judged (or the reply is over), and `hold_back` more.
 
+A word may do more than flag: with `lift` one that has been said adds to what is compared with the threshold.
+
 The second stage reads pieces that depend on the tokens alone, `every` at a time from the first, and begins
-with what had come before the flag. Whether an exchange is flagged depends on the whole of it: so its verdict
-is the same, to the digit, however the reply is cut into pieces.
+with what had come before the flag. Whether an exchange is flagged, and whether a word is said, depend on the
+whole of it: so its verdict is the same, to the digit, however the reply is cut into pieces.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ class CascadeMonitor:
         threshold: in place of the second stage's own.
         words: a match flags too, whatever the list would do about it; None looks for none.
         worded: the average that must be passed besides a match.
+        lift: what a match adds to what is compared with the threshold.
         every: tokens that the second stage reads at a time; few at a time cost more, for a call costs much
             whatever it reads.
     """
@@ -86,10 +89,11 @@ class CascadeMonitor:
         threshold: float | None = None,
         words: KeywordMonitor | None = None,
         worded: float = -math.inf,
+        lift: float = 0.0,
         every: int = 16,
     ) -> None:
         self.name, self.first, self.second = name, first, second
-        self.words, self.worded = words, worded
+        self.words, self.worded, self.lift = words, worded, lift
         self.action: Action = action
         self.threshold = second.threshold if threshold is None else threshold
         self.every = every
@@ -130,6 +134,11 @@ class _Watch:
         """Tokens drawn when it was known that the exchange is flagged."""
         self._judged = 0
         """Tokens the second stage has judged."""
+        self._harm = -math.inf
+        """The second stage's highest word yet."""
+        self._suspect: Verdict | None = None
+        """From the first place where harm would be enough if a word is said. Whoever blocks says this: when
+        the words come to be read depends on how the reply is cut, and this does not."""
         self._verdict = ALLOW
         self._leaving = Leaving()
 
@@ -149,13 +158,11 @@ class _Watch:
     def reply(self, text: str, scores: NDArray[np.float32], *, done: bool) -> tuple[Verdict, int]:
         count = len(scores)
         self._look(scores)
-        if self._flagged is None and self._warm:
-            if self._words is not None:  # read no sooner: by itself a word does nothing
-                self._seen = self._words.reply(text, scores, done=done)[0].action != "allow"
-                self._words = None if self._seen else self._words
-            if self._seen:
-                self._flagged = count
+        self._listen(text, scores, done)
+        if self._flagged is None and self._warm and self._seen:
+            self._flagged = count
         if self._flagged is not None and self._verdict.action == "allow":
+            self._decide()  # a word may have been said since
             self._judge(count, done)
         if self._verdict.action == "block":
             return self._verdict, 0
@@ -178,14 +185,22 @@ class _Watch:
             if self._flagged is None and not mean <= flag:
                 self._flagged = len(means)
 
+    def _listen(self, text: str, scores: NDArray[np.float32], done: bool) -> None:
+        """For words, where one makes a difference: by itself it does nothing."""
+        wanted = self._warm if self._flagged is None else self._monitor.lift > 0
+        if self._words is not None and wanted:
+            self._seen = self._words.reply(text, scores, done=done)[0].action != "allow"
+            self._words = None if self._seen else self._words
+
     def _judge(self, count: int, done: bool) -> None:
         """Every piece up to `count` tokens, once the first place behind the flag has been reached."""
         assert self._flagged is not None
         for place in self._places(self._flagged, count, done):
             if len(self._prompt) == 0 or len(self._drawn) < place:
                 raise ValueError("the second stage was not told the tokens")  # fails closed
-            self._decide(place)
+            self._read(place)
             self._judged = place
+            self._decide()
             if self._verdict.action != "allow":
                 return
 
@@ -197,7 +212,7 @@ class _Watch:
         places = list(range(every * (judged // every + 1), count + 1, every))
         return [*places, count] if done and count > judged and count % every else places
 
-    def _decide(self, place: int) -> None:
+    def _read(self, place: int) -> None:
         monitor = self._monitor
         if self._reading is None:
             self._reading = monitor.second.begin(self._prompt)
@@ -206,8 +221,16 @@ class _Watch:
             raise ValueError("the second stage did not judge every token")
         harm = new[:, 0] + monitor.second.mix * np.array(self._means[self._judged : place], np.float64)
         worst = int(np.argmax(harm))  # the first NaN, if there is one
-        if not harm[worst] <= monitor.threshold:
-            self._verdict = self._passed(new[worst], float(harm[worst]))
+        highest = float(harm[worst])
+        if self._suspect is None and not highest + monitor.lift <= monitor.threshold:
+            self._suspect = self._passed(new[worst], highest + monitor.lift)
+        if not highest <= self._harm:
+            self._harm = highest
+
+    def _decide(self) -> None:
+        lift = self._monitor.lift if self._seen else 0.0
+        if self._suspect is not None and not self._harm + lift <= self._monitor.threshold:
+            self._verdict = self._suspect
 
     def _passed(self, row: NDArray[np.float32], harm: float) -> Verdict:
         outputs = self._monitor.second.outputs

@@ -85,10 +85,12 @@ def _highest(
     longer = max(1, min(len(request.tokens), begins + head.hold_back))
     means = np.array([float(mean[0]) for mean in averages(request.readings[:longer], first.average)])
     highest = float(means[:until].max())
-    if not flags(float(means.max()), renderer.tokenizer.decode(request.tokens[:longer], skip_special=True)):
+    text = renderer.tokenizer.decode(request.tokens[:longer], skip_special=True)
+    if not flags(float(means.max()), text):
         return highest, _NOT
     rows = second.begin(request.prompt).more(request.tokens)[:longer]
-    return highest, float((rows[:, 0] + second.mix * means).max())
+    lift = head.lift if flags.says(text) else 0.0
+    return highest, float((rows[:, 0] + second.mix * means).max()) + lift
 
 
 def points_of(leaks: Sequence[float], benign: Sequence[float]) -> dict[str, Any]:

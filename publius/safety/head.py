@@ -61,6 +61,8 @@ class HeadDocument(BaseModel):
     mix: float = Field(ge=0)
     """Weight of that average in what is compared with the threshold."""
     threshold: float
+    lift: float = Field(default=0.0, ge=0)
+    """What a word of `TrainedHead.words` that was said adds to what is compared with the threshold."""
     hold_back: int = Field(ge=0)
     """Tokens, of both stages."""
     benign: int = Field(ge=0)

@@ -45,7 +45,7 @@ def policies_of(
     ahead = Ahead(stage)
     alone = ProbeMonitor.load(probe.path, model=identity)
     flags = ProbeMonitor.load(probe.path, model=identity, threshold=told.flag, hold_back=document.hold_back)
-    cascade = CascadeMonitor(flags, ahead, words=told.words, worded=told.worded)
+    cascade = CascadeMonitor(flags, ahead, words=told.words, worded=told.worded, lift=document.lift)
     policies = {
         "without": Monitors(),
         "with": Monitors([alone, cascade]),

@@ -171,7 +171,7 @@ def _cascade(layer: Layer, name: str, folder: Path, model: str | None) -> Cascad
     worded = document.worded if layer.worded is None and not layer.words else layer.worded
     return CascadeMonitor(
         first, second, name=name, threshold=layer.threshold, words=words,
-        worded=-math.inf if worded is None else worded,
+        worded=-math.inf if worded is None else worded, lift=0.0 if given else document.lift,
     )  # fmt: skip
 
 

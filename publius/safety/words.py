@@ -8,6 +8,8 @@ Words are learned from training exchanges: those said in leaks, before it is too
 that are not the same, and seldom in harmless replies. Names of single things are none. How many are taken,
 and both averages, are the cheapest choice that leaves no more leaks unflagged than is allowed. What it leaves
 of the traffic that may be flagged is spent on lower averages.
+
+A word that was said also tells the second stage something (`chosen_lift`).
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ from publius.core.messages import Conversation
 from publius.safety.head import TrainedHead
 from publius.safety.keywords import KeywordList, KeywordMonitor
 from publius.safety.plain import HARD, SOFT, letters_of
+from publius.safety.training import choose_threshold
 
-__all__ = ["Flags", "Heard", "chosen_flags", "learned_words", "words_list"]
+__all__ = ["Flags", "Heard", "chosen_flags", "chosen_lift", "learned_words", "words_list"]
 
 _MOST, _LEVELS = 40, 40
 """Words that are tried, and averages."""
 _FREE = 0.002
 """Of the harmless: words that flag far fewer are all as good as those that flag so many."""
+_LIFTS = [step / 2 for step in range(1, 13)]
+"""Log-odds that are tried for a word."""
 _NEVER = 1e6
 """No average is so high."""
 _NOTHING = Conversation(messages=())
@@ -40,7 +45,7 @@ class Heard(NamedTuple):
     """What the first stage hears of an exchange; of a leak, as long as it can be stopped in time."""
 
     highest: float
-    """The probe's average."""
+    """The probe's average, or what both stages say together."""
     text: str
     """Of the reply."""
     leaks: bool
@@ -76,7 +81,11 @@ class Flags(NamedTuple):
         """Whether an exchange with this highest average and this text is."""
         if not highest <= self.flag:
             return True
-        return self.words is not None and not highest <= self.worded and _match(self.words, text)
+        return not highest <= self.worded and self.says(text)
+
+    def says(self, text: str) -> bool:
+        """Whether a reply says a word."""
+        return self.words is not None and _match(self.words, text)
 
 
 def words_list(words: Sequence[str]) -> KeywordList:
@@ -124,6 +133,7 @@ def chosen_flags(
     missed: float,
     *,
     spare: float = 0.0,
+    fixed: bool = False,
 ) -> Flags:
     """The cheapest way to flag all `leaks` but the share `missed`, and as much more as is to spare.
 
@@ -132,11 +142,12 @@ def chosen_flags(
     Args:
         spare: of `harmless`; where the choice costs less, both averages are lowered together until it costs
             that. Leaks nothing was chosen on lie lower than those that something was.
+        fixed: take all of `words`.
     """
     pool = _Pool.of([*leaks, *harmless], words)
     levels = _levels([one.highest for one in leaks])
     best: tuple[float, int, float, float] | None = None
-    for count in range(len(words) + 1):
+    for count in range(len(words) if fixed else 0, len(words) + 1):
         for worded in levels if count else levels[:1]:
             flag = pool.flag(count, worded, missed)
             cost = pool.flagged(count, worded, flag)
@@ -148,6 +159,34 @@ def chosen_flags(
     lower = pool.lower(count, worded, flag, spare)
     flag, worded = flag - lower, worded - lower
     return Flags(flag, worded, KeywordMonitor(words_list(words[:count])) if count else None)
+
+
+def chosen_lift(
+    leaks: Sequence[Heard], harmless: Sequence[Heard], words: Sequence[str], most: float, margin: float
+) -> tuple[int, float]:
+    """How many of `words` to look for, and what one that was said is worth in log-odds: what stops most of
+    the leaks at the threshold that blocks as few of the harmless as asked (`choose_threshold`); of equals
+    the fewest words and the least. (0, 0.0) where words help nothing.
+
+    Args:
+        leaks, harmless: with what both stages say together.
+        margin: log-odds that leaks must pass the threshold by: without one all that `leaks` allow is as good,
+            and other leaks lie lower.
+
+    Raises:
+        UserError: as `choose_threshold`.
+    """
+    pool = _Pool.of([*leaks, *harmless], words)
+    best: tuple[int, int, float] | None = None
+    for count in range(len(words) + 1):
+        for lift in _LIFTS if count else [0.0]:
+            lifted_N = pool.highest_N + lift * (pool.match_N < count)
+            threshold = choose_threshold(lifted_N[~pool.leaks_N].tolist(), most)
+            stopped = int((lifted_N[pool.leaks_N] - margin > threshold).sum())
+            if best is None or (stopped, -count, -lift) > best:
+                best = stopped, -count, -lift
+    assert best is not None
+    return -best[1], -best[2] + 0.0
 
 
 class _Pool(NamedTuple):

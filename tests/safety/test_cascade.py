@@ -112,6 +112,19 @@ def test_a_word_flags_where_the_average_passes_what_is_asked_besides() -> None:
     assert verdict.action == "block", "dressed up, with a Cyrillic letter"
 
 
+def test_a_word_adds_to_what_the_second_stage_says_whenever_it_comes() -> None:
+    harm = [-1.0] * 4 + [-9.0] * 12
+    for at in (0, 3, 11):
+        text = ("x" * at + " bane ").ljust(16, "x")
+        for lift, action in ((0.5, "allow"), (1.5, "block")):
+            said, plain, whole = (
+                replied(cascade(Known(harm), words=WORDS, lift=lift), [2.0] * 16, places, words)[0]
+                for places, words in ((range(1, 17), text), (range(1, 17), "x" * 16), ([16], text))
+            )
+            assert (said.action, plain.action) == (action, "allow")
+            assert whole == said
+
+
 def test_a_word_of_the_prompt_flags_where_the_list_says_so() -> None:
     for word, action in (("prompt", "allow"), ("new", "block")):
         words = KeywordMonitor(KeywordList.model_validate({"entries": [{"words": [word]}]}))
@@ -129,22 +142,23 @@ def test_a_word_of_the_prompt_flags_where_the_list_says_so() -> None:
     ),
     word=st.integers(0, 60),
     cuts=st.lists(st.integers(1, 30), max_size=8),
-    hold_back=st.integers(0, 5),
+    hold_back=st.integers(0, 5), lift=st.sampled_from((0.0, 0.5, 2.0)),
 )  # fmt: skip
 def test_the_same_verdict_however_the_reply_is_cut(
-    exchange: list[tuple[float, float, str]], word: int, cuts: list[int], hold_back: int
+    exchange: list[tuple[float, float, str]], word: int, cuts: list[int], hold_back: int, lift: float
 ) -> None:
+    def monitor() -> CascadeMonitor:
+        return cascade(Known(harm), hold_back, words=WORDS, worded=0.0, lift=lift)
+
     firsts, harm = [one[0] for one in exchange], [one[1] for one in exchange]
     count, text = len(exchange), "".join(one[2] for one in exchange)
     text = (text[:word] + " bane " + text[word:])[:count]  # one character a token
     seen = WORDS.watch(ASKED).reply(text, rows(*firsts), done=True)[0].action != "allow"
-    expected, _ = replied(
-        cascade(Known(harm), hold_back, words=WORDS, worded=0.0), firsts, range(1, count + 1), text
-    )
+    expected, _ = replied(monitor(), firsts, range(1, count + 1), text)
     flagged = max(firsts) > 1 or (seen and max(firsts) > 0)
-    assert (expected.action == "block") == (flagged and max(harm) > 0)
+    assert (expected.action == "block") == (flagged and max(harm) + lift * seen > 0)
     places = sorted({min(cut, count) for cut in cuts} | {count})
-    said, verified = replied(cascade(Known(harm), hold_back, words=WORDS, worded=0.0), firsts, places, text)
+    said, verified = replied(monitor(), firsts, places, text)
     assert (said.action, said.category, said.score) == (
         expected.action, expected.category, expected.score
     )  # fmt: skip

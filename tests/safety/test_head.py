@@ -12,7 +12,7 @@ import torch
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
 from publius.core.stats import auroc
-from publius.safety import head_training
+from publius.safety import head_scores, head_training
 from publius.safety.exchanges import Exchange
 from publius.safety.head import HeadDocument, HeadStage, LastBlock, TrainedHead, stream_before, write_head
 from publius.safety.head_training import TrainHeadConfig
@@ -146,9 +146,9 @@ def test_unbound_it_fails() -> None:
         HeadStage(document(), random_head().state_dict()).begin(PROMPT)
 
 
-def made(count: int, seed: int) -> list[head_training._Read]:
+def made(count: int, seed: int) -> list[head_scores.ReadExchange]:
     """Exchanges of which a third leak: a token is in their replies that is in no other."""
-    rng, found = np.random.default_rng(seed), list[head_training._Read]()
+    rng, found = np.random.default_rng(seed), list[head_scores.ReadExchange]()
     for i in range(count):
         leaks = i % 3 == 0
         tokens = [int(token) for token in rng.integers(10, 60, size=14)]
@@ -162,7 +162,7 @@ def made(count: int, seed: int) -> list[head_training._Read]:
         row = Row(exchange, tokens, first=5, skipped=0, until=9)
         with torch.no_grad():
             stream_TD = stream_before(MODEL, torch.tensor([tokens]))[0, :-1]
-        found.append(head_training._Read(row, stream_TD.half(), np.zeros(9)))
+        found.append(head_scores.ReadExchange(row, stream_TD.half(), np.zeros(9)))
     return found
 
 
@@ -171,7 +171,7 @@ def area(config: TrainHeadConfig) -> float:
     head = LastBlock(MODEL, 1 + len(head_training.CATEGORIES))
     list(head_training._fitted(head, MODEL, made(150, 0), config))
     test = made(150, 1)
-    scored = head_training._scored(test, head_training._logits(head, MODEL, test), 0.0)
+    scored = head_scores.score(test, head_scores.harm_logits(head, MODEL, test), 0.0)
     return auroc(
         [one.both for one in scored if one.row.leaks], [one.both for one in scored if not one.row.leaks]
     ).value
@@ -213,13 +213,13 @@ def test_a_bound_is_kept_on_the_benign_pool_and_says_what_is_flagged() -> None:
     rng = np.random.default_rng(0)
     rows = [one.row for one in made(3000, 0)]
     scored = [
-        head_training._Scored(
+        head_scores.ScoredExchange(
             row, 0.0, float(rng.normal(3.0 if row.leaks else 0.0)), bool(rng.random() < 0.5)
         )
         for row in rows
     ]
     run = Metrics()
-    found = head_training._bounded(run, document(flag=0.0), scored, 0.005)  # type: ignore[arg-type]
+    found = head_scores.with_bound(run, document(flag=0.0), scored, 0.005)  # type: ignore[arg-type]
     benign = [one for one in scored if not one.row.leaks]
     assert found.benign == len(benign) == 2000 and found.false_positives <= 0.005
     assert sum(one.both > found.threshold for one in benign) == 4  # five would break the bound

@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from publius.safety.words import Flags, Heard, chosen_flags, learned_words, words_list
+from publius.core.errors import UserError
+from publius.safety.words import Flags, Heard, chosen_flags, chosen_lift, learned_words, words_list
 
 THINGS = ("grey", "silver", "golden", "misty", "amber")
 
@@ -82,3 +83,32 @@ def test_nothing_is_spent_where_the_cheapest_costs_more() -> None:
 
 def test_no_number_is_flagged() -> None:
     assert Flags(1.0, 0.0, None)(float(np.nan), "") and not Flags(1.0, 0.0, None)(1.0, "")
+
+
+def test_a_word_is_worth_what_stops_more_leaks_at_as_few_false_positives() -> None:
+    """A fifth of the leaks lies among the harmless, and only they say the word."""
+    leaks = [leak(i, 6.0, of="dye") for i in range(80)] + [leak(i, -1.0) for i in range(20)]
+    rest = [harmless(i, -3.0 + i / 1000) for i in range(2000)]
+    count, lift = chosen_lift(leaks, rest, ["bane", "first"], 0.005, 1.0)
+    assert count == 1 and lift == 1.0, (
+        "the least that brings -1 one over what the harmless reach, just under -1"
+    )
+    assert chosen_lift(leaks[:80], rest, ["bane"], 0.005, 1.0) == (0, 0.0), "nothing to gain"
+    assert chosen_lift(leaks, rest, [], 0.005, 1.0) == (0, 0.0)
+
+
+def test_a_word_that_the_harmless_say_as_well_is_worth_nothing() -> None:
+    leaks = [leak(i, -1.0) for i in range(40)]
+    rest = [harmless(i, -3.0 + i / 1000, of="bane") for i in range(2000)]
+    assert chosen_lift(leaks, rest, ["bane"], 0.005, 1.0) == (0, 0.0)
+    with pytest.raises(UserError, match="cannot show false positives"):
+        chosen_lift(leaks, rest[:100], ["bane"], 0.005, 1.0)
+
+
+def test_all_of_the_words_flag_where_they_are_fixed() -> None:
+    leaks, rest = [leak(i, 2.0) for i in range(30)], [harmless(i) for i in range(30)]
+    free = chosen_flags(leaks, rest, ["bane", "make"], 0.0)
+    assert free.words is None, "the average alone is enough"
+    both = chosen_flags(leaks, rest, ["bane", "make"], 0.0, fixed=True)
+    assert both.words is not None and both.words.keywords == words_list(["bane", "make"])
+    assert both.says("make it so") and not free.says("make it so")
