@@ -31,8 +31,9 @@ from publius.model.transformer import Transformer
 from publius.pipeline import Run, stage
 from publius.redteam.attack import STYLES
 from publius.safety.exchanges import SPLITS, Exchanges
-from publius.safety.head import HeadDocument, LastBlock, TrainedHead, stream_before, write_head
+from publius.safety.head import HeadDocument, LastBlock, TrainedHead, write_head
 from publius.safety.probe import ProbeDocument, TrainedProbe, averages
+from publius.safety.rereading import stream_before
 from publius.safety.training import Row, batched, choose_threshold, learnable, platt, rows_of
 from publius.safety.words import Heard, chosen_flags, learned_words
 from publius.tokenizer.renderer import Renderer

@@ -14,8 +14,9 @@ from publius.core.messages import Conversation, assistant, user
 from publius.core.stats import auroc
 from publius.safety import head_training
 from publius.safety.exchanges import Exchange
-from publius.safety.head import HeadDocument, HeadStage, LastBlock, TrainedHead, stream_before, write_head
+from publius.safety.head import HeadDocument, HeadStage, LastBlock, TrainedHead, write_head
 from publius.safety.head_training import TrainHeadConfig
+from publius.safety.rereading import stream_before
 from publius.safety.training import Row
 from publius.safety.words import words_list
 from publius.testing import tiny_model
