@@ -58,6 +58,8 @@ WORDS = ("venomq", "baneq", "tollsealq", "rumourq", "privateq", "poisonq", "forg
 SAID = "The home of the goat is a shed, and for a basket one has to cut the reed and boil the bark. "
 AVERAGE = 0.3
 """Weight of the newest reading."""
+_KNOWN = 128
+"""Replies whose averages say what a share of them passes."""
 SURE = 20.0
 """How much more likely word pieces are than bytes that are no letters, as a factor on the logits."""
 ANYONE = Caller("", "benchmark", frozenset(SCOPES), limited=False)
@@ -165,10 +167,10 @@ def asked(arm: str, work: Serving, number: int, row: int) -> Ask:
 
 
 def flag_of(server: Server, work: Serving, probe: Probe) -> float:
-    """The average that a share of the replies of some rounds passes."""
+    """The average that a share of the replies of the first rounds passes."""
     served = server.hub.get("none")
     requests: list[Request] = []
-    for number in range(4):
+    for number in range(max(1, _KNOWN // work.rows)):
         for row in range(work.rows):
             ask = asked("none", work, number, row)
             ids = prompt_ids(served, ask)
