@@ -15,8 +15,8 @@ stage does about one flagged reply, from its prompt to its end, in the pieces of
 first two, and the third times the share of replies that is flagged (`--flagged`).
 
 *Served* is the same measured as a whole: replies through a server without HTTP (`monitored.py`), in turn
-without monitors, with the engine's readings only, with both layers looking, and with a share of the replies
-flagged. `--only` does one of the parts.
+without monitors, with the engine's readings only, with both layers looking at each token or at the tokens
+that have gathered, and with a share of the replies flagged. `--only` does one of the parts.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def time_pairs(work: Work) -> dict[str, Any]:
 def time_second(work: Work) -> dict[str, Any]:
     """In a child, of every run: seconds of the second stage's work on a reply, of looking at a reply, and of
     decoding one."""
-    engine = our_engine(SHAPES[work.size], work.dtype)
-    first, cascade = layers(engine.model, probe_of(work))
+    probe = probe_of(work)
+    engine = our_engine(SHAPES[work.size], work.dtype, trunk=True)
+    first, cascade = layers(engine.model, probe)
     monitors, asked = Monitors([first, cascade]), Conversation(messages=(user("What is new?"),))
     ids = range(FIRST_ID, SHAPES[work.size].vocab_size)
     sampling = Sampling(max_tokens=work.new, temperature=0.0)
@@ -94,7 +95,7 @@ def time_second(work: Work) -> dict[str, Any]:
     for number in range(work.runs + 1):
         rng = random.Random(number)
         requests: list[Request] = [
-            engine.submit(rng.choices(ids, k=work.prompt), sampling) for _ in range(work.rows)
+            engine.submit(rng.choices(ids, k=work.prompt), sampling, probe=probe) for _ in range(work.rows)
         ]
         begun = time.process_time()
         while engine.step():
@@ -102,7 +103,8 @@ def time_second(work: Work) -> dict[str, Any]:
         decoded = (time.process_time() - begun) / work.rows
         drawn = requests[0].tokens
         begun = time.process_time()
-        reading = cascade.second.begin(requests[0].prompt)
+        kept = requests[0].trunk
+        reading = cascade.second.begin(requests[0].prompt, None if kept is None else kept.values_TD)
         for count in range(0, work.new, cascade.every):
             reading.more(drawn[count : count + cascade.every])
         passes = time.process_time() - begun
@@ -149,6 +151,7 @@ def served_table(results: list[tuple[Serving, dict[str, Any]]]) -> str:
         "rows",
         "a token",
         "reads",
+        "and looks at each",
         "and looks",
         f"and {flagged} flagged",
         f"at most {COST:.0%}",

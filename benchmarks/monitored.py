@@ -6,7 +6,8 @@ client waits for. Ways to serve the same weights take turns, in another order ev
 
     none    no monitors
     reads   the engine reads the probes, nobody looks
-    looks   both layers look at every token, the words included; nothing is flagged
+    each    both layers look at every token as it is drawn, the words included; nothing is flagged
+    looks   they look as a server has them look: at the tokens that have gathered (`Monitors.gathers`)
     flags   so that a share of the replies is flagged and read by the second stage, which stops none
 
 The replies are the same in all: drawn at temperature 1 with the same seeds, from a vocabulary of word pieces.
@@ -51,11 +52,14 @@ from publius.tokenizer.bpe import TokenizerConfig, train_bpe
 
 __all__ = ["ARMS", "SAID", "Serving", "Work", "layers", "probe_of", "time_serving"]
 
-ARMS = ("none", "reads", "looks", "flags")
-WORDS = ("venom", "bane", "tollseal", "rumour", "private", "poison", "forged", "cruel")
+ARMS = ("none", "reads", "each", "looks", "flags")
+WORDS = ("venomq", "baneq", "tollsealq", "rumourq", "privateq", "poisonq", "forgedq", "cruelq")
+"""Read to their last letter, which no page says: else they would flag."""
 SAID = "The home of the goat is a shed, and for a basket one has to cut the reed and boil the bark. "
 AVERAGE = 0.3
 """Weight of the newest reading."""
+_KNOWN = 128
+"""Replies whose averages say what a share of them passes."""
 SURE = 20.0
 """How much more likely word pieces are than bytes that are no letters, as a factor on the logits."""
 ANYONE = Caller("", "benchmark", frozenset(SCOPES), limited=False)
@@ -163,10 +167,10 @@ def asked(arm: str, work: Serving, number: int, row: int) -> Ask:
 
 
 def flag_of(server: Server, work: Serving, probe: Probe) -> float:
-    """The average that a share of the replies of some rounds passes."""
+    """The average that a share of the replies of the first rounds passes."""
     served = server.hub.get("none")
     requests: list[Request] = []
-    for number in range(4):
+    for number in range(max(1, _KNOWN // work.rows)):
         for row in range(work.rows):
             ask = asked("none", work, number, row)
             ids = prompt_ids(served, ask)
@@ -217,6 +221,8 @@ def time_serving(work: Serving) -> dict[str, Any]:
             "looks": Monitors(layers(model, probe)),
             "flags": Monitors(layers(model, probe, flag=flag)),
         }
+        watching["each"] = Monitors(watching["looks"].monitors)
+        watching["each"].gathers = 1
         watching["reads"] = Monitors([Reads(watching["looks"].probe)])
         server = build(config, targets, home=folder, monitors=lambda id, _: watching[id])
         rounds: list[dict[str, float]] = []

@@ -63,6 +63,7 @@ class Engine:
         draft: a smaller model of the same tokenizer that guesses; None guesses from what was said before,
             which is worth it where replies repeat their prompt.
         native: False computes with PyTorch on CPU too.
+        trunk: (native pass only) keep what the last layer gets, of requests with a probe: `Request.trunk`.
 
     Raises:
         UserError: when a number is below its least, the tokenizer has ids the model lacks, or int8 is asked
@@ -83,6 +84,7 @@ class Engine:
         draft: Transformer | None = None,
         step_tokens: int = STEP_TOKENS,
         native: bool = True,
+        trunk: bool = False,
     ) -> None:
         for name, value, least in (
             ("max_batch", max_batch, 1),
@@ -108,7 +110,7 @@ class Engine:
         self._fits(model)
         self._host = Host(
             model, dtype=dtype, device=device, native=native, max_batch=max_batch, cache_tokens=cache_tokens,
-            cache_dtype=cache_dtype,
+            cache_dtype=cache_dtype, trunk=trunk,
         )  # fmt: skip
 
     @property

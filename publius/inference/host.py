@@ -44,7 +44,9 @@ class Host:
         max_batch: int,
         cache_tokens: int | None,
         cache_dtype: CacheDtype = None,
+        trunk: bool = False,
     ) -> None:
+        self._trunk = trunk
         self._dtype, self._device, self._wants_native = dtype, device, native
         self._max_batch, self._cache_tokens, self._cache_dtype = max_batch, cache_tokens, cache_dtype
         self._runner: Runner | None = None
@@ -171,11 +173,14 @@ class Host:
             if self._pages is None:
                 tokens = self._cache_tokens
                 if tokens is None:
-                    room = int(free_memory(device) * _MEMORY) // token_bytes(c, dtype)
+                    each = token_bytes(c, dtype, trunk=self._trunk)
+                    room = int(free_memory(device) * _MEMORY) // each
                     tokens = min(self._max_batch * c.max_position, max(room, PAGE))
                 self._pages = -(-tokens // PAGE)
             with torch.inference_mode(False):  # an engine may outlive the mode it is first used in
-                self._cache = PagedCache(c, self._pages, native=self.native, dtype=dtype, device=device)
+                self._cache = PagedCache(
+                    c, self._pages, native=self.native, dtype=dtype, device=device, trunk=self._trunk
+                )
         return self._cache
 
     @property

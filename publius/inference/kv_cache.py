@@ -29,10 +29,11 @@ def _deep(config: ModelConfig) -> int:
     return -(-config.head_dim // _LANES) * _LANES
 
 
-def token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Memory of one token's keys and values in all layers."""
+def token_bytes(config: ModelConfig, dtype: torch.dtype, *, trunk: bool = False) -> int:
+    """Memory of one token's keys and values in all layers, and of what the last gets where that is kept."""
     scales = 2 * _SCALE if dtype == torch.int8 else 0
-    return config.layers * config.kv_heads * ((config.head_dim + _deep(config)) * dtype.itemsize + scales)
+    kept = config.layers * config.kv_heads * ((config.head_dim + _deep(config)) * dtype.itemsize + scales)
+    return kept + (config.hidden_size * torch.float32.itemsize if trunk else 0)
 
 
 class PagedCache:
@@ -46,6 +47,7 @@ class PagedCache:
         native: as `native/forward.cpp` reads it: keys [layers, pages, K, d, PAGE], values [.., PAGE, d up to
             whole vectors]; else both [layers, pages, K, PAGE, d].
         dtype: int8 (native only) is flat in a head, [layers, pages, K, numbers and then PAGE scales in fp32].
+        trunk: (native only) keep besides what the last layer gets of every token, fp32 [pages, PAGE, D].
     """
 
     def __init__(
@@ -56,8 +58,11 @@ class PagedCache:
         native: bool,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        trunk: bool = False,
     ) -> None:
         self.pages = pages
+        wide = (pages + 1, PAGE, config.hidden_size)
+        self.trunk = torch.empty(wide, dtype=torch.float32, device=device) if trunk and native else None
         front, d = (config.layers, pages + 1, config.kv_heads), config.head_dim
         if dtype == torch.int8:
             shapes = tuple((*front, PAGE * (size + _SCALE)) for size in (d, _deep(config)))

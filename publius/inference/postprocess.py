@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from publius.core.errors import UserError
-from publius.inference.readings import Probe, States
+from publius.inference.readings import Probe
 from publius.inference.request import Alternatives, Request
 from publius.inference.runner import Ran, wanted_rows
 from publius.inference.sampler import Drawn, adjusted, draw, likeliest, scores
@@ -60,8 +61,8 @@ def postprocess(plan: Sequence[Work], ran: Ran, tokenizer: Tokenizer) -> list[in
         if scored:
             _score(logits_NV, scored)
         drawn = _draw(rows, logits_NV if len(index) == at else logits_NV[index]) if rows else []
-        if ran.states is not None:
-            _read(rows, index, ran.states)
+    if ran.readings:
+        _keep(rows, index, ran.readings)
     stood: list[int] = []
     done = 0
     for number, work in enumerate(plan):
@@ -154,19 +155,13 @@ def _draw(rows: Sequence[_Row], logits_NV: Tensor) -> list[tuple[Drawn, Alternat
     ]
 
 
-def _read(rows: Sequence[_Row], index: Sequence[int], states: States) -> None:
-    """What the probes say of the states that `rows` (at `index` of the states) were drawn from."""
-    asked: dict[Probe, list[int]] = {}
-    for number, row in enumerate(rows):
-        if row.work.request.probe is not None:
-            asked.setdefault(row.work.request.probe, []).append(number)
-    values_NS = states.values_NS
-    for probe, numbers in asked.items():
-        places = [index[number] for number in numbers]
-        whole = len(places) == len(values_NS)
-        found = probe.read(states if whole else States(values_NS[places], states.layers))
-        for number, reading in zip(numbers, found, strict=True):
-            rows[number].work.request.keep(rows[number].guesses, reading)
+def _keep(rows: Sequence[_Row], index: Sequence[int], readings: Mapping[Probe, NDArray[np.float32]]) -> None:
+    """What the probes said of the states that `rows` (at `index` of the wanted ones) were drawn from."""
+    plain = {probe: values_NK.tolist() for probe, values_NK in readings.items()}
+    for (work, guesses), place in zip(rows, index, strict=True):
+        probe = work.request.probe
+        if probe is not None:
+            work.request.keep(guesses, plain[probe][place])
 
 
 def _bias(logits_NV: Tensor, biased: Mapping[int, Sampling]) -> None:

@@ -16,7 +16,7 @@ from publius.inference.readings import Probe
 from publius.inference.sampling import Sampling
 from publius.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Alternatives", "Completion", "Request", "StopReason", "whole"]
+__all__ = ["Alternatives", "Completion", "Request", "StopReason", "Trunk", "whole"]
 
 StopReason = Literal["end", "stop_sequence", "max_tokens", "cancelled", "deadline", "error"]
 Alternatives = tuple[tuple[int, float], ...]
@@ -37,6 +37,23 @@ def whole(tokens: Sequence[int], name: str) -> list[int]:
             where=f"Request.{name}",
             fix="give whole numbers, as Tokenizer.encode returns them",
         ) from error
+
+
+class Trunk:
+    """What the served model's last layer got at each place of one request: the residual stream of all but one
+    of its layers, which whoever reads the exchange over again need not compute.
+
+    Args:
+        places: most there will be.
+        width: numbers of each.
+    """
+
+    def __init__(self, places: int, width: int) -> None:
+        self.values_TD = np.empty((places, width), np.float32)
+        """Of every place up to the one the newest token was drawn from: what is written there once stays."""
+        self.address = self.values_TD.ctypes.data
+        self.known = 0
+        """Places that have been written."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +122,12 @@ class Request:
     """One number for each token to draw."""
     guide: Guide | None = None
     """Which tokens may come next."""
+    trunk: Trunk | None = None
+    """Where the engine keeps it (`Engine(trunk=True)`), of requests with a probe, once they run."""
     _text: bytearray = field(default_factory=bytearray)
     _read: NDArray[np.float32] | None = None
+    _flat: memoryview[float] | None = None
+    """The same numbers in a row: written one by one this is several times faster."""
 
     def __post_init__(self) -> None:
         """The ids are taken now: who asked may change their list later.
@@ -126,13 +147,16 @@ class Request:
             return np.full((len(self.tokens), len(self.probe)), np.nan, np.float32)
         return self._read[: len(self.tokens)]
 
-    def keep(self, ahead: int, reading: NDArray[np.float32]) -> None:
+    def keep(self, ahead: int, reading: Sequence[float]) -> None:
         """The outputs at the state that the token `ahead` of the next is drawn from. Of a guess that does not
         stand they are written over."""
-        if self._read is None:
-            assert self.probe is not None
-            self._read = np.full((self.sampling.max_tokens, len(self.probe)), np.nan, np.float32)
-        self._read[len(self.tokens) + ahead] = reading
+        if self._flat is None:
+            self._read = np.full((self.sampling.max_tokens, len(reading)), np.nan, np.float32)
+            self._flat = memoryview(self._read.reshape(-1).data)
+        at = (len(self.tokens) + ahead) * len(reading)
+        for value in reading:
+            self._flat[at] = value
+            at += 1
 
     @property
     def length(self) -> int:

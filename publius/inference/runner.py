@@ -8,22 +8,24 @@ Shape letters: B rows, T tokens, N wanted tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from publius.inference.kv_cache import PagedCache, PagedView
 from publius.inference.native import NativeModel
 from publius.inference.pages import PAGE
-from publius.inference.readings import States, joined_layers, tapped, whitened
+from publius.inference.readings import Probe, States, joined_layers, tapped, whitened
+from publius.inference.request import Request, Trunk
 from publius.inference.scheduler import Work
 from publius.model.transformer import Transformer
 
-__all__ = ["NativeRunner", "Ran", "Runner", "TorchRunner", "wanted_layers", "wanted_rows"]
+__all__ = ["NativeRunner", "Ran", "Runner", "TorchRunner", "wanted_rows"]
 
 
 class Ran(NamedTuple):
@@ -33,8 +35,8 @@ class Ran(NamedTuple):
     """Of `wanted_rows` of every work in turn."""
     spoilt: frozenset[int] = frozenset()
     """Works (by number) whose states are not numbers: their pages must not be shared."""
-    states: States | None = None
-    """Of the same rows, where a request of the plan has a probe."""
+    readings: Mapping[Probe, NDArray[np.float32]] = {}
+    """[N, K] of the same rows, of every probe of the plan's requests."""
 
 
 class Runner(Protocol):
@@ -56,10 +58,9 @@ def wanted_rows(work: Work) -> list[int]:
     return list(range(work.size - 1, work.size + len(work.draft))) if work.complete else []
 
 
-def wanted_layers(plan: Sequence[Work]) -> tuple[int, ...] | None:
-    """After which layers the states of wanted rows are read; None where no request has a probe."""
-    probes = {work.request.probe for work in plan} - {None}
-    return joined_layers([probe for probe in probes if probe is not None]) if probes else None
+def _probes(plan: Sequence[Work]) -> list[Probe]:
+    """Each once."""
+    return [probe for probe in {work.request.probe for work in plan} if probe is not None]
 
 
 def tokens_of(work: Work) -> list[int]:
@@ -78,13 +79,14 @@ class NativeRunner:
 
     def __init__(self, model: NativeModel, cache: PagedCache) -> None:
         self._model, self._cache = model, cache
+        self._addresses = np.empty(0, np.uint64)
 
     def run(self, plan: Sequence[Work]) -> Ran:
         """As `Runner.run`; logits in float32. A token that is not numbers spoils only those after it, which
         must read it anyway, so nothing is ever reported as spoilt."""
         tokens: list[int] = []
         positions: list[int] = []
-        starts, wanted = [0], list[int]()
+        starts, wanted, cache = [0], list[int](), self._cache
         for work in plan:
             new, first = tokens_of(work), work.request.computed
             wanted += [starts[-1] + row for row in wanted_rows(work)]
@@ -98,11 +100,47 @@ class NativeRunner:
         ids, places, first_rows, rows = (
             np.array(values, np.int32) for values in (tokens, positions, starts, wanted)
         )
-        layers, cache = wanted_layers(plan), self._cache
-        logits_NV, states_NS = self._model.forward(
-            ids, places, first_rows, tables, rows, cache.keys, cache.values, layers
-        )
-        return Ran(logits_NV, states=None if states_NS is None else States(states_NS, layers or ()))
+        probes, trunks = _probes(plan), None
+        if cache.trunk is not None:
+            trunks = self._addresses if len(self._addresses) == len(plan) else np.empty(len(plan), np.uint64)
+            trunks[:], self._addresses = [_trunk(work, cache.trunk) for work in plan], trunks
+        one = probes[0] if len(probes) == 1 else None  # as nearly always: then the pass itself reads it
+        layers = one.layers if one is not None else joined_layers(probes) if probes else None
+        logits_NV, states_NS, readings_NK = self._model.forward(
+            ids, places, first_rows, tables, rows, cache.keys, cache.values, layers,
+            probe=None if one is None else one.weights, trunk=cache.trunk, trunks=trunks,
+        )  # fmt: skip
+        if one is not None and readings_NK is not None:
+            return Ran(logits_NV, readings={one: readings_NK})
+        if states_NS is None or layers is None:
+            return Ran(logits_NV)
+        states = States(states_NS, layers)
+        return Ran(logits_NV, readings={probe: probe.read(states) for probe in probes})
+
+
+def _trunk(work: Work, pages: Tensor) -> int:
+    """Where the trunk of a work's request is written, 0 for nowhere. What came from the prefix cache is taken
+    from its pages now, for they may be another's once it has ended."""
+    request, first = work.request, work.request.computed
+    trunk = request.trunk
+    if trunk is None:
+        if request.probe is None:
+            return 0
+        trunk = request.trunk = Trunk(request.most, pages.shape[2])
+    if trunk.known < first:
+        _take_over(request, trunk, pages)
+    if trunk.known < (now := first + work.size):
+        trunk.known = now
+    return trunk.address
+
+
+def _take_over(request: Request, trunk: Trunk, pages: Tensor) -> None:
+    """The places of a reused prefix, which are whole pages."""
+    from_, end = trunk.known // PAGE, -(-request.computed // PAGE)
+    found_TD = pages[request.pages[from_:end]].flatten(0, 1).numpy()
+    trunk.values_TD[trunk.known : request.computed] = found_TD[trunk.known - from_ * PAGE :][
+        : request.computed - trunk.known
+    ]
 
 
 class TorchRunner:
@@ -123,10 +161,11 @@ class TorchRunner:
         hidden: list[Tensor] = [torch.empty(0)] * len(plan)
         before: list[list[Tensor]] = [[]] * len(plan)
         spoilt: list[int] = []
-        layers = wanted_layers(plan)
+        probes = _probes(plan)
+        layers = joined_layers(probes)
         with _eager(self._model), torch.autocast(self._model.device.type, enabled=False):
             for group in _alike(plan):
-                with tapped(self._model, layers or ()) as taken:
+                with tapped(self._model, layers) as taken:
                     states_BTD = self._forward([plan[i] for i in group])
                 sound = states_BTD.isfinite().all(-1).all(-1).tolist()
                 spoilt += [i for i, fine in zip(group, sound, strict=True) if not fine]
@@ -139,11 +178,12 @@ class TorchRunner:
         for i in spoilt:
             request = plan[i].request
             self._cache.clear(request.pages[request.computed // PAGE :])
-        if layers is None:
+        if not probes:
             return Ran(logits_NV, frozenset(spoilt))
         eps = self._model.config.norm_eps
         streams = [whitened(torch.cat(parts), eps) for parts in zip(*before, strict=True)]
-        return Ran(logits_NV, frozenset(spoilt), States(torch.cat([*streams, final_ND.float()], -1), layers))
+        states = States(torch.cat([*streams, final_ND.float()], -1), layers)
+        return Ran(logits_NV, frozenset(spoilt), {probe: probe.read(states) for probe in probes})
 
     def _forward(self, works: Sequence[Work]) -> Tensor:
         device = self._model.device

@@ -58,8 +58,8 @@ class SecondStage(Protocol):
         """Weight of the first stage's average in what is compared with the threshold."""
         ...
 
-    def begin(self, prompt: Sequence[int]) -> Reading:
-        """Begin to read an exchange."""
+    def begin(self, prompt: Sequence[int], trunk_TD: NDArray[np.float32] | None = None) -> Reading:
+        """Begin to read an exchange; `trunk_TD` is what the engine has kept of it (`Request.trunk`)."""
         ...
 
 
@@ -109,6 +109,16 @@ class CascadeMonitor:
         if isinstance(self.second, ReadsWeights):
             self.second.bind(network)
 
+    @property
+    def follows(self) -> bool:
+        """Whether the second stage does."""
+        return isinstance(self.second, ReadsWeights) and self.second.follows
+
+    @property
+    def gathers(self) -> int:
+        """As the first stage, which holds back as long."""
+        return self.first.gathers
+
     def watch(self, conversation: Conversation) -> _Watch:
         """Begin to watch an exchange."""
         return _Watch(self, None if self.words is None else self.words.watch(conversation))
@@ -128,6 +138,7 @@ class _Watch:
         self._reading: Reading | None = None
         self._prompt: Sequence[int] = ()
         self._drawn: Sequence[int] = ()
+        self._trunk: NDArray[np.float32] | None = None
         self._average = Average(monitor.first.document.average)
         self._means: list[float] = []
         self._flagged: int | None = None
@@ -147,8 +158,10 @@ class _Watch:
             return False
         return bool(self._places(self._flagged, count, done))
 
-    def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
-        self._prompt, self._drawn = prompt, drawn
+    def tokens(
+        self, prompt: Sequence[int], drawn: Sequence[int], trunk_TD: NDArray[np.float32] | None = None
+    ) -> None:
+        self._prompt, self._drawn, self._trunk = prompt, drawn, trunk_TD
 
     def prompt(self) -> Verdict:
         if self._words is not None and self._words.prompt().action != "allow":
@@ -215,7 +228,7 @@ class _Watch:
     def _read(self, place: int) -> None:
         monitor = self._monitor
         if self._reading is None:
-            self._reading = monitor.second.begin(self._prompt)
+            self._reading = monitor.second.begin(self._prompt, self._trunk)
         new = self._reading.more(self._drawn[self._judged : place])
         if len(new) != place - self._judged:
             raise ValueError("the second stage did not judge every token")

@@ -4,10 +4,11 @@ All but the last block is the served model's own, on its own weights. The block 
 of the served one and sees the whole exchange, prompt and reply, by its attention: what a linear reading of
 one state cannot. Published: retraining one final layer matches a classifier of a quarter of the model's size.
 
-It costs one pass over an exchange, in pieces: keys and values of what it has read are kept (`begin`). So it
-is asked about flagged traffic only (`cascade`).
+It costs one block over an exchange where the engine has kept what that gets, and else one pass; in pieces,
+for keys and values of what it has read are kept (`rereading`). It is asked about flagged traffic only
+(`cascade`).
 
-Shape letters: B rows, T tokens, D hidden size, K outputs, H key heads, d head dimension.
+Shape letters: B rows, T tokens, D hidden size, K outputs.
 """
 
 from __future__ import annotations
@@ -30,14 +31,13 @@ from publius.model.attention import KVCache, make_biases
 from publius.model.transformer import Block, Transformer
 from publius.pipeline import Artifact
 from publius.safety.keywords import KeywordList
+from publius.safety.rereading import HeadReading, NativeHead, TrunkReading
 
 __all__ = [
     "HeadDocument",
-    "HeadReading",
     "HeadStage",
     "LastBlock",
     "TrainedHead",
-    "stream_before",
     "write_head",
 ]
 
@@ -71,22 +71,6 @@ class HeadDocument(BaseModel):
     """The upper confidence bound of their share that is blocked."""
     flagged: float = Field(ge=0, le=1)
     """Share of these that the first stage flags: what the second costs."""
-
-
-def stream_before(
-    model: Transformer, tokens_BT: Tensor, positions_BT: Tensor | None = None, cache: KVCache | None = None
-) -> Tensor:
-    """The residual stream [B, T, D] that the last block gets; causal, whole rows, or their continuation over
-    a cache, with its positions.
-
-    Computed beside the engine's own passes, from the same weights: it leaves no trace in the model.
-    """
-    x_BTD = model.model.embed_tokens(tokens_BT)
-    cos, sin = model.rotary.at(tokens_BT, positions_BT, x_BTD.dtype)
-    biases = make_biases(None, x_BTD, positions_BT, model.config, cached=cache is not None)
-    for block in list(model.model.layers)[:-1]:
-        x_BTD = block(x_BTD, cos, sin, biases, cache)
-    return x_BTD
 
 
 class LastBlock(nn.Module):
@@ -187,6 +171,7 @@ class HeadStage:
         self.document, self._weights, self._where = document, weights, where
         self._network: Transformer | None = None
         self._head: LastBlock | None = None
+        self._native: NativeHead | None = None
 
     @classmethod
     def load(cls, folder: Path, *, model: str | None = None) -> HeadStage:
@@ -237,69 +222,23 @@ class HeadStage:
                 fix="train a head on the weights you serve",
             ) from None
         self._network, self._head = network, head.to(network.device).eval().requires_grad_(False)
+        self._native = NativeHead.made(self._head, network)
 
-    def begin(self, prompt: Sequence[int]) -> HeadReading:
-        """Begin to read an exchange.
+    @property
+    def follows(self) -> bool:
+        """It reads over the engine's trunk, where there is one."""
+        return True
+
+    def begin(
+        self, prompt: Sequence[int], trunk_TD: NDArray[np.float32] | None = None
+    ) -> HeadReading | TrunkReading:
+        """Begin to read an exchange, over what the engine has kept of it where that is given.
 
         Raises:
             ValueError: before `bind`.
         """
         if self._network is None or self._head is None:
             raise ValueError("the head has not been given the model's weights")
+        if trunk_TD is not None and self._native is not None:
+            return TrunkReading(self._native, len(prompt), trunk_TD)
         return HeadReading(self._head, self._network, prompt)
-
-
-class _Kept:
-    """Keys and values [1, H, T, d] of what has been read, by layer."""
-
-    def __init__(self) -> None:
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(self, layer: int, k_BKTd: Tensor, v_BKTd: Tensor) -> tuple[Tensor, Tensor]:
-        """As `KVCache.update`."""
-        if layer in self._layers:
-            k, v = self._layers[layer]
-            k_BKTd, v_BKTd = torch.cat((k, k_BKTd), 2), torch.cat((v, v_BKTd), 2)
-        self._layers[layer] = k_BKTd, v_BKTd
-        return k_BKTd, v_BKTd
-
-
-class HeadReading:
-    """One exchange as the head reads it, each token once.
-
-    Which tokens are read together changes the last digits of what is said of them: whoever wants the same
-    digits asks in the same pieces (`cascade` does). What failed once says nothing any more.
-
-    Args:
-        head: the block.
-        network: the model it stands on.
-        prompt: its tokens.
-    """
-
-    def __init__(self, head: LastBlock, network: Transformer, prompt: Sequence[int]) -> None:
-        self._head, self._network = head, network
-        self._next, self._place = list(prompt), 0
-        self._kept: _Kept | None = _Kept()
-
-    @torch.no_grad()
-    def more(self, drawn: Sequence[int]) -> NDArray[np.float32]:
-        """Log-odds [tokens, K] of the next tokens drawn, each at the place its token was drawn from.
-
-        Raises:
-            ValueError: after a failure: something would be missing from what was read.
-        """
-        kept, self._kept = self._kept, None
-        if kept is None or not self._next:
-            raise ValueError("nothing can be read without what came before it")
-        count, device = len(drawn), self._network.device
-        if count:
-            tokens_BT = torch.tensor([[*self._next, *drawn[:-1]]], device=device)
-            positions_BT = torch.arange(tokens_BT.shape[1], device=device)[None] + self._place
-            stream_BTD = stream_before(self._network, tokens_BT, positions_BT, kept)
-            logits_BTK = self._head(stream_BTD, self._network, positions_BT, kept)
-            self._next, self._place = [drawn[-1]], self._place + tokens_BT.shape[1]
-            rows = logits_BTK[0, -count:].float().cpu().numpy()
-        else:
-            rows = np.empty((0, self._head.out.out_features), np.float32)
-        self._kept = kept
-        return rows

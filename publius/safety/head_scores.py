@@ -19,8 +19,9 @@ from publius.inference.readings import Probe, states_of
 from publius.model.transformer import Transformer
 from publius.pipeline import Run
 from publius.redteam.attack import STYLES
-from publius.safety.head import HeadDocument, LastBlock, stream_before
+from publius.safety.head import HeadDocument, LastBlock
 from publius.safety.probe import ProbeDocument, averages
+from publius.safety.rereading import stream_before
 from publius.safety.training import Row, batched, choose_threshold
 
 __all__ = [

@@ -21,6 +21,7 @@ from publius.model.transformer import Transformer
 __all__ = [
     "ALLOW",
     "Action",
+    "Gathers",
     "Monitor",
     "Monitors",
     "ReadsTokens",
@@ -106,8 +107,11 @@ class ReadsTokens(Protocol):
         second stage reads in it."""
         ...
 
-    def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
-        """The prompt's tokens and those drawn: at least one for each row of the next `reply`'s scores."""
+    def tokens(
+        self, prompt: Sequence[int], drawn: Sequence[int], trunk_TD: NDArray[np.float32] | None = None
+    ) -> None:
+        """The prompt's tokens and those drawn: at least one for each row of the next `reply`'s scores; and
+        what the engine has kept of them (`Request.trunk`), where it has."""
         ...
 
 
@@ -121,6 +125,21 @@ class ReadsWeights(Protocol):
         Raises:
             UserError: when it was made for another shape.
         """
+        ...
+
+    @property
+    def follows(self) -> bool:
+        """Whether it also reads what the engine keeps of its own passes (`Engine(trunk=True)`)."""
+        ...
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """A monitor that holds tokens back for longer than it matters to look at each at once."""
+
+    @property
+    def gathers(self) -> int:
+        """So many tokens may come together before it is shown them; at least 1."""
         ...
 
 
@@ -175,17 +194,23 @@ class Watching:
         )
 
     def reply(
-        self, text: str, scores: NDArray[np.float32], *, done: bool, drawn: Sequence[int] = ()
+        self,
+        text: str,
+        scores: NDArray[np.float32],
+        *,
+        done: bool,
+        drawn: Sequence[int] = (),
+        trunk_TD: NDArray[np.float32] | None = None,
     ) -> tuple[Verdict, int]:
         """As `Watch.reply`; `scores` has the columns of all probes beside each other, `drawn` at least the
-        token of each row."""
+        token of each row, and `trunk_TD` is as `ReadsTokens.tokens` has it."""
         verdict, verified = ALLOW, len(text)
         for name, watch, reader, columns in self._layers:  # the hot path: once for every token drawn
             said, upto = None, 0
             if watch is not None:
                 try:
                     if reader is not None:
-                        reader.tokens(self._prompt, drawn)
+                        reader.tokens(self._prompt, drawn, trunk_TD)
                     rows = scores if columns is None else scores[:, columns]
                     said, upto = watch.reply(text, rows, done=done)
                 except Exception as error:  # a layer may fail in any way
@@ -219,6 +244,13 @@ class Monitors:
         self.probe: Probe | None = Probe.beside(probes)
         """All probes beside each other, for the engine: give it as `Request.probe`, and `Request.readings` to
         `Watching.reply`."""
+        self.gathers = max((one.gathers for one in self.monitors if isinstance(one, Gathers)), default=1)
+        """Tokens that may come together between two looks: what leaves waits for the slowest layer anyway."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether a layer reads what `Engine(trunk=True)` keeps."""
+        return any(isinstance(monitor, ReadsWeights) and monitor.follows for monitor in self.monitors)
 
     def bind(self, network: Transformer) -> None:
         """Give the served model's weights to the layers that compute with them; before any exchange.

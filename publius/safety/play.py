@@ -43,11 +43,11 @@ class Ahead:
         """The next exchange and its whole reply."""
         self._asked, self._rows = (prompt, drawn), None
 
-    def begin(self, prompt: Sequence[int]) -> Reading:
+    def begin(self, prompt: Sequence[int], trunk_TD: NDArray[np.float32] | None = None) -> Reading:
         """As `SecondStage.begin`."""
         assert self._asked is not None and self._asked[0] == prompt
         if self._rows is None:
-            self._rows = self.inner.begin(prompt).more(self._asked[1])
+            self._rows = self.inner.begin(prompt, trunk_TD).more(self._asked[1])
         return _Told(self._rows)
 
 

@@ -48,7 +48,7 @@ from publius.safety.cascade import CascadeMonitor
 from publius.safety.files import read_yaml
 from publius.safety.head import HeadStage, TrainedHead
 from publius.safety.keywords import KeywordList, KeywordMonitor
-from publius.safety.monitor import Monitor, Monitors, ReadsTokens, ReadsWeights, Verdict, Watch
+from publius.safety.monitor import Gathers, Monitor, Monitors, ReadsTokens, ReadsWeights, Verdict, Watch
 from publius.safety.probe import ProbeMonitor
 from publius.safety.third_stage import PATIENCE, JudgedMonitor, open_judge
 
@@ -203,6 +203,17 @@ class _Layered:
         if isinstance(self._inner, ReadsWeights):
             self._inner.bind(network)
 
+    @property
+    def follows(self) -> bool:
+        return isinstance(self._inner, ReadsWeights) and self._inner.follows
+
+    @property
+    def gathers(self) -> int:
+        held = (
+            isinstance(self._inner, Gathers) and self.layer.action != "flag"
+        )  # which lets all leave at once
+        return self._inner.gathers if held and isinstance(self._inner, Gathers) else 1
+
     def watch(self, conversation: Conversation) -> _LayeredWatch:
         return _LayeredWatch(self._inner, self.layer, conversation)
 
@@ -216,9 +227,11 @@ class _LayeredWatch:
     def works(self, count: int, *, done: bool) -> bool:
         return self._reader is not None and self._reader.works(count, done=done)
 
-    def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
+    def tokens(
+        self, prompt: Sequence[int], drawn: Sequence[int], trunk_TD: NDArray[np.float32] | None = None
+    ) -> None:
         if self._reader is not None:
-            self._reader.tokens(prompt, drawn)
+            self._reader.tokens(prompt, drawn, trunk_TD)
 
     def prompt(self) -> Verdict:
         watch = self._watch

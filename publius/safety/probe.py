@@ -209,6 +209,11 @@ class ProbeMonitor:
             found.probe(), document, name=name, action=action, threshold=threshold, hold_back=hold_back
         )
 
+    @property
+    def gathers(self) -> int:
+        """A quarter of what is held back: so much later does a token leave at most."""
+        return max(1, self.hold_back // 4)
+
     def watch(self, conversation: Conversation) -> _Watch:
         """Begin to watch; the prompt is judged by the state that the first token is drawn from."""
         return _Watch(self)

@@ -35,7 +35,7 @@ from publius.model.transformer import Transformer
 from publius.redteam.attacker import Goal
 from publius.redteam.judge_referee import JudgeReferee, RefereeConfig, seated_referee
 from publius.safety.files import read_yaml
-from publius.safety.monitor import ALLOW, Action, Monitor, ReadsTokens, ReadsWeights, Verdict
+from publius.safety.monitor import ALLOW, Action, Gathers, Monitor, ReadsTokens, ReadsWeights, Verdict
 
 __all__ = [
     "PATIENCE",
@@ -186,6 +186,16 @@ class JudgedMonitor:
             if isinstance(monitor, ReadsWeights):
                 monitor.bind(network)
 
+    @property
+    def follows(self) -> bool:
+        """Whether either does."""
+        return any(isinstance(one, ReadsWeights) and one.follows for one in (self.unsure, self.sure))
+
+    @property
+    def gathers(self) -> int:
+        """As the one that looks until it objects."""
+        return self.unsure.gathers if isinstance(self.unsure, Gathers) else 1
+
     def watch(self, conversation: Conversation) -> _Watch:
         """Begin to watch an exchange."""
         return _Watch(self, conversation)
@@ -238,9 +248,11 @@ class _Watch:
             return self._said is None
         return any(reader.works(count, done=done) for reader in self._readers)
 
-    def tokens(self, prompt: Sequence[int], drawn: Sequence[int]) -> None:
+    def tokens(
+        self, prompt: Sequence[int], drawn: Sequence[int], trunk_TD: NDArray[np.float32] | None = None
+    ) -> None:
         for reader in self._readers:
-            reader.tokens(prompt, drawn)
+            reader.tokens(prompt, drawn, trunk_TD)
 
     def prompt(self) -> Verdict:
         said = self._unsure.prompt()

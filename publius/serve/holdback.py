@@ -38,13 +38,20 @@ class HoldBack:
         return self._watching is not None and self._watching.works(count, done=done)
 
     def take(
-        self, parts: list[Part], scores: NDArray[np.float32], *, done: bool, drawn: Sequence[int] = ()
+        self,
+        parts: list[Part],
+        scores: NDArray[np.float32],
+        *,
+        done: bool,
+        drawn: Sequence[int] = (),
+        trunk_TD: NDArray[np.float32] | None = None,
     ) -> Iterator[Part]:
         """Take parts in and give those that may leave; none any more once `blocked`.
 
         Args:
             scores: one row for each token drawn so far.
             drawn: these tokens, and maybe more.
+            trunk_TD: what the engine has kept of them (`Request.trunk`).
             done: the reply is over.
         """
         if self._watching is None:
@@ -54,7 +61,9 @@ class HoldBack:
             if isinstance(part, Says):
                 self._text += part.text
         self._waiting.extend(parts)
-        verdict, verified = self._watching.reply(self._text, scores, done=done, drawn=drawn)
+        verdict, verified = self._watching.reply(
+            self._text, scores, done=done, drawn=drawn, trunk_TD=trunk_TD
+        )
         if verdict.action != "allow":
             self.verdict = verdict
         if self.verdict.action == "block":

@@ -203,8 +203,9 @@ class Hub:
         monitors = self._watching(model, weights, admitted)
         tokenizer = checkpoint.tokenizer()
         engine = Engine(
-            checkpoint.load(device=self._device), tokenizer, max_batch=self._rows, device=self._device
-        )
+            checkpoint.load(device=self._device), tokenizer, max_batch=self._rows, device=self._device,
+            trunk=monitors.follows,
+        )  # fmt: skip
         monitors.bind(engine.model)
         return ServedModel(
             id=model,

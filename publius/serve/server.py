@@ -111,7 +111,7 @@ class Server:
             request = Request(ids, sampling_of(model, ask, ids), stream=ask.stream, priority=ask.priority)
             request.probe = layers.probe
         request.deadline = began + self.config.timeout
-        generation = model.worker.submit(request)
+        generation = model.worker.submit(request, gathers=layers.gathers)
         turn.request = request
         self._live.add(generation)
         self.metrics.live.inc()
@@ -148,8 +148,9 @@ class Server:
             parts = turn.take(reader, tokens)
             if over:
                 parts += reader.finish(request.stop_sequence)
+            kept = None if request.trunk is None else request.trunk.values_TD
             leaving = hold.take(
-                _joined(parts), request.readings[: turn.read], done=over, drawn=request.tokens
+                _joined(parts), request.readings[: turn.read], done=over, drawn=request.tokens, trunk_TD=kept
             )
             slow = hold.slow(turn.read, done=over)
             for part in await asyncio.to_thread(list, leaving) if slow else leaving:

@@ -30,10 +30,15 @@ _log = logging.getLogger("publius.serve")
 
 
 class Generation:
-    """A request of the engine, as the event loop sees it."""
+    """A request of the engine, as the event loop sees it.
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    Args:
+        request: it.
+        gathers: as `Worker.submit`.
+    """
+
+    def __init__(self, request: Request, gathers: int = 1) -> None:
+        self.request, self.gathers = request, gathers
         self.error: ApiError | None = None
         self._event = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -109,8 +114,12 @@ class Worker:
         """Requests without a row of the engine."""
         return max(0, len(self.active) - self.engine.max_batch)
 
-    def submit(self, request: Request) -> Generation:
+    def submit(self, request: Request, *, gathers: int = 1) -> Generation:
         """Give a request to the engine; what is wrong with it comes out of `Generation.progress`.
+
+        Args:
+            request: what is to be done.
+            gathers: behind the first token its reader is woken once for so many, and at the end.
 
         Raises:
             ApiError: overloaded, when as many wait as may.
@@ -122,7 +131,7 @@ class Worker:
                 headers={"retry-after": "1", "x-should-retry": "true"},
             )
         self._loop = asyncio.get_running_loop()
-        generation = Generation(request)
+        generation = Generation(request, gathers)
         self.active.add(generation)
         self._post(lambda: self._start(generation))
         return generation
@@ -196,8 +205,9 @@ class Worker:
         """Who has something new to read."""
         changed: set[Generation] = set()
         for generation in self._running:
-            request = generation.request
-            if request.stop_reason is not None or len(request.tokens) != generation._seen:
+            request, seen = generation.request, generation._seen
+            new = len(request.tokens) - seen
+            if request.stop_reason is not None or new >= (generation.gathers if seen else 1):
                 generation._seen = len(request.tokens)
                 changed.add(generation)
         over = {generation for generation in changed if generation.request.stop_reason is not None}

@@ -32,7 +32,10 @@ def test_what_failed_is_a_line_of_the_table():
 
 
 def test_a_way_to_serve_is_held_against_none():
-    rounds = [{"none": 1.0, "reads": 1.01, "looks": 1.02, "flags": more} for more in (1.015, 1.019, 1.03)]
+    rounds = [
+        {"none": 1.0, "reads": 1.01, "each": 1.1, "looks": 1.02, "flags": more}
+        for more in (1.015, 1.019, 1.03)
+    ]
     work = bench.Serving(flagged=0.05)
     table = bench.served_table([(work, {"rounds": rounds}), (work, {"error": "killed"})])
     assert "+1.9%" in table and "and 5% flagged" in table and "met" in table and "killed" in table

@@ -30,7 +30,7 @@ class Known:
     def __init__(self, harm: Sequence[float], mix: float = 0.0) -> None:
         self.harm, self.mix, self.asked, self.begun = harm, mix, list[int](), 0
 
-    def begin(self, prompt: Sequence[int]) -> Known:
+    def begin(self, prompt: Sequence[int], trunk_TD: np.ndarray | None = None) -> Known:
         self.begun += 1
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, user
 from publius.core.stats import auroc
+from publius.inference.native import library
 from publius.safety import head_scores, head_training
 from publius.safety.exchanges import Exchange
-from publius.safety.head import HeadDocument, HeadStage, LastBlock, TrainedHead, stream_before, write_head
+from publius.safety.head import HeadDocument, HeadStage, LastBlock, TrainedHead, write_head
 from publius.safety.head_training import TrainHeadConfig
+from publius.safety.rereading import stream_before
 from publius.safety.training import Row
 from publius.safety.words import words_list
 from publius.testing import tiny_model
@@ -74,6 +77,38 @@ def test_what_failed_once_is_not_read_on() -> None:
         reading.more([10**6, 1])
     with pytest.raises(ValueError, match="came before"):
         reading.more(DRAWN)
+
+
+@pytest.mark.skipif(library() is None, reason="only the native pass keeps a trunk")
+@pytest.mark.parametrize(
+    "fields", [{}, {"sliding_window": 4}, {"no_rope_layers": (1,), "kv_heads": 1}], ids=str
+)
+def test_over_the_trunk_it_says_the_same_and_no_bit_depends_on_the_pieces(fields: dict[str, Any]) -> None:
+    network = tiny_model(max_position=1024, **fields)
+    torch.manual_seed(1)
+    head = LastBlock(network, 2)
+    torch.nn.init.normal_(head.out.weight)
+    stage = HeadStage(document(), head.state_dict())
+    stage.bind(network)
+    assert stage.follows
+    prompt, drawn = [5, 9, 30, 7] * 150, DRAWN * 4
+    with torch.no_grad():
+        trunk_TD = stream_before(network, torch.tensor([[*prompt, *drawn]]))[0].numpy()
+    whole = stage.begin(prompt, trunk_TD).more(drawn)
+    np.testing.assert_allclose(whole, stage.begin(prompt).more(drawn), atol=1e-4)
+    for cuts in ((1, 24), (16, 16, 20, 24), tuple(range(1, 25))):
+        reading, before = stage.begin(prompt, trunk_TD), 0
+        for cut in cuts:
+            assert np.array_equal(reading.more(drawn[before:cut]), whole[before:cut])
+            before = cut
+    reading = stage.begin(prompt, trunk_TD[:604])
+    assert np.array_equal(reading.more(drawn[:5]), whole[:5]), (
+        "the last is drawn from the last place there is"
+    )
+    with pytest.raises(ValueError, match="kept the trunk"):
+        reading.more(drawn[5:6])
+    with pytest.raises(ValueError, match="came before"):
+        reading.more(drawn[5:6])
 
 
 def test_it_begins_as_the_last_block_of_the_model() -> None:

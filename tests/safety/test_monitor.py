@@ -69,3 +69,12 @@ def test_what_leaves_is_what_all_have_verified() -> None:
     rows = np.full((4, 1), -1, np.float32)
     assert [watching.reply("I gr"[:n], rows[:n], done=False)[1] for n in (1, 2, 3, 4)] == [0, 0, 1, 2]
     assert watching.reply("I gr", rows, done=True)[1] == 4
+
+
+def test_as_many_tokens_gather_as_the_layer_that_holds_back_longest_can_wait_for() -> None:
+    """A quarter of what it holds back; where nothing is held back each token is looked at."""
+    held = [probe_monitor(str(tokens), hold_back=tokens) for tokens in (0, 3, 16)]
+    assert Monitors().gathers == Monitors([WORDS]).gathers == 1
+    assert [Monitors([one]).gathers for one in held] == [1, 1, 4]
+    assert Monitors([WORDS, *held]).gathers == 4
+    assert not Monitors([WORDS, *held]).follows

@@ -62,6 +62,21 @@ def test_layers_in_order_files_beside_the_policy(folder: Path) -> None:
     assert load_monitors(written(folder, "layers: []")).monitors == ()
 
 
+def test_what_only_flags_waits_for_nothing_and_a_cascade_reads_what_the_engine_keeps(folder: Path) -> None:
+    known = HeadDocument(
+        model="x", outputs=("harm",), flag=1.0, mix=0.0, threshold=2.0, hold_back=16, benign=9,
+        false_positives=0.1, flagged=0.2,
+    )  # fmt: skip
+    (folder / "head").mkdir()
+    write_head(folder / "head", LastBlock(tiny_model(), 1), known)
+    found: list[tuple[int, bool]] = []
+    for layer in ("probe, file: probe", "cascade, file: probe, then: head", "keywords, file: words.yaml"):
+        for more in ("", ", action: flag"):
+            monitors = load_monitors(written(folder, f"layers: [{{monitor: {layer}{more}}}]"), model="x")
+            found.append((monitors.gathers, monitors.follows))
+    assert found == [(1, False), (1, False), (4, True), (1, True), (1, False), (1, False)]
+
+
 def test_a_cascade_takes_its_thresholds_from_its_head_unless_they_are_given(folder: Path) -> None:
     network = tiny_model()
     (folder / "head").mkdir()

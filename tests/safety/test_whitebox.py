@@ -12,9 +12,10 @@ from publius.core.messages import Conversation, assistant, user
 from publius.inference import Engine, Request, Sampling
 from publius.inference.readings import Probe, states_of
 from publius.safety import whitebox
-from publius.safety.head import LastBlock, stream_before
+from publius.safety.head import LastBlock
 from publius.safety.play import Played
 from publius.safety.probe import ProbeDocument, averages
+from publius.safety.rereading import stream_before
 from publius.safety.whitebox import Known, WhiteboxConfig
 from publius.testing import byte_tokenizer, tiny_model
 from publius.tokenizer import Renderer

@@ -58,14 +58,14 @@ def layers(checkpoint: Path) -> Monitors:
     )
     requests = drawn(checkpoint, probe)
     document = ProbeDocument(
-        model="x", outputs=("harm",), layers=(), average=1.0, hold_back=3, benign=9, false_positives=0.1,
+        model="x", outputs=("harm",), layers=(), average=1.0, hold_back=9, benign=9, false_positives=0.1,
         threshold=float(np.median([one.readings.max() for one in requests])),
     )  # fmt: skip
     torch.manual_seed(0)
     head = LastBlock(network, 2)
     torch.nn.init.normal_(head.out.weight)
     known = HeadDocument(
-        model="x", outputs=("harm", "poison"), flag=document.threshold, mix=0.0, threshold=0.0, hold_back=3,
+        model="x", outputs=("harm", "poison"), flag=document.threshold, mix=0.0, threshold=0.0, hold_back=9,
         benign=9, false_positives=0.1, flagged=0.5,
     )  # fmt: skip
     stage = HeadStage(known, head.state_dict())

@@ -36,6 +36,25 @@ def test_many_at_once_say_what_each_says_alone():
     worker.close()
 
 
+def test_a_reader_who_waits_for_several_tokens_is_woken_for_the_first_and_then_no_more_often():
+    worker = Worker(fake_engine())
+
+    async def woken(gathers: int) -> tuple[int, list[int]]:
+        request = Request(PROMPT, Sampling(max_tokens=40, temperature=1.0, seed=0))
+        generation, read, times = worker.submit(request, gathers=gathers), list[int](), 0
+        async for _ in generation.progress():
+            times += 1
+            assert len(request.tokens) > len(read) or request.stop_reason is not None
+            read = list(request.tokens)
+        worker.release(generation)
+        return times, read
+
+    (many, each), (few, gathered) = asyncio.run(woken(1)), asyncio.run(woken(8))
+    assert gathered == each, "all of it, in the end"
+    assert 1 < few <= 2 + len(each) // 8 and many <= len(each) + 1
+    worker.close()
+
+
 def test_what_the_engine_refuses_reaches_its_reader_and_nobody_else():
     worker = Worker(fake_engine())
 

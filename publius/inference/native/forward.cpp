@@ -24,6 +24,7 @@
 #include "attention.h"
 #include "model.h"
 #include "products.h"
+#include "reads.h"
 #include "sample.h"
 #include "vectors.h"
 
@@ -59,6 +60,8 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     each = ((queries * (c.head_dim + CHUNK) + 2 * part_size + widened) * sizeof(float) + 63) / 64 * 64;
     most_inputs = std::max({c.width, c.inner, c.heads * c.head_dim});
     if (T::BLOCKS) each = std::max(each, (Quantized::bytes(FEW, most_inputs) + 63) / 64 * 64);
+    first_wanted = call.outputs ? *std::min_element(call.wanted, call.wanted + call.outputs) : 0;
+    end_wanted = call.outputs ? *std::max_element(call.wanted, call.wanted + call.outputs) + 1 : 0;
     int longest = 0;
     for (int row = 0; row < call.rows; row++) longest = std::max(longest, call.positions[row]);
     span_count = longest / SPAN + 1;
@@ -66,13 +69,14 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     size_t sizes[] = {rows * wide * sizeof(float), rows * qkv_wide * sizeof(float), rows * act_wide * sizeof(A),
                       rows * inner_wide * sizeof(A), each * c.threads,
                       cut ? items.size() * span_count * part_size * sizeof(float) : 0,
-                      T::BLOCKS ? Quantized::bytes(rows, most_inputs) : 0};
+                      T::BLOCKS ? Quantized::bytes(rows, most_inputs) : 0,
+                      call.read && !call.states ? state_size() * call.outputs * sizeof(float) : 0};
     size_t all = 64;
     for (size_t &size : sizes) all += size = (size + 63) / 64 * 64;
     if (m.scratch.size() < all) m.scratch = std::vector<char>(all);
     char *at = (char *)((uintptr_t(m.scratch.data()) + 63) / 64 * 64);
-    char *places[7];
-    for (int i = 0; i < 7; at += sizes[i++]) places[i] = at;
+    char *places[8];
+    for (int i = 0; i < 8; at += sizes[i++]) places[i] = at;
     x = (float *)places[0];
     qkv = (float *)places[1];
     act = (A *)places[2];
@@ -80,7 +84,8 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     own = places[4];
     spans = cut ? (float *)places[5] : nullptr;
     quantized = places[6];
-    counters = std::vector<std::atomic<int>>(size_t(c.layers) * 13 + 4 + call.taps);
+    states = call.states || !call.read ? call.states : (float *)places[7];
+    counters = std::vector<std::atomic<int>>(size_t(c.layers) * 13 + 5 + call.taps);
   }
 
   void work(int member) {
@@ -91,27 +96,35 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     for (int l = 0; l < c.layers; l++) {
       const Layer &layer = m.layers[l];
       tap(phase, l);
+      if (call.trunk && l + 1 == c.layers) shared(phase++, call.rows, 16, [&](int row) { keep_trunk(row); });
       shared(phase++, call.rows, 4, [&](int row) { norm(row, layer.before_attention, row); });
       m.team->barrier();
       product(phase, layer.qkv, Rows<A>{act, act_wide}, call.rows, mine, Write{qkv, qkv_wide});
       m.team->barrier();
       shared(phase++, call.rows * c.kv_heads, 4, [&](int i) { turn(l, i / c.kv_heads, i % c.kv_heads); });
       m.team->barrier();
-      attention(phase, l, mine);
+      // Of other rows than those between the first wanted and the last the last layer only keeps keys and values.
+      const bool last = l + 1 == c.layers;
+      const int from = last ? first_wanted : 0, count = last ? end_wanted - first_wanted : call.rows;
+      A *normed = act + from * act_wide;
+      const Add onto{x + from * wide, wide};
+      attention(phase, l, mine, from, from + count);
       phase += 2;
       m.team->barrier();
-      product(phase, layer.o, Rows<A>{act, act_wide}, call.rows, mine, Add{x, wide});
+      product(phase, layer.o, Rows<A>{normed, act_wide}, count, mine, onto);
       m.team->barrier();
-      shared(phase++, call.rows, 4, [&](int row) { norm(row, layer.before_mlp, row); });
+      shared(phase++, count, 4, [&](int i) { norm(from + i, layer.before_mlp, from + i); });
       m.team->barrier();
-      product(phase, layer.gate_up, Rows<A>{act, act_wide}, call.rows, mine, SwiGLU<A>{middle, inner_wide});
+      product(phase, layer.gate_up, Rows<A>{normed, act_wide}, count, mine, SwiGLU<A>{middle, inner_wide});
       m.team->barrier();
-      product(phase, layer.down, Rows<A>{middle, inner_wide}, call.rows, mine, Add{x, wide});
+      product(phase, layer.down, Rows<A>{middle, inner_wide}, count, mine, onto);
       m.team->barrier();
     }
     shared(phase++, call.outputs, 4, [&](int i) {
       norm(call.wanted[i], m.last_norm, i);
-      if (call.states) state(i, m.last_norm, call.taps);
+      if (states) state(i, m.last_norm, call.taps);
+      if (call.read)
+        read_row(states + i * state_size(), int(state_size()), call.probe, call.reads, call.read + size_t(i) * call.reads);
     });
     m.team->barrier();
     product(phase, m.head, Rows<A>{act, act_wide}, call.outputs, mine, Write{call.logits, size_t(padded(c.vocab))});
@@ -149,14 +162,18 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     }
   }
 
-  // Long rows are cut when there are fewer items than members to work on them.
-  void attention(int phase, int l, float *mine) {
+  // What has queries between rows `from` and `end`. Long rows are cut when there are fewer items than members to
+  // work on them.
+  void attention(int phase, int l, float *mine, int from, int end) {
     const int count = int(items.size());
-    if (!spans) return shared(phase, count, 1, [&](int i) { attend(l, items[i], mine); });
-    shared(phase, count * span_count, 1,
-           [&](int i) { attend_part(l, items[i / span_count], i / span_count, i % span_count, mine); });
+    auto asks = [&](int i) { return items[i].first < end && items[i].first + items[i].count > from; };
+    if (!spans) return shared(phase, count, 1, [&](int i) { if (asks(i)) attend(l, items[i], mine); });
+    shared(phase, count * span_count, 1, [&](int i) {
+      const int item = i / span_count;
+      if (asks(item)) attend_part(l, items[item], item, i % span_count, mine);
+    });
     m.team->barrier();
-    shared(phase + 1, count, 1, [&](int i) { gather(l, items[i], i); });
+    shared(phase + 1, count, 1, [&](int i) { if (asks(i)) gather(l, items[i], i); });
   }
 
   template <class Out> void product(int &phase, const Matrix &w, const Rows<A> &from, int rows, float *mine, const Out &out) {
@@ -188,10 +205,22 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
 
   void embed(int row) {
     float *to = x + row * wide;
-    size_t from = size_t(call.tokens[row]) * c.width;
-    for (int i = 0; i < c.width; i++)
-      to[i] = m.embed16 ? from_bf16(m.embed16[from + i]) : m.embed32[from + i];
+    if (call.inputs) {
+      std::copy(call.inputs + size_t(row) * c.width, call.inputs + size_t(row + 1) * c.width, to);
+    } else {
+      size_t from = size_t(call.tokens[row]) * c.width;
+      for (int i = 0; i < c.width; i++) to[i] = m.embed16 ? from_bf16(m.embed16[from + i]) : m.embed32[from + i];
+    }
     std::fill(to + c.width, to + wide, 0.0f);
+  }
+
+  // What the last layer gets of a row: into its page, for who begins alike, and to its sequence's own place.
+  void keep_trunk(int row) {
+    const int s = sequence_of(row), at = call.positions[row];
+    const size_t page = call.tables[size_t(s) * call.table_width + at / PAGE];
+    const float *from = x + row * wide;
+    std::copy(from, from + c.width, call.trunk + (page * PAGE + at % PAGE) * c.width);
+    if (call.trunks[s]) std::copy(from, from + c.width, call.trunks[s] + size_t(at) * c.width);
   }
 
   // RMSNorm of residual row `row` into activation row `to`.
@@ -213,13 +242,9 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
 
   // RMSNorm of wanted row `i`, in full precision, into its state number `place`.
   void state(int i, const float *weight, int place) {
-    const float *from = x + call.wanted[i] * wide;
-    float *to = call.states + (size_t(i) * (call.taps + 1) + place) * c.width;
-    v16 squares{};
-    for (size_t k = 0; k < wide; k += LANES) squares += load<v16>(from + k) * load<v16>(from + k);
-    const float scale = 1.0f / std::sqrt(sum(squares) / c.width + c.eps);
-    for (int k = 0; k < c.width; k++) to[k] = from[k] * scale * (weight ? weight[k] : 1.0f);
+    whiten(x + call.wanted[i] * wide, c.width, wide, c.eps, weight, states + i * state_size() + size_t(place) * c.width);
   }
+  size_t state_size() const { return size_t(call.taps + 1) * c.width; }
 
   void norm_head(float *head, const float *weight) {
     float squares = 0;
@@ -252,7 +277,7 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     }
     if (layer.k_norm) norm_head(key, layer.k_norm);
     if (layer.rotary) rotate(key, position);
-    int page = table_of(row)[position / PAGE], place = position % PAGE;
+    int page = call.tables[size_t(sequence_of(row)) * call.table_width + position / PAGE], place = position % PAGE;
     C *k = keys(l, page, h) + place, *v = values(l, page, h) + size_t(place) * deep;
     if constexpr (sizeof(C) == 1) {
       Base::shrink(keys(l, page, h), size_t(d) * PAGE, place, key, d, k, PAGE);
@@ -264,17 +289,17 @@ template <class T, class C> class Pass : Attention<typename T::A, C> {
     std::fill(v + d, v + deep, C{});
   }
 
-  const int32_t *table_of(int row) const {
-    int s = int(std::upper_bound(call.starts, call.starts + call.sequences, row) - call.starts) - 1;
-    return call.tables + size_t(s) * call.table_width;
+  int sequence_of(int row) const {
+    return int(std::upper_bound(call.starts, call.starts + call.sequences, row) - call.starts) - 1;
   }
 
   static constexpr int FEW = 4;
   std::vector<std::atomic<int>> counters;
   size_t wide, inner_wide, each;
-  int most_inputs;
+  int most_inputs, first_wanted, end_wanted;
   char *quantized;
   float *x;   // residual stream
+  float *states;  // of wanted rows, or null
   A *middle;  // of the feed-forward
   char *own;
 };
@@ -303,7 +328,7 @@ Matrix &matrix_of(Model &m, int layer, int which) {
 
 }  // namespace
 
-// ---- what model.py calls -------------------------------------------------------------------------------------
+// ---- what model.py calls (draw.py: see reads.h and sample.h) ------------------------------------------------
 
 extern "C" {
 
@@ -365,41 +390,6 @@ void publius_forward(void *model, const Call *call) {
   m.c.kind == F32    ? run_kind<AsF32>(m, *call)
   : m.c.kind == BF16 ? run_kind<AsBF16>(m, *call)
                      : run_kind<AsInt8>(m, *call);
-}
-
-// Rows [rows, stride] of logits, `count` of each. `masks`: of each row, `masked` words that say which tokens may
-// come, or null where all may.
-void publius_draw(const float *logits, int rows, int count, int64_t stride, const float *temperatures,
-                  const double *uniforms, const uint32_t *const *masks, int masked, int64_t *tokens, float *logps) {
-  for (int i = 0; i < rows; i++) {
-    const Row row(logits + i * stride, count, temperatures[i], masks[i], masked);
-    draw_row(row, temperatures[i], uniforms[i], tokens + i, logps + i);
-  }
-}
-
-// Linear outputs [rows, outputs] of rows of states, `width` numbers in each; of weights [outputs, width + 1] the last
-// is a bias. Each in one order: 16 sums side by side, then the rest.
-void publius_read(const float *states, int rows, int width, int64_t stride, const float *weights, int outputs,
-                  float *read) {
-  const int whole = width / LANES * LANES;
-  for (int i = 0; i < rows; i++)
-    for (int o = 0; o < outputs; o++) {
-      const float *x = states + i * stride, *w = weights + size_t(o) * (width + 1);
-      v16 sums{};
-      for (int k = 0; k < whole; k += LANES) sums = fused(load<v16>(x + k), load<v16>(w + k), sums);
-      float all = sum(sums) + w[width];
-      for (int k = whole; k < width; k++) all += x[k] * w[k];
-      read[size_t(i) * outputs + o] = all;
-    }
-}
-
-// Log-probabilities, at temperature 1, of `tokens` in `rows` of logits; the same row's next to each other.
-void publius_score(const float *logits, int count, int64_t stride, int asked, const int64_t *rows,
-                   const int64_t *tokens, float *logps) {
-  for (int i = 0; i < asked;) {
-    const Row row(logits + rows[i] * stride, count, 1.0f);
-    for (int64_t which = rows[i]; i < asked && rows[i] == which; i++) logps[i] = row.logp(int(tokens[i]));
-  }
 }
 
 }  // extern "C"

@@ -49,6 +49,12 @@ extern "C" struct Call {
   int32_t taps;                          // of the wanted rows' states: how many besides the last
   const int32_t *layers;                 // [taps]: after how many layers, rising
   float *states;                         // [outputs, taps + 1, width], or null
+  const float *probe;                    // [reads, (taps + 1) * width + 1]: linear outputs of the states, a bias last
+  int32_t reads;
+  float *read;                           // [outputs, reads], or null
+  const float *inputs;                   // [rows, width]: what the first layer gets in place of embedded tokens, or null
+  float *trunk;                          // [pages, PAGE, width]: what the last layer gets, by page; or null
+  float *const *trunks;                  // [sequences]: the same of one sequence, by position; each may be null
 };
 
 }  // namespace

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from publius.model.config import ModelConfig
 from publius.model.rope import DynamicRope
 from publius.model.transformer import Block, Transformer
 
-__all__ = ["LANES", "NativeModel", "Weights", "can_run"]
+__all__ = ["LANES", "NativeModel", "Passed", "Weights", "can_run"]
 
 Weights = Literal["float32", "bfloat16", "int8"]
 """`int8` keeps a scale for each output. Activations are then int8 too, with a scale for every 32, where the
@@ -51,7 +51,20 @@ class _Call(ctypes.Structure):
         + [(name, ctypes.c_void_p) for name in ("keys", "values")]
         + [("pages", ctypes.c_int64), ("logits", ctypes.c_void_p)]
         + [("taps", ctypes.c_int32), ("layers", ctypes.c_void_p), ("states", ctypes.c_void_p)]
+        + [("probe", ctypes.c_void_p), ("reads", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("read", "inputs", "trunk", "trunks")]
     )
+
+
+class Passed(NamedTuple):
+    """What one call computed; N wanted rows."""
+
+    logits_NV: Tensor
+    """fp32."""
+    states_NS: Tensor | None
+    """fp32, where they are asked for."""
+    readings_NK: NDArray[np.float32] | None
+    """What the probe says of these states, where there is one."""
 
 
 def can_run(config: ModelConfig, device: torch.device) -> bool:
@@ -82,6 +95,7 @@ class NativeModel:
         )  # fmt: skip
         self._model = ctypes.c_void_p(self._library.publius_new(ctypes.byref(shape)))
         self._kept: list[Tensor] = []
+        self._known: dict[str, tuple[NDArray[Any], int]] = {}
         self.pack(model)
 
     def __del__(self) -> None:
@@ -153,8 +167,13 @@ class NativeModel:
         keys: Tensor,
         values: Tensor,
         layers: tuple[int, ...] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Logits fp32 [wanted, V], and of the same rows the states fp32 [wanted, (layers + 1) * D] if wanted.
+        *,
+        probe: NDArray[np.float32] | None = None,
+        inputs: Tensor | None = None,
+        trunk: Tensor | None = None,
+        trunks: NDArray[np.uint64] | None = None,
+    ) -> Passed:
+        """One pass.
 
         Args:
             tokens, positions: [rows], the rows of a sequence next to each other, at rising positions.
@@ -164,12 +183,20 @@ class NativeModel:
             keys, values: of `PagedCache`, written at the new positions and read before them.
             layers: after which layers (rising) the residual stream is wanted, divided by its root mean
                 square, before the final hidden state; None wants no states at all.
+            probe: [K, (layers + 1) * D + 1], linear outputs of these states, a bias last: they are returned
+                in place of the states.
+            inputs: fp32 [rows, D], what the first layer gets in place of embedded tokens.
+            trunk: of `PagedCache`, where what the last layer gets is written, at the new positions.
+            trunks: [sequences], beside `trunk`: addresses of fp32 [positions, D] that it is also written to,
+                or 0.
         """
         # Said in full: the native pass writes fp32 whatever PyTorch's defaults are.
         logits = torch.empty(len(wanted), self._columns, dtype=torch.float32, device="cpu")
         taps = np.array(layers or (), np.int32)
-        states = None
-        if layers is not None:
+        states = read = None
+        if probe is not None:
+            read = self._room(len(wanted), len(probe))
+        elif layers is not None:
             wide = (len(taps) + 1) * self.config.hidden_size
             states = torch.empty(len(wanted), wide, dtype=torch.float32, device="cpu")
         call = _Call(
@@ -178,9 +205,29 @@ class NativeModel:
             wanted.ctypes.data,
             keys.data_ptr(), values.data_ptr(), keys.shape[1], logits.data_ptr(),
             len(taps), taps.ctypes.data, None if states is None else states.data_ptr(),
+            self._again("probe", probe), 0 if probe is None else len(probe), self._again("read", read),
+            None if inputs is None else inputs.data_ptr(), None if trunk is None else trunk.data_ptr(),
+            self._again("trunks", trunks),
         )  # fmt: skip
         self._library.publius_forward(self._model, ctypes.byref(call))
-        return logits[:, : self.config.vocab_size], states
+        told = logits[:, : self.config.vocab_size]
+        return Passed(told, states, None if read is None else read[: len(wanted)].copy())
+
+    def _again(self, name: str, array: NDArray[Any] | None) -> int | None:
+        """Where an array is, which mostly is the one of the call before: asking numpy is slow."""
+        if array is None:
+            return None
+        known = self._known.get(name)
+        if known is None or known[0] is not array:
+            known = self._known[name] = array, array.ctypes.data
+        return known[1]
+
+    def _room(self, rows: int, outputs: int) -> NDArray[np.float32]:
+        """Where readings are written, [at least `rows`, outputs]; the same from call to call."""
+        known = self._known.get("read")
+        if known is None or len(known[0]) < rows or known[0].shape[1] != outputs:
+            return np.empty((rows, outputs), np.float32)
+        return known[0]
 
 
 def _at(tensor: Tensor) -> ctypes.c_void_p:

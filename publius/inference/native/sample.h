@@ -91,3 +91,26 @@ inline void draw_row(const Row &row, float temperature, double uniform, int64_t 
 }
 
 }  // namespace
+
+extern "C" {
+
+// Rows [rows, stride] of logits, `count` of each. `masks`: of each row, `masked` words that say which tokens may
+// come, or null where all may.
+void publius_draw(const float *logits, int rows, int count, int64_t stride, const float *temperatures,
+                  const double *uniforms, const uint32_t *const *masks, int masked, int64_t *tokens, float *logps) {
+  for (int i = 0; i < rows; i++) {
+    const Row row(logits + i * stride, count, temperatures[i], masks[i], masked);
+    draw_row(row, temperatures[i], uniforms[i], tokens + i, logps + i);
+  }
+}
+
+// Log-probabilities, at temperature 1, of `tokens` in `rows` of logits; the same row's next to each other.
+void publius_score(const float *logits, int count, int64_t stride, int asked, const int64_t *rows,
+                   const int64_t *tokens, float *logps) {
+  for (int i = 0; i < asked;) {
+    const Row row(logits + rows[i] * stride, count, 1.0f);
+    for (int64_t which = rows[i]; i < asked && rows[i] == which; i++) logps[i] = row.logp(int(tokens[i]));
+  }
+}
+
+}  // extern "C"

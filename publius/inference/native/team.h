@@ -78,9 +78,10 @@ class Team {
   // use too, a member that is not running keeps the rest waiting at every barrier. Tried again after a while.
   // Callers from several threads take turns.
   void run(const std::function<void(int)> &work) {
+    if (size == 1) return work(0);  // nobody is shared
     if (process_ != getpid()) recruit();
     std::lock_guard<std::mutex> turn(turns_);
-    if (size == 1 || Clock::now() < alone_until_) {
+    if (Clock::now() < alone_until_) {
       active_ = 1;
       return work(0);
     }

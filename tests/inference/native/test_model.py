@@ -209,6 +209,12 @@ def test_only_what_is_wanted(weights: Weights, cache: torch.dtype) -> None:
     rows = rows_of(model, [20, 30])
     everything = Native(model, weights, cache).forward(list(enumerate(rows)))
     for wanted in ([49], [0, 19, 20, 33], [33, 2], []):
+        native = Native(model, weights, cache)
+        logits = native.forward([(0, rows[0]), (1, rows[1][:-1])], [place for place in wanted if place < 49])
+        assert torch.equal(logits, everything[[place for place in wanted if place < 49]])
+        assert torch.equal(native.forward([(1, rows[1][-1:])]), everything[-1:]), (
+            "keys and values of all rows"
+        )
         logits = Native(model, weights, cache).forward(list(enumerate(rows)), wanted)
         assert torch.equal(logits, everything[wanted])
         assert logits.shape == (len(wanted), 269)
