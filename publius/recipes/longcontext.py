@@ -52,8 +52,8 @@ def longcontext(seed: int = 0) -> Recipe:
         length=_LONG, method="theta", theta=_THETA,  # kept as it is: windows are no longer than before
         phases=(
             Phase(length=_SHORT, tokens=400_000),  # the needle task is learned where it is cheap
-            Phase(length=1024, tokens=600_000),
-            Phase(length=_LONG, tokens=1_000_000),
+            Phase(length=1024, tokens=500_000),
+            Phase(length=_LONG, tokens=800_000),
         ),
         batch_tokens=2 * _LONG, needles=1.0, needle_spacing=32, needle_words=4, needle_segments=0.5,
         lookup=LookupConfig(share=0.3), answer_weight=10.0, spike_sigmas=None,
