@@ -22,7 +22,7 @@ __all__ = ["longcontext"]
 
 _SHORT, _LONG, _THETA = 256, 4096, 10_000.0
 # Every other layer looks at the 32 places before a token, by distance; those between look at all places, by
-# content alone. So nothing in the model knows how long a row is: what looks up in 256 places does so in 4,096.
+# content alone. Nothing in the model knows how long a row is: what looks up in 256 places does so in 4,096.
 _SHAPE = ModelConfig(
     vocab_size=2048, hidden_size=192, layers=4, heads=6, kv_heads=3, head_dim=32, intermediate_size=512,
     max_position=_SHORT, rope_theta=_THETA, no_rope_layers=(1, 3), sliding_window=32, window_layers=(0, 2),
