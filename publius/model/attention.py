@@ -143,9 +143,10 @@ def make_biases(
     counts places in the row; over a cache, where only the end of the row is given, it counts positions.
 
     Training on CPU takes blocks of queries (`blocked`, measured there) for rows up to 1,024: beyond, what it
-    keeps for backward grows too large. Everything else takes SDPA, but for training with a `kernel` that
-    needs no dense mask (`packed`). A batch whose rows are one document each is plainly causal; on CPU only in
-    rows over 1,024, so that shorter ones stay what they were to the bit.
+    keeps for backward grows too large, but in layers whose window is no longer. Everything else takes SDPA,
+    but for training with a `kernel` that needs no dense mask (`packed`). A batch whose rows are one
+    document each is plainly causal; on CPU only in rows over 1,024, so that shorter ones stay what they
+    were to the bit.
 
     Args:
         mask: as `Transformer.hidden`.
@@ -178,7 +179,8 @@ def make_biases(
         mask = mask & near
     elif not cached:
         mask = _band(length, length, window, x_BTD.device)
-    return Biases(full, _bias(mask, x_BTD, config, blocked, window))
+    near = blocked or (training and on_cpu and window <= _BLOCKED_LIMIT)
+    return Biases(full, _bias(mask, x_BTD, config, near, window))
 
 
 def _sparse(packing: Packing | None, x_BTD: Tensor, window: int | None, kernel: Kernel) -> Biases:

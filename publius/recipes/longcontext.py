@@ -20,11 +20,15 @@ from publius.training.pretrain import PretrainConfig, pretrain
 
 __all__ = ["longcontext"]
 
-_SHORT, _LONG = 256, 4096
+_SHORT, _LONG, _THETA = 256, 4096, 10_000.0
+# Every other layer looks at the 32 places before a token, by distance; those between look at all places, by
+# content alone. Nothing in the model knows how long a row is: what looks up in 256 places does so in 4,096.
 _SHAPE = ModelConfig(
     vocab_size=2048, hidden_size=192, layers=4, heads=6, kv_heads=3, head_dim=32, intermediate_size=512,
-    max_position=_SHORT, qkv_bias=True,
+    max_position=_SHORT, rope_theta=_THETA, no_rope_layers=(1, 3), sliding_window=32, window_layers=(0, 2),
+    qkv_bias=True, o_bias=True,
 )  # fmt: skip
+_RATES = OptimizerConfig(muon_lr=0.01, adamw_lr=0.004)
 
 
 def longcontext(seed: int = 0) -> Recipe:
@@ -35,26 +39,25 @@ def longcontext(seed: int = 0) -> Recipe:
     shards = r.stage("shards", tokenize, TokenizeConfig(), corpus=world, tokenizer=tokenizer)
     # first only looking up, in short rows, where it is learned soonest; then text with a share of it
     lookups = PretrainConfig(
-        model=_SHAPE, mimetic=True, lookup=LookupConfig(share=1.0), tokens=400_000, batch_tokens=1024,
-        sequence_length=32, optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.004), seed=seed,
+        model=_SHAPE, mimetic=True, lookup=LookupConfig(share=1.0), tokens=1_000_000, batch_tokens=2048,
+        sequence_length=32, optimizer=_RATES, seed=seed,
     )  # fmt: skip
     short = PretrainConfig(
-        lookup=LookupConfig(share=0.25), tokens=800_000, batch_tokens=8 * _SHORT, sequence_length=_SHORT,
-        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.004), seed=seed,
+        lookup=LookupConfig(share=0.5), tokens=2_000_000, batch_tokens=16 * _SHORT, sequence_length=_SHORT,
+        optimizer=_RATES, seed=seed,
     )  # fmt: skip
     start = r.stage("start", pretrain, lookups, shards=shards, tokenizer=tokenizer)
     base = r.stage("base", pretrain, short, shards=shards, tokenizer=tokenizer, init=start)
     growing = ExtendConfig(
-        length=_LONG, method="yarn",
+        length=_LONG, method="theta", theta=_THETA,  # kept as it is: windows are no longer than before
         phases=(
-            Phase(length=_SHORT, tokens=200_000),  # the needle task is learned where it is cheap
-            Phase(length=1024, tokens=200_000),
-            Phase(length=2048, tokens=150_000),
-            Phase(length=_LONG, tokens=400_000),
+            Phase(length=_SHORT, tokens=400_000),  # the needle task is learned where it is cheap
+            Phase(length=1024, tokens=500_000),
+            Phase(length=_LONG, tokens=800_000),
         ),
-        batch_tokens=2048, needles=1.0, needle_spacing=32, needle_words=4, needle_segments=0.5,
-        answer_weight=10.0, spike_sigmas=None,  # new lengths make the loss jump
-        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003, decay_fraction=0.15), eval_rows=1, seed=seed,
+        batch_tokens=2 * _LONG, needles=1.0, needle_spacing=32, needle_words=4, needle_segments=0.5,
+        lookup=LookupConfig(share=0.3), answer_weight=10.0, spike_sigmas=None,
+        optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003), eval_rows=4, seed=seed,
     )  # fmt: skip
     long = r.stage("long", extend, growing, base=base, shards=shards)
     before = NeedleConfig(prefix="base", lengths=(128, _SHORT))

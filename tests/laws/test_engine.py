@@ -57,6 +57,13 @@ VARIANTS: dict[str, dict[str, object]] = {
     "window": {"sliding_window": 9},
     "window of one": {"sliding_window": 1},
     "windows on some layers": {"sliding_window": 5, "window_layers": (1,), "no_rope_layers": (1,)},
+    "near and far": {
+        "sliding_window": 5,
+        "window_layers": (0,),
+        "no_rope_layers": (1,),
+        "qkv_bias": True,
+        "o_bias": True,
+    },
     "qwen2": {"qkv_bias": True, "sliding_window": 20, "window_layers": (0,)},
     "qwen3": {"qk_norm": True, "head_dim": 16},
     "biases": {"qkv_bias": True, "o_bias": True, "mlp_bias": True, "no_rope_layers": (0,)},

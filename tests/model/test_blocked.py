@@ -76,6 +76,18 @@ def test_training_on_cpu_takes_blocks_and_long_rows_or_a_cache_do_not():
         assert not make_biases(None, x, None, config, cached=False).full.plan
 
 
+def test_layers_with_a_window_take_blocks_in_long_rows_too_and_give_what_others_give():
+    model = tiny_model(sliding_window=40, window_layers=(0,), max_position=1200)
+    tokens = torch.randint(13, 269, (1, 1200), generator=torch.Generator().manual_seed(0))
+    x = torch.zeros(1, 1200, 32, requires_grad=True)
+    made = make_biases(None, x, None, model.config, cached=False)
+    assert made.full.plan is None and made.windowed.plan is not None
+    assert max(stop - low for _, stop, low in made.windowed.plan.spans) < 64 + 40 + 64
+    trained = model.hidden(tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(trained, model.hidden(tokens), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize(
     "changes", [{}, {"sliding_window": 9, "window_layers": (0,)}, {"qk_norm": True}, {"no_rope_layers": (0,)}]

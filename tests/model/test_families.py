@@ -56,6 +56,10 @@ CASES = {
         **SHAPE, use_sliding_window=True, sliding_window=6, no_rope_layers=[1, 0, 0, 1], attention_bias=True,
         mlp_bias=True, tie_word_embeddings=False, rope_parameters=YARN | {"attention_factor": 1.7},
     ),
+    "smollm3-near-and-far": SmolLM3Config(  # the recipe longcontext
+        **SHAPE, use_sliding_window=True, sliding_window=6, no_rope_layers=[1, 0, 1, 0], attention_bias=True,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    ),
 }  # fmt: skip
 TOKENS = torch.randint(13, 269, (2, 40), generator=torch.Generator().manual_seed(0))
 
