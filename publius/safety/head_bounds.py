@@ -88,18 +88,7 @@ def bound_head(
             read = read_rows(inner, rows, probe.probe(), first)
             scored[split] = score(read, harm_logits(block, inner, read), document.mix)
             ticker.advance(note=split)
-    leaks = [
-        _heard(one._replace(first=one.first - config.margin), renderer)
-        for split in ("train", "val") for one in scored[split] if one.row.leaks
-    ]  # fmt: skip
-    harmless = [_heard(one, renderer) for one in scored["val"] if _harmless(one.row, identity)]
-    sure, calm = (
-        [_heard(one, renderer)._replace(highest=one.both) for one in scored["val"] if wanted(one)]
-        for wanted in (lambda one: one.row.leaks, helps)
-    )
-    count, lift = chosen_lift(sure, calm, learned, config.false_positives, config.surely)
-    learned = learned[:count] if lift else learned
-    flags = chosen_flags(leaks, harmless, learned, config.missed, spare=config.spare, fixed=lift > 0)
+    flags, lift = _chosen(config, scored, learned, renderer, identity)
     words = None if flags.words is None else flags.words.keywords
     document = document.model_copy(
         update={"flag": flags.flag, "worded": flags.worded if words else None, "hold_back": config.hold_back,
@@ -111,6 +100,28 @@ def bound_head(
     document = with_bound(run, document, known, config.false_positives)
     report(run, test, document)
     return write_head(run.output, block, document, words)
+
+
+def _chosen(
+    config: BoundConfig,
+    scored: dict[str, list[ScoredExchange]],
+    learned: list[str],
+    renderer: Renderer,
+    identity: str,
+) -> tuple[Flags, float]:
+    """What flags, and what a word that was said adds to what both stages say."""
+    leaks = [
+        _heard(one._replace(first=one.first - config.margin), renderer)
+        for split in ("train", "val") for one in scored[split] if one.row.leaks
+    ]  # fmt: skip
+    harmless = [_heard(one, renderer) for one in scored["val"] if _harmless(one.row, identity)]
+    sure, calm = (
+        [_heard(one, renderer)._replace(highest=one.both) for one in scored["val"] if wanted(one)]
+        for wanted in (lambda one: one.row.leaks, helps)
+    )
+    count, lift = chosen_lift(sure, calm, learned, config.false_positives, config.surely)
+    words = learned[:count] if lift else learned
+    return chosen_flags(leaks, harmless, words, config.missed, spare=config.spare, fixed=lift > 0), lift
 
 
 def _heard(one: ScoredExchange, renderer: Renderer) -> Heard:
