@@ -209,10 +209,9 @@ class _Layered:
 
     @property
     def gathers(self) -> int:
-        held = (
-            isinstance(self._inner, Gathers) and self.layer.action != "flag"
-        )  # which lets all leave at once
-        return self._inner.gathers if held and isinstance(self._inner, Gathers) else 1
+        if self.layer.action == "flag" or not isinstance(self._inner, Gathers):
+            return 1  # what only flags lets all leave at once
+        return self._inner.gathers
 
     def watch(self, conversation: Conversation) -> _LayeredWatch:
         return _LayeredWatch(self._inner, self.layer, conversation)
