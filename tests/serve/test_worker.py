@@ -43,8 +43,7 @@ def test_a_reader_who_waits_for_several_tokens_is_woken_for_the_first_and_then_n
         request = Request(PROMPT, Sampling(max_tokens=40, temperature=1.0, seed=0))
         generation, read, times = worker.submit(request, gathers=gathers), list[int](), 0
         async for _ in generation.progress():
-            times += 1
-            assert len(request.tokens) > len(read) or request.stop_reason is not None
+            times += generation._alarm is not None  # else the clock woke it, not the engine
             read = list(request.tokens)
         worker.release(generation)
         return times, read
