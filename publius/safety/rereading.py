@@ -165,9 +165,8 @@ class HeadReading:
         self._head, self._network = head, network
         self._next, self._place = list(prompt), 0
         self._kept: _Kept | None = _Kept()
-        with torch.inference_mode(
-            False
-        ):  # the model keeps them, and what `more` makes cannot be trained through
+        with torch.inference_mode(False):
+            # the model keeps these tables, and those made inside `more` could not be trained through
             for dtype in {network.dtype, torch.float32}:
                 network.rotary.at(torch.zeros((1, 1), dtype=torch.long, device=network.device), None, dtype)
 

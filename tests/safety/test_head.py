@@ -81,8 +81,14 @@ def test_what_failed_once_is_not_read_on() -> None:
 
 @pytest.mark.skipif(library() is None, reason="only the native pass keeps a trunk")
 @pytest.mark.parametrize(
-    "fields", [{}, {"sliding_window": 4}, {"no_rope_layers": (1,), "kv_heads": 1}], ids=str
-)
+    "fields",
+    [
+        {}, {"sliding_window": 4}, {"no_rope_layers": (1,), "kv_heads": 1},
+        {"no_rope_layers": (1,), "sliding_window": 4, "window_layers": (0,)},  # as `longcontext` has them
+        {"no_rope_layers": (0,), "sliding_window": 4, "window_layers": (1,)},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_over_the_trunk_it_says_the_same_and_no_bit_depends_on_the_pieces(fields: dict[str, Any]) -> None:
     network = tiny_model(max_position=1024, **fields)
     torch.manual_seed(1)
