@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["CHAT", "MESSAGES", "Dialect", "Load", "Reply", "run", "summary"]
+__all__ = ["CHAT", "MESSAGES", "Dialect", "Load", "Reply", "run", "share", "summary"]
 
 
 class Dialect(NamedTuple):
@@ -69,6 +69,7 @@ class Load:
         prompts: user texts, drawn from in an order fixed by `seed`.
         streams: how many are kept going.
         seconds: how long.
+        warm: before them, with the same streams, and not counted in any rate.
         max_tokens: of a reply.
         dialect: a name of DIALECTS.
         more: further fields of the body.
@@ -81,6 +82,7 @@ class Load:
     prompts: list[str]
     streams: int = 200
     seconds: float = 60.0
+    warm: float = 0.0
     max_tokens: int = 64
     dialect: str = "messages"
     more: dict[str, Any] = field(default_factory=dict)
@@ -182,33 +184,50 @@ async def _keep_asking(load: Load, number: int, until: float) -> None:
 
 
 async def _all(load: Load) -> float:
-    began = time.perf_counter()
-    until = began + load.seconds
+    since = time.perf_counter() + load.warm
     async with asyncio.TaskGroup() as tasks:
         for number in range(load.streams):
-            tasks.create_task(_keep_asking(load, number, until))
-    return began
+            tasks.create_task(_keep_asking(load, number, since + load.seconds))
+    return since
 
 
 def run(load: Load) -> dict[str, Any]:
-    """Keep `streams` going for `seconds`, let the last ones end, and tell."""
+    """Keep `streams` going for `warm` and `seconds`, let the last ones end, and tell."""
     spent = time.process_time()
-    began = asyncio.run(_all(load))
-    return summary(load.replies, began, load.seconds) | {"client_cpu": time.process_time() - spent}
+    since = asyncio.run(_all(load))
+    return summary(load.replies, since, load.seconds) | {"client_cpu": time.process_time() - spent}
 
 
-def summary(replies: Sequence[Reply], began: float, seconds: float) -> dict[str, Any]:
-    """Counts and rates of what came to its end within `seconds`; times to the first token of all."""
+def share(reply: Reply, since: float, until: float) -> float:
+    """How many of a reply's tokens came between two moments, were they spread evenly from its first on."""
+    first = reply.ended if reply.first is None else reply.first
+    if reply.ended <= first:
+        return reply.tokens if since <= reply.ended < until else 0.0
+    inside = min(until, reply.ended) - max(since, first)
+    return reply.tokens * max(0.0, inside) / (reply.ended - first)
+
+
+def summary(replies: Sequence[Reply], since: float, seconds: float) -> dict[str, Any]:
+    """Rates within `seconds` from `since` (`time.perf_counter`) on; counts, and times to the first token, of
+    all.
+
+    A reply that reaches over an edge counts with its share: of long replies side by side, those that happen
+    to end within are a whole wave more or less.
+    """
     good = [reply for reply in replies if reply.error is None]
-    within = [reply for reply in good if reply.ended <= began + seconds]
+    until = since + seconds
+    ended = sum(since <= reply.ended <= until for reply in good)
+    tokens = sum(share(reply, since, until) for reply in good)
     waits = sorted(reply.first - reply.began for reply in good if reply.first is not None)
     found: dict[str, Any] = {
         "replies": len(good),
         "errors": dict(Counter(reply.error[:80] for reply in replies if reply.error is not None)),
         "tokens": sum(reply.tokens for reply in good),
-        "requests_per_second": len(within) / seconds,
-        "tokens_per_second": sum(reply.tokens for reply in within) / seconds,
-        "seconds": max((reply.ended for reply in good), default=began) - began,
+        "window": [since, until],
+        "window_tokens": tokens,
+        "requests_per_second": ended / seconds,
+        "tokens_per_second": tokens / seconds,
+        "seconds": max((reply.ended for reply in good), default=since) - since,
     }
     if waits:
         found["ttft"] = {

@@ -20,6 +20,7 @@ through `/v1/chat/completions`; ours then too. `--quick` is a smoke test, not a 
 from __future__ import annotations
 
 import argparse
+import bisect
 import contextlib
 import os
 import random
@@ -27,7 +28,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ POCKET = {
     "hidden_size": 192, "layers": 4, "heads": 6, "kv_heads": 3, "head_dim": 32, "intermediate_size": 512,
     "max_position": 1024,
 }  # fmt: skip
+_EVERY = 0.25
+"""Seconds between two looks at a process."""
 KEY = "key-of-the-benchmark"
 CHAT = {"dialect": "chat", "more": {"chat_template_kwargs": {"enable_thinking": True}}}
 """The load of both sides: llama.cpp's server opens thinking, or shuts it with a block we do not write."""
@@ -101,32 +104,54 @@ def load_side(payload: dict[str, Any]) -> dict[str, Any]:
     return run(Load(**payload))
 
 
+class Seen(NamedTuple):
+    """A process at a moment."""
+
+    at: float
+    """`time.perf_counter`, which is one clock for all processes here."""
+    resident: int
+    """Bytes."""
+    spent: float
+    """Processor seconds."""
+
+
 def under_load(
     options: argparse.Namespace, pid: int, load: dict[str, Any]
-) -> tuple[dict[str, Any], list[tuple[float, int]]]:
-    """What the load client tells, with the server's processor time a token; and its memory as it went."""
-    if options.warm:
-        warm = {**load, "seconds": options.warm}
-        child(Path(__file__), "load", warm, seconds=options.warm + options.limit, threads=1)
-    began, spent = time.perf_counter(), status_of(pid)[1]
-    with _watching(pid) as memory:
-        found = child(Path(__file__), "load", load, seconds=load["seconds"] + options.limit, threads=1)
+) -> tuple[dict[str, Any], list[Seen]]:
+    """What the load client tells, with the server's processor time a token; and the process as it went.
+
+    Both are of the same seconds: a beginning, and an end in which fewer and fewer streams are left, would be
+    told as the cost of a token of many.
+    """
+    limit = options.warm + load["seconds"] + options.limit
+    with _watching(pid) as seen:
+        found = child(Path(__file__), "load", {**load, "warm": options.warm}, seconds=limit, threads=1)
     if "error" in found:
         raise UserError(f"the load client failed: {found['error']}", where="benchmarks/server.py")
-    found["cpu_per_token"] = (status_of(pid)[1] - spent) / max(1, found["tokens"])
-    found["wall"] = time.perf_counter() - began
-    return found, memory
+    since, until = found.pop("window")
+    tokens = max(1.0, found["window_tokens"])
+    found["cpu_per_token"] = (spent_at(seen, until) - spent_at(seen, since)) / tokens
+    return found, seen
+
+
+def spent_at(seen: Sequence[Seen], moment: float) -> float:
+    """Processor seconds at a moment, between the looks before and after it."""
+    after = bisect.bisect_left([one.at for one in seen], moment)
+    if after in (0, len(seen)):
+        return seen[min(after, len(seen) - 1)].spent
+    left, right = seen[after - 1], seen[after]
+    return left.spent + (right.spent - left.spent) * (moment - left.at) / (right.at - left.at)
 
 
 @contextlib.contextmanager
-def _watching(pid: int) -> Iterator[list[tuple[float, int]]]:
-    """Seconds and resident bytes of a process, noted every second by a thread."""
-    seen: list[tuple[float, int]] = []
-    began, over = time.perf_counter(), threading.Event()
+def _watching(pid: int) -> Iterator[list[Seen]]:
+    """A process, looked at several times a second by a thread."""
+    seen: list[Seen] = []
+    over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(1.0 if seen else 0.0):
-            seen.append((time.perf_counter() - began, status_of(pid)[0]))
+        while not over.wait(_EVERY if seen else 0.0):
+            seen.append(Seen(time.perf_counter(), *status_of(pid)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -163,15 +188,16 @@ def measured(options: argparse.Namespace, server: RunningServer, load: dict[str,
     return found
 
 
-def _memory(seen: list[tuple[float, int]]) -> dict[str, Any]:
+def _memory(seen: list[Seen]) -> dict[str, Any]:
     """From after the first minute (or tenth) to the end."""
-    if not seen or not seen[-1][1]:
+    if not seen or not seen[-1].resident:
         return {}
-    settled = min(60.0, seen[-1][0] / 10)
-    after = [resident for seconds, resident in seen if seconds >= settled]
+    settled = seen[0].at + min(60.0, (seen[-1].at - seen[0].at) / 10)
+    after = [one.resident for one in seen if one.at >= settled]
     half = len(after) // 2
     return {
-        "start": seen[0][1], "settled": after[0], "end": after[-1], "peak": max(r for _, r in seen),
+        "start": seen[0].resident, "settled": after[0], "end": after[-1],
+        "peak": max(one.resident for one in seen),
         "grown": after[-1] / after[0] - 1,
         "grown_in_second_half": after[-1] / after[half] - 1,
     }  # fmt: skip

@@ -23,7 +23,7 @@ __all__ = ["Generation", "Worker"]
 
 _IDLE = 10.0
 """Seconds after which a reader is woken though nothing has come."""
-_CROWD, _EACH, _LONGEST = 32, 0.00075, 0.15
+_CROWD, _EACH, _LONGEST = 32, 0.0015, 0.3
 """With more replies under way than this, their readers are woken at most once in so many seconds for each of
 them, and never more rarely than the last."""
 _log = logging.getLogger("publius.serve")

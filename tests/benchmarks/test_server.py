@@ -21,9 +21,25 @@ def test_summary():
     replies = [reply(0, 1, 2), reply(0, 3, 4), reply(1, 2, 12), reply(0, None, 1, 0, "529 busy")]
     found = load.summary(replies, 0.0, 10.0)
     assert found["replies"] == 3 and found["errors"] == {"529 busy": 1}
-    assert found["tokens"] == 30 and found["tokens_per_second"] == 2.0 and found["requests_per_second"] == 0.2
+    assert found["tokens"] == 30 and found["requests_per_second"] == 0.2
+    assert found["window_tokens"] == 28.0 and found["tokens_per_second"] == 2.8  # a fifth of the last is late
     assert found["ttft"] == {"p50": 1, "p99": 1, "max": 3, "max_over_median": 3}
     assert "ttft" not in load.summary([], 0.0, 1.0)
+
+
+def test_a_reply_over_an_edge_counts_with_its_share():
+    assert load.share(reply(0, 1, 5, 8), 0.0, 10.0) == 8.0
+    assert load.share(reply(0, 1, 5, 8), 2.0, 3.0) == 2.0
+    assert load.share(reply(0, 1, 5, 8), 5.0, 9.0) == 0.0 == load.share(reply(0, 1, 5, 8), -3.0, 0.5)
+    assert load.share(reply(0, 2, 2, 8), 2.0, 9.0) == 8.0 == load.share(reply(0, None, 3, 8), 0.0, 4.0)
+    assert load.share(reply(0, None, 3, 8), 4.0, 9.0) == 0.0
+    waves = [reply(0, 4 * i, 4 * i + 4, 64) for i in range(5)]
+    assert load.summary(waves, 1.0, 10.0)["tokens_per_second"] == pytest.approx(16.0)
+
+
+def test_processor_time_is_that_of_the_window():
+    seen = [bench.Seen(10.0, 0, 1.0), bench.Seen(12.0, 0, 2.0), bench.Seen(13.0, 0, 4.0)]
+    assert [bench.spent_at(seen, at) for at in (9.0, 10.0, 11.0, 12.0, 12.5, 20.0)] == [1, 1, 1.5, 2, 3, 4]
 
 
 @pytest.fixture
@@ -70,7 +86,7 @@ def test_streams_that_fail(line):
 
 
 def test_memory_counts_from_the_first_minute_on():
-    seen = [(float(i), 100 if i < 60 else 200 if i < 330 else 220) for i in range(601)]
+    seen = [bench.Seen(7.0 + i, 100 if i < 60 else 200 if i < 330 else 220, 0.0) for i in range(601)]
     found = bench._memory(seen)
     assert (found["start"], found["settled"], found["end"], found["peak"]) == (100, 200, 220, 220)
     assert found["grown"] == pytest.approx(0.1) and found["grown_in_second_half"] == pytest.approx(0.0)
