@@ -51,11 +51,12 @@ def longcontext(seed: int = 0) -> Recipe:
     growing = ExtendConfig(
         length=_LONG, method="theta", theta=_THETA,  # kept as it is: windows are no longer than before
         phases=(
-            Phase(length=_SHORT, tokens=400_000),  # the needle task is learned where it is cheap
-            Phase(length=1024, tokens=500_000),
-            Phase(length=_LONG, tokens=800_000),
+            Phase(length=_SHORT, tokens=800_000),  # the needle task is learned where it is cheap
+            Phase(length=1024, tokens=1_000_000),
+            Phase(length=_LONG, tokens=2_000_000),
         ),
         batch_tokens=2 * _LONG, needles=1.0, needle_spacing=32, needle_words=4, needle_segments=0.5,
+        needle_common=0.5,  # a question that ends in "the" is answered by what stands before it
         lookup=LookupConfig(share=0.3), answer_weight=10.0, spike_sigmas=None,
         optimizer=OptimizerConfig(muon_lr=0.01, adamw_lr=0.003), eval_rows=4, seed=seed,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 
@@ -31,7 +32,7 @@ from publius.training.language import summed_loss
 from publius.training.long_rows import Hiding, LongBatch, LongBatches, Plan
 from publius.training.lookup import LookupConfig
 from publius.training.loop import LoopConfig, LossSum, to_device, train_loop
-from publius.training.needles import lexicon
+from publius.training.needles import Lexicon, lexicon
 from publius.training.optimizer import OptimizerConfig
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Phase",
     "curriculum",
     "extend",
+    "hiding_of",
     "long_loss",
     "predict_extend",
     "rescaled",
@@ -83,6 +85,9 @@ class ExtendConfig(LoopConfig):
     needle_segments: float = Field(default=0.0, ge=0, le=1)
     """Share of the needles that are random tokens which stand twice, instead of sentences: sentences teach
     the words they are made of, and these teach it of every token."""
+    needle_common: float = Field(default=0.0, ge=0, le=1)
+    """Share of the needles' words that are drawn as often as they stand in the text; the rest all alike.
+    Of a key that ends in a common word the model must mind what stands before that, too."""
     answer_weight: float = Field(default=5.0, gt=0)
     """Loss weight of an answer's tokens; other tokens have 1, a needle's value where it is stated 0."""
     lookup: LookupConfig | None = None
@@ -208,15 +213,7 @@ def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) 
     documents = shards.documents("train")
     hiding: Hiding | None = None
     if config.needles:
-        words = lexicon(documents, tokenizer).train
-        hiding = Hiding(
-            words,
-            config.needles,
-            config.needle_spacing,
-            config.answer_weight,
-            config.needle_words,
-            config.needle_segments,
-        )
+        hiding = hiding_of(config, lexicon(documents, tokenizer))
     batches = LongBatches(documents, tokenizer, plans, seed=config.seed, hiding=hiding, lookup=config.lookup)
     places = [plan.length * plan.rows * plan.batches for plan in plans]
     flops = [model.config.flops_per_token(plan.length) for plan in plans]
@@ -241,6 +238,17 @@ def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) 
         run.metric(name, value)
     save_checkpoint(run.output, model, tokenizer)
     return Checkpoint(run.output)
+
+
+def hiding_of(config: ExtendConfig, words: Lexicon) -> Hiding:
+    """How needles of training words are put into rows."""
+    counts = np.array(words.counts, np.float64)
+    common = config.needle_common
+    chances = common * counts / counts.sum() + (1 - common) / len(counts) if common else None
+    return Hiding(
+        words.train, config.needles, config.needle_spacing, config.answer_weight, config.needle_words,
+        config.needle_segments, None if chances is None else chances.tolist(),
+    )  # fmt: skip
 
 
 class _Tests(NamedTuple):

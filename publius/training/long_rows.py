@@ -62,6 +62,8 @@ class Hiding(NamedTuple):
     """Words in the longest value."""
     segments: float = 0.0
     """Of the needles, are no sentences but random tokens that stand twice."""
+    chances: Sequence[float] | None = None
+    """As `draw_needles`."""
 
 
 class Row(NamedTuple):
@@ -201,7 +203,10 @@ class LongBatches:
         questions stand at its end."""
         count, room = int(rng.integers(1, max(1, length // hiding.spacing) + 1)), 3 * length // 4
         inserts: list[_Insert] = []
-        for needle in draw_needles(rng, hiding.words, TRAIN_WORDINGS, count, longest=hiding.longest):
+        needles = draw_needles(
+            rng, hiding.words, TRAIN_WORDINGS, count, longest=hiding.longest, chances=hiding.chances
+        )
+        for needle in needles:
             said, asked = np.sort(rng.random(2)).tolist()
             if rng.random() < 0.5:
                 said, asked = float(rng.random()), 1.0

@@ -88,6 +88,8 @@ class Lexicon(NamedTuple):
 
     train: tuple[str, ...]
     test: tuple[str, ...]
+    counts: tuple[int, ...]
+    """How often each of `train` stands in the text."""
 
     def of(self, side: Literal["train", "test"]) -> tuple[str, ...]:
         """One side."""
@@ -118,7 +120,7 @@ def lexicon(documents: Iterable[Sequence[int] | np.ndarray[Any, Any]], tokenizer
             where="needles",
             fix="give shards of more text, in a language that puts spaces between words",
         )
-    return Lexicon(tuple(sides[False]), tuple(sides[True]))
+    return Lexicon(tuple(sides[False]), tuple(sides[True]), tuple(counts[word] for word in sides[False]))
 
 
 def draw_needles(
@@ -128,17 +130,22 @@ def draw_needles(
     count: int,
     *,
     longest: int = 2,
+    chances: Sequence[float] | None = None,
 ) -> list[Needle]:
     """`count` needles with distinct keys of two words, each with a wording and a value of its own, at random.
 
     Args:
         longest: values have two words to this many. Long ones teach copying: given its first words, every
             other word of a value can be looked up by the word before it.
+        chances: of each word, 1 in all; None is all alike. Common words teach most: a key's last word then
+            stands in many places, and only the words before it tell which.
     """
+    p = None if chances is None else np.asarray(chances)
     needles: dict[str, Needle] = {}
     while len(needles) < count:
         size = 2 + int(rng.integers(2, longest + 1))
-        first, second, *value = (words[int(i)] for i in rng.integers(len(words), size=size))
+        drawn = rng.integers(len(words), size=size) if p is None else rng.choice(len(words), size, p=p)
+        first, second, *value = (words[int(i)] for i in drawn)
         key = f"{first} {second}"
         wording = wordings[int(rng.integers(len(wordings)))]
         if first != second and key not in needles:

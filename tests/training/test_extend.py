@@ -15,7 +15,17 @@ from publius.model.rope import YarnRope
 from publius.pipeline import testing_run
 from publius.testing.fakes import byte_tokenizer, tiny_config, tiny_model
 from publius.tokenizer.shards import Shards, ShardsWriter
-from publius.training.extend import ExtendConfig, Phase, curriculum, extend, planned, predict_extend, rescaled
+from publius.training.extend import (
+    ExtendConfig,
+    Phase,
+    curriculum,
+    extend,
+    hiding_of,
+    planned,
+    predict_extend,
+    rescaled,
+)
+from publius.training.needles import Lexicon
 from tests.training.test_needles import made_up
 
 METHODS = ("theta", "linear", "dynamic", "yarn", "llama3")
@@ -133,6 +143,14 @@ def test_trains_measures_and_counts(tmp_path):
             nll -= model(row[:, :-1]).log_softmax(-1).gather(2, row[:, 1:, None]).sum().item()
     assert metrics["val_loss"] == pytest.approx(nll / 512, rel=1e-4)
     assert math.isfinite(metrics["train_loss"])
+
+
+def test_common_words_are_drawn_as_often_as_they_stand_there():
+    words = Lexicon(("and", "lamp", "with"), ("the",), (6, 1, 3))
+    assert hiding_of(config(needles=1.0), words).chances is None
+    half = hiding_of(config(needles=1.0, needle_common=0.5), words).chances
+    assert half == pytest.approx([0.3 + 1 / 6, 0.05 + 1 / 6, 0.15 + 1 / 6])
+    assert hiding_of(config(needles=1.0, needle_common=1.0), words).chances == pytest.approx([0.6, 0.1, 0.3])
 
 
 def test_shards_of_another_tokenizer_are_refused(tmp_path):

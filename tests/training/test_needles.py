@@ -44,6 +44,22 @@ def test_words_are_small_whole_and_seen_twice():
     assert not every & {"rome", "Rome", "don", "don't", "x9", "once", "only", "onlyonce"}
 
 
+def test_training_words_are_counted():
+    known = made_up(200)
+    text = " ".join(f"{word} " * (2 + i % 3) for i, word in enumerate(known))
+    found = lexicon(documents([text]), WORDS)
+    assert found.counts == tuple(2 + known.index(word) % 3 for word in found.train)
+
+
+def test_words_are_drawn_by_their_chances():
+    words = made_up(40)
+    chances = [0.5 if i == 3 else 0.5 / 38 if i != 7 else 0.0 for i in range(40)]
+    drawn = draw_needles(np.random.default_rng(0), words, TRAIN_WORDINGS, 200, longest=4, chances=chances)
+    values = " ".join(needle.value for needle in drawn).split()
+    assert 0.4 < values.count(words[3]) / len(values) < 0.6
+    assert words[7] not in values and all(words[7] not in needle.key.split() for needle in drawn)
+
+
 def test_too_few_words_are_refused():
     with pytest.raises(UserError, match="too few different words"):
         lexicon(documents(["ten words that are here twice " * 2]), WORDS)
