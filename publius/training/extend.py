@@ -86,8 +86,8 @@ class ExtendConfig(LoopConfig):
     """Share of the needles that are random tokens which stand twice, instead of sentences: sentences teach
     the words they are made of, and these teach it of every token."""
     needle_common: float = Field(default=0.0, ge=0, le=1)
-    """Share of the needles' words that are drawn as often as they stand in the text; the rest all alike.
-    Of a key that ends in a common word the model must mind what stands before that, too."""
+    """Share of the needles' words, and of the tokens of segments, that are drawn as often as they stand in
+    the text; the rest all alike. Of a key that ends in a common word the beginning decides."""
     answer_weight: float = Field(default=5.0, gt=0)
     """Loss weight of an answer's tokens; other tokens have 1, a needle's value where it is stated 0."""
     lookup: LookupConfig | None = None
@@ -247,7 +247,7 @@ def hiding_of(config: ExtendConfig, words: Lexicon) -> Hiding:
     chances = common * counts / counts.sum() + (1 - common) / len(counts) if common else None
     return Hiding(
         words.train, config.needles, config.needle_spacing, config.answer_weight, config.needle_words,
-        config.needle_segments, None if chances is None else chances.tolist(),
+        config.needle_segments, common, None if chances is None else chances.tolist(),
     )  # fmt: skip
 
 

@@ -62,6 +62,8 @@ class Hiding(NamedTuple):
     """Words in the longest value."""
     segments: float = 0.0
     """Of the needles, are no sentences but random tokens that stand twice."""
+    common: float = 0.0
+    """Of those tokens, are taken from a document, where common ones are common."""
     chances: Sequence[float] | None = None
     """As `draw_needles`."""
 
@@ -211,7 +213,7 @@ class LongBatches:
             if rng.random() < 0.5:
                 said, asked = float(rng.random()), 1.0
             if rng.random() < hiding.segments:
-                statement, question = self._segment(rng, hiding.answer_weight)
+                statement, question = self._segment(rng, hiding)
             else:
                 head, tail = needle.statement.rsplit(needle.answer, 1)[0], needle.answer
                 statement = self._sentence(head, tail, 0.0, answer=False)
@@ -222,11 +224,15 @@ class LongBatches:
             inserts += [_Insert(said, statement), _Insert(asked, question)]
         return sorted(inserts, key=lambda insert: insert.at)  # stable: a statement precedes its question
 
-    def _segment(self, rng: np.random.Generator, weight: float) -> tuple[Row, Row]:
+    def _segment(self, rng: np.random.Generator, hiding: Hiding) -> tuple[Row, Row]:
         """Tokens to hide, and the same again, of which the first two are the question."""
         tokens = rng.choice(self._ids, int(rng.integers(_SEGMENT[0], _SEGMENT[1] + 1)))
+        if hiding.common:
+            said = end_to_end(self._documents[int(rng.integers(len(self._documents)))], self._gap)
+            often = rng.random(len(tokens)) < hiding.common
+            tokens = np.where(often, rng.choice(said, len(tokens)), tokens)
         weights, no = np.zeros(len(tokens), np.float32), np.zeros(len(tokens), np.bool_)
-        asked = np.where(np.arange(len(tokens)) < _ASKED, 0.0, weight).astype(np.float32)
+        asked = np.where(np.arange(len(tokens)) < _ASKED, 0.0, hiding.answer_weight).astype(np.float32)
         return Row(tokens, weights, no), Row(tokens, asked, no)
 
     def _sentence(self, head: str, tail: str, weight: float, *, answer: bool) -> Row:

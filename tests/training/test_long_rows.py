@@ -127,6 +127,18 @@ def test_segments_stand_twice_and_the_second_time_is_asked_after_two_tokens():
     assert any(answers for answers, _ in kinds) and any(asked and not answers for answers, asked in kinds)
 
 
+def test_tokens_of_segments_are_as_common_as_in_the_text():
+    def most(common):
+        hiding = HIDING._replace(segments=1.0, common=common)
+        batches = LongBatches(documents(["zz " * 40]), WORDS, [Plan(512, 1, 10**6)], seed=0, hiding=hiding)
+        asked = [batches.next() for _ in range(20)]
+        hidden = [t for b in asked for t, w in zip(b.targets_BT[0], b.weights_BT[0], strict=True) if w == 5]
+        return sum(int(token) in known for token in hidden) / len(hidden)
+
+    known = set(WORDS.encode("zz \n\n"))
+    assert most(0.0) < 0.1 and 0.4 < most(0.5) < 0.65 and most(1.0) == 1.0
+
+
 def test_a_share_of_rows_are_lookups():
     batches = LongBatches(
         documents(TEXTS), WORDS, [Plan(256, 1, 10**6)], seed=0, lookup=LookupConfig(share=0.25)
