@@ -78,7 +78,8 @@ def main() -> None:
             os._exit(0)
         os.close(Ticking.pipe)
         if len(reached) < kills:
-            for _ in range(rng.choice([0, 1, 2, 4, 8, 12])):
+            # one of them at least after a step: all four before any is chance, one in a thousand
+            for _ in range(rng.choice([0, 1, 2, 4, 8, 12] if reached else [1, 2, 4, 8, 12])):
                 os.read(out, 1)
             time.sleep(rng.uniform(0.0, 0.03))  # somewhere in a step, a save, or the start
             os.kill(child, signal.SIGKILL)
