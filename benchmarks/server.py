@@ -129,7 +129,7 @@ def under_load(
     if "error" in found:
         raise UserError(f"the load client failed: {found['error']}", where="benchmarks/server.py")
     since, until = found.pop("window")
-    tokens = max(1.0, found["window_tokens"])
+    tokens = max(1.0, found["tokens_per_second"] * (until - since))
     found["cpu_per_token"] = (spent_at(seen, until) - spent_at(seen, since)) / tokens
     return found, seen
 

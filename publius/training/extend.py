@@ -211,9 +211,7 @@ def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) 
     plans = planned(config, config.base_length or old.config.max_position)
     model = _with_shape(old, shape)
     documents = shards.documents("train")
-    hiding: Hiding | None = None
-    if config.needles:
-        hiding = hiding_of(config, lexicon(documents, tokenizer))
+    hiding = hiding_of(config, lexicon(documents, tokenizer)) if config.needles else None
     batches = LongBatches(documents, tokenizer, plans, seed=config.seed, hiding=hiding, lookup=config.lookup)
     places = [plan.length * plan.rows * plan.batches for plan in plans]
     flops = [model.config.flops_per_token(plan.length) for plan in plans]

@@ -140,12 +140,10 @@ def draw_needles(
         chances: of each word, 1 in all; None is all alike. Common words teach most: a key's last word then
             stands in many places, and only the words before it tell which.
     """
-    p = None if chances is None else np.asarray(chances)
     needles: dict[str, Needle] = {}
     while len(needles) < count:
         size = 2 + int(rng.integers(2, longest + 1))
-        drawn = rng.integers(len(words), size=size) if p is None else rng.choice(len(words), size, p=p)
-        first, second, *value = (words[int(i)] for i in drawn)
+        first, second, *value = (words[int(i)] for i in rng.choice(len(words), size, p=chances))
         key = f"{first} {second}"
         wording = wordings[int(rng.integers(len(wordings)))]
         if first != second and key not in needles:
