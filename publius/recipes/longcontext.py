@@ -53,7 +53,7 @@ def longcontext(seed: int = 0) -> Recipe:
         phases=(
             Phase(length=_SHORT, tokens=800_000),  # the needle task is learned where it is cheap
             Phase(length=1024, tokens=1_000_000),
-            Phase(length=_LONG, tokens=2_000_000),
+            Phase(length=_LONG, tokens=3_500_000),
         ),
         batch_tokens=2 * _LONG, needles=1.0, needle_spacing=32, needle_words=4, needle_segments=0.5,
         needle_common=0.5,  # a question that ends in "the" is answered by what stands before it
@@ -63,9 +63,14 @@ def longcontext(seed: int = 0) -> Recipe:
     long = r.stage("long", extend, growing, base=base, shards=shards)
     before = NeedleConfig(prefix="base", lengths=(128, _SHORT))
     grid = NeedleConfig(lengths=(512, 1024, 2048, _LONG))
+    # forty a cell are too few to tell 95% from 90%: other questions, five times as many, where it is hardest
+    farthest = NeedleConfig(prefix="far", lengths=(_LONG,), n=200, seed=1)
     tested = r.stage("needle_base", needle, before, model=base, shards=shards)
     found = r.stage("needle_long", needle, grid, model=long, shards=shards)
+    far = r.stage("needle_far", needle, farthest, model=long, shards=shards)
     r.publish("needle.base", tested, "base.accuracy")
     for metric in ("accuracy", "worst", f"worst.{_LONG}"):
         r.publish(f"needle.{metric}", found, f"needle.{metric}")
+    for metric in ("accuracy", "worst"):
+        r.publish(f"needle.far.{metric}", far, f"far.{metric}")
     return r

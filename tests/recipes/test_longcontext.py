@@ -13,6 +13,8 @@ def test_every_length_fits_the_model_it_is_asked_of(tmp_path: Path) -> None:
     short = start.model.max_position
     assert long.length == 16 * short and base.sequence_length == short and start.sequence_length <= short
     assert recipe.nodes["needle_long"].config.lengths[-1] == long.length
+    assert recipe.nodes["needle_far"].config.lengths == (long.length,)
+    assert recipe.nodes["needle_far"].config.seed != recipe.nodes["needle_long"].config.seed
     assert recipe.nodes["needle_base"].config.lengths[-1] == short
     assert len(recipe.nodes["needle_long"].config.depths) >= 5
     assert {recipe.nodes[name].config.seed for name in ("world", "start", "base", "long")} == {3}
