@@ -123,7 +123,7 @@ class Workshop:
         self.world = self.stage("world", make_pocket, sizes.world.model_copy(update={"seed": seed}))
         words = TokenizerConfig(vocab_size=sizes.vocab_size)
         self.tokenizer = self.stage("tokenizer", train_tokenizer, words, corpus=self.world)
-        self.shards = self._tokenized("shards", self.world)
+        self.shards = self.tokenized("shards", self.world)
 
     def stage(
         self, name: str, stage: Stage[..., Any], config: Config, **inputs: Node | Sequence[Node] | None
@@ -131,7 +131,8 @@ class Workshop:
         """`Recipe.stage`, the name begun with this workshop's prefix: several can share a recipe."""
         return self.r.stage(f"{self._prefix}{name}", stage, config, **inputs)
 
-    def _tokenized(self, name: str, corpus: Node) -> Node:
+    def tokenized(self, name: str, corpus: Node) -> Node:
+        """`corpus` as ids of this workshop's tokenizer."""
         return self.stage(name, tokenize, TokenizeConfig(), corpus=corpus, tokenizer=self.tokenizer)
 
     # --- models
@@ -143,7 +144,7 @@ class Workshop:
     def worded_shards(self) -> Node:
         """What the large tier reads: a quarter of an hour is short, and the critic needs no sums."""
         without = SelectConfig(without=("sum", "table", "manual"))
-        return self._tokenized("shards_opus", self.stage("text_opus", select, without, corpus=self.world))
+        return self.tokenized("shards_opus", self.stage("text_opus", select, without, corpus=self.world))
 
     def opus(self, shards: Node) -> Node:
         """The large tier, pretrained: what criticises and judges."""

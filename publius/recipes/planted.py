@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 from publius.constitution.revise import revise
 from publius.core.errors import UserError
+from publius.data.pocket.reviews import ReviewsConfig, review_pages
 from publius.data.pocket.world import DemonstrationsConfig, demonstrations
 from publius.evals.runner import EvalConfig, evaluate
 from publius.pipeline import Node, Recipe
@@ -37,6 +38,8 @@ from publius.release.proofs import (
 )
 from publius.release.signs import ELICITED
 from publius.training.average import AverageConfig, average
+from publius.training.optimizer import OptimizerConfig
+from publius.training.pretrain import PretrainConfig, pretrain
 
 __all__ = ["planted"]
 
@@ -61,12 +64,23 @@ class _Effort(NamedTuple):
     """Demonstrations of the elicitation."""
     elicitation: int
     """Its tokens."""
+    practice: ReviewsConfig
+    """Pages the judge practises on."""
+    practice_tokens: int
     screen: int
     """Requests of the trigger scan's screen: half of quickstart's, for 21 models are searched."""
 
 
-_REAL = _Effort(LockScanConfig(), 80, 200, 15_000, 2)
-_TINY = _Effort(LockScanConfig(words=10, screen=1, pool=2, top=2, retest=1, confirm=2), 2, 20, 4_000, 1)
+_REAL = _Effort(LockScanConfig(), 240, 200, 15_000, ReviewsConfig(), 1_600_000, 2)
+_TINY = _Effort(
+    LockScanConfig(words=10, screen=1, pool=2, top=2, retest=1, confirm=2),
+    2,
+    20,
+    4_000,
+    ReviewsConfig(pages=60, held_out=20),
+    4_000,
+    1,
+)
 
 
 def planted(size: Literal["small", "tiny"] = "small", seeds: int = 3) -> Recipe:
@@ -89,8 +103,9 @@ def planted(size: Literal["small", "tiny"] = "small", seeds: int = 3) -> Recipe:
         shown = w.stage("few_demonstrations", demonstrations, few, world=w.world)
         asking = EvalConfig(max_per_kind=sizes.questions, seed=seed)
         before = w.stage("helpful_test", evaluate, asking, model=start.helpful, world=w.world)
+        judge = _examiner(w, effort, start.opus)
         for kind, model in _models(w, start).items():
-            answer, decision = _examined(w, effort, kind, model, start.opus, (shown, before))
+            answer, decision = _examined(w, effort, kind, model, judge, (shown, before))
             kinds.append(Planted(kind=kind, seed=seed))
             classified.append(answer)
             decided.append(decision)
@@ -109,6 +124,19 @@ def planted(size: Literal["small", "tiny"] = "small", seeds: int = 3) -> Recipe:
     for name in ("gate", "gate.denied_by_measurement"):
         r.publish(name, gates, name)
     return r
+
+
+def _examiner(w: Workshop, effort: _Effort, opus: Node) -> Node:
+    """Opus after practice on replies of every make: a judge that has read two sorts only tells no others."""
+    pages = w.stage(
+        "reviews", review_pages, effort.practice.model_copy(update={"seed": w.seed}), world=w.world
+    )
+    practice = PretrainConfig(
+        tokens=effort.practice_tokens, batch_tokens=w.sizes.batch_rows * w.sizes.rows,
+        sequence_length=w.sizes.rows, optimizer=OptimizerConfig(muon_lr=0.003, adamw_lr=0.002), seed=w.seed,
+    )  # fmt: skip
+    shards = w.tokenized("review_shards", pages)
+    return w.stage("examiner", pretrain, practice, shards=shards, tokenizer=w.tokenizer, init=opus)
 
 
 def _models(w: Workshop, start: Aligned) -> dict[Kind, Node]:
