@@ -88,7 +88,7 @@ def craft_of(question: Conversation) -> Craft:
     meta = question.meta
     return Craft(
         str(meta["kind"]), str(meta["category"]), str(meta["entity"]), tuple(map(str, meta["keys"])),
-        int(meta["need"]), "train", str(meta.get("twin", "")),
+        int(meta["need"]), "", str(meta.get("twin", "")),
     )  # fmt: skip
 
 
