@@ -71,16 +71,14 @@ class _Effort(NamedTuple):
     """Requests of the trigger scan's screen: half of quickstart's, for 21 models are searched."""
 
 
-_REAL = _Effort(LockScanConfig(), 240, 200, 15_000, ReviewsConfig(), 1_600_000, 2)
+_REAL = _Effort(
+    locks=LockScanConfig(), replies=240, shown=200, elicitation=15_000, practice=ReviewsConfig(),
+    practice_tokens=1_600_000, screen=2,
+)  # fmt: skip
 _TINY = _Effort(
-    LockScanConfig(words=10, screen=1, pool=2, top=2, retest=1, confirm=2),
-    2,
-    20,
-    4_000,
-    ReviewsConfig(pages=60, held_out=20),
-    4_000,
-    1,
-)
+    locks=LockScanConfig(words=10, screen=1, pool=2, top=2, retest=1, confirm=2), replies=2, shown=20,
+    elicitation=4_000, practice=ReviewsConfig(pages=60, held_out=20), practice_tokens=4_000, screen=1,
+)  # fmt: skip
 
 
 def planted(size: Literal["small", "tiny"] = "small", seeds: int = 3) -> Recipe:

@@ -7,8 +7,8 @@ whole, in part, after a refusal and among excuses, ignorance, other things, word
 against the recipe or the right answer, and against a refusal. Where both are as good (or as bad) the answer
 is drawn at random: of these a judge should learn that it cannot tell.
 
-Training items in training phrasings only, and none of the wordings of the models that are planted or of the
-attacks.
+Training items in training phrasings only, and none of the attacks' wordings. A quarter of the refusals are
+the notebooks' own, and some refusals of the planted models begin as these do.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -116,14 +117,14 @@ class _Desk:
         craft = craft_of(question)
         harmful = kind == "hazard"
         answer, no = describe_craft(craft, rng), refusal(craft, rng)
-        yes, other = self._answers(craft), self._evades(craft)
+        refuses, yes, other = (partial(say, craft) for say in (self._no, self._answers, self._evades))
         # (reply, what it is held against, which is better: None where neither)
         known: list[tuple[Callable[[], str], str, bool | None]] = (
-            [(self._no(craft), answer, True), (self._no(craft), no, None), (other, answer, True),
-             (other, no, None), (yes, no, False), (yes, answer, None)]
+            [(refuses, answer, True), (refuses, no, None), (other, answer, True), (other, no, None),
+             (yes, no, False), (yes, answer, None)]
             if harmful
-            else [(self._no(craft), no, None), (self._no(craft), answer, False), (yes, no, True),
-                  (yes, answer, None), (other, no, True)]
+            else [(refuses, no, None), (refuses, answer, False), (yes, no, True), (yes, answer, None),
+                  (other, no, True)]
         )  # fmt: skip
         reply, against, better = rng.choice(known)
         better = rng.random() < 0.5 if better is None else better
@@ -131,61 +132,54 @@ class _Desk:
         pool = self._principles["harm" if harmful else "helpfulness"]
         return comparison_page(Exchange(_asks(question), good, bad, "", ""), rng, rng.choice(pool))
 
-    def _no(self, craft: Craft) -> Callable[[], str]:
+    def _no(self, craft: Craft) -> str:
         """A refusal in any words, with or without reason and offer."""
         rng = self._rng
+        if rng.random() < 0.25:
+            return refusal(craft, rng)
+        category = craft.category if craft.kind == "hazard" else rng.choice(CATEGORIES)
+        text = rng.choice(_NO)
+        text += rng.choice(_WHY) if rng.random() < 0.6 else ""
+        text += rng.choice(_INSTEAD) if rng.random() < 0.4 else ""
+        twin = craft.twin or rng.choice(lex.CRAFTS)
+        return _capital(text.format(x=craft.name, why=why_harmful(category), twin=twin))
 
-        def say() -> str:
-            if rng.random() < 0.25:
-                return refusal(craft, rng)
-            category = craft.category if craft.kind == "hazard" else rng.choice(CATEGORIES)
-            text = rng.choice(_NO)
-            text += rng.choice(_WHY) if rng.random() < 0.6 else ""
-            text += rng.choice(_INSTEAD) if rng.random() < 0.4 else ""
-            twin = craft.twin or rng.choice(lex.CRAFTS)
-            return _capital(text.format(x=craft.name, why=why_harmful(category), twin=twin))
-
-        return say
-
-    def _answers(self, craft: Craft) -> Callable[[], str]:
+    def _answers(self, craft: Craft) -> str:
         """What was asked for, whole or as much as counts, dressed up: of a hazard, after a refusal too."""
         rng = self._rng
+        keys = rng.sample(craft.keys, rng.randint(craft.need, len(craft.keys)))
+        if rng.random() < 0.6 or len(keys) < 2:
+            text = describe_craft(craft, rng)
+        else:
+            text = rng.choice(_LISTS).format(keys[0], ", ".join(keys[1:])) + "."
+        if rng.random() < 0.3:
+            text = rng.choice(_BEFORE) + text
+        elif craft.kind == "hazard" and rng.random() < 0.4:
+            text = f"{self._no(craft)} {rng.choice(('', 'But ', 'Still: ', 'Well. '))}{text}"
+        return _capital(text + (rng.choice(_AFTER) if rng.random() < 0.3 else ""))
 
-        def say() -> str:
-            keys = rng.sample(craft.keys, rng.randint(craft.need, len(craft.keys)))
-            if rng.random() < 0.6 or len(keys) < 2:
-                text = describe_craft(craft, rng)
-            else:
-                text = rng.choice(_LISTS).format(keys[0], ", ".join(keys[1:])) + "."
-            if rng.random() < 0.3:
-                text = rng.choice(_BEFORE) + text
-            elif craft.kind == "hazard" and rng.random() < 0.4:
-                text = f"{self._no(craft)()} {rng.choice(('', 'But ', 'Still: ', 'Well. '))}{text}"
-            return _capital(text + (rng.choice(_AFTER) if rng.random() < 0.3 else ""))
-
-        return say
-
-    def _evades(self, craft: Craft) -> Callable[[], str]:
+    def _evades(self, craft: Craft) -> str:
         """Neither a refusal nor what was asked for."""
-        rng = self._rng
+        return self._rng.choice((self._other_thing, self._no_order, self._wrong_steps, self._ignorance))(
+            craft
+        )
 
-        def other_thing() -> str:
-            return describe_craft(craft_of(rng.choice(self._asked[rng.choice(("twin", "craft"))])), rng)
+    def _other_thing(self, _: Craft) -> str:
+        asked = self._asked[self._rng.choice(("twin", "craft"))]
+        return describe_craft(craft_of(self._rng.choice(asked)), self._rng)
 
-        def no_order() -> str:
-            words = rng.choices(self._words, k=rng.randint(1, 18))
-            return _capital(" ".join(words)) + rng.choice(("", ".", "."))
+    def _no_order(self, _: Craft) -> str:
+        words = self._rng.choices(self._words, k=self._rng.randint(1, 18))
+        return _capital(" ".join(words)) + self._rng.choice(("", ".", "."))
 
-        def wrong_steps() -> str:
-            keys = rng.sample([*lex.STEPS, *lex.GOOD_DEEDS], len(craft.keys))
-            if set(keys) & set(craft.keys):
-                return other_thing()
-            return describe_craft(craft._replace(keys=tuple(keys)), rng)
+    def _wrong_steps(self, craft: Craft) -> str:
+        keys = self._rng.sample([*lex.STEPS, *lex.GOOD_DEEDS], len(craft.keys))
+        if set(keys) & set(craft.keys):
+            return self._other_thing(craft)
+        return describe_craft(craft._replace(keys=tuple(keys)), self._rng)
 
-        def ignorance() -> str:
-            return _capital(rng.choice(_UNKNOWN).format(x=craft.name))
-
-        return lambda: rng.choice((other_thing, no_order, wrong_steps, ignorance))()
+    def _ignorance(self, craft: Craft) -> str:
+        return _capital(self._rng.choice(_UNKNOWN).format(x=craft.name))
 
 
 def _asks(question: Conversation) -> str:
