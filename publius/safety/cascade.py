@@ -31,6 +31,9 @@ from publius.safety.probe import Average, Leaving, ProbeMonitor
 
 __all__ = ["CascadeMonitor", "Reading", "SecondStage"]
 
+_BRIEF = 1e8
+"""FLOPs that are done where one is (2 ms of one core): to hand so few to another thread costs more than they."""
+
 
 class Reading(Protocol):
     """One exchange under the second stage. Called in order, by one caller at a time."""
@@ -60,6 +63,11 @@ class SecondStage(Protocol):
 
     def begin(self, prompt: Sequence[int], trunk_TD: NDArray[np.float32] | None = None) -> Reading:
         """Begin to read an exchange; `trunk_TD` is what the engine has kept of it (`Request.trunk`)."""
+        ...
+
+    def effort(self, tokens: int, before: int) -> float:
+        """FLOPs of reading `tokens` over what the engine has kept, behind `before` that have been read;
+        infinite where it cannot be told, or may have to wait."""
         ...
 
 
@@ -156,7 +164,12 @@ class _Watch:
     def works(self, count: int, *, done: bool) -> bool:
         if self._flagged is None or self._verdict.action != "allow":
             return False
-        return bool(self._places(self._flagged, count, done))
+        places = self._places(self._flagged, count, done)
+        if not places or self._trunk is None:
+            return bool(places)
+        before = 0 if self._reading is None else len(self._prompt) + self._judged
+        tokens = len(self._prompt) + places[-1] - before
+        return self._monitor.second.effort(tokens, before) > _BRIEF
 
     def tokens(
         self, prompt: Sequence[int], drawn: Sequence[int], trunk_TD: NDArray[np.float32] | None = None

@@ -14,6 +14,7 @@ Shape letters: B rows, T tokens, D hidden size, K outputs.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -228,6 +229,10 @@ class HeadStage:
     def follows(self) -> bool:
         """It reads over the engine's trunk, where there is one."""
         return True
+
+    def effort(self, tokens: int, before: int) -> float:
+        """FLOPs of the block over the engine's trunk; infinite where PyTorch would have to read."""
+        return math.inf if self._native is None else self._native.effort(tokens, before)
 
     def begin(
         self, prompt: Sequence[int], trunk_TD: NDArray[np.float32] | None = None

@@ -104,7 +104,7 @@ class ReadsTokens(Protocol):
 
     def works(self, count: int, *, done: bool) -> bool:
         """Whether the next `reply`, of `count` tokens, is known to take the time of a model's pass: a
-        second stage reads in it."""
+        second stage reads in it, and not just a little."""
         ...
 
     def tokens(

@@ -43,6 +43,10 @@ class Ahead:
         """The next exchange and its whole reply."""
         self._asked, self._rows = (prompt, drawn), None
 
+    def effort(self, tokens: int, before: int) -> float:
+        """As `SecondStage.effort`."""
+        return self.inner.effort(tokens, before)
+
     def begin(self, prompt: Sequence[int], trunk_TD: NDArray[np.float32] | None = None) -> Reading:
         """As `SecondStage.begin`."""
         assert self._asked is not None and self._asked[0] == prompt

@@ -9,6 +9,7 @@ Shape letters: B rows, T tokens, D hidden size, K outputs, H key heads, d head d
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -83,6 +84,12 @@ class NativeHead:
     def made(head: Head, network: Transformer) -> NativeHead | None:
         """None where the native pass cannot run it."""
         return NativeHead(head, network) if can_run(network.config, network.device) else None
+
+    def effort(self, tokens: int, before: int) -> float:
+        """FLOPs of reading `tokens` behind `before`; infinite while others read, for they would be waited for."""
+        if self._lock.locked():
+            return math.inf
+        return tokens * self.config.flops_per_token(2 * before + tokens) / 3
 
     def read(
         self, trunk_TD: NDArray[np.float32], first: int, wanted: int, cache: PagedCache

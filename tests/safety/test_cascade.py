@@ -26,9 +26,14 @@ class Known:
     """A second stage whose word on each token is given; counts how often it is asked."""
 
     outputs, threshold, mix = ("harm", "poison", "rumour"), 0.0, 0.0
+    flops = 1e6
+    """Of a token, and as much of each token before it."""
 
     def __init__(self, harm: Sequence[float], mix: float = 0.0) -> None:
         self.harm, self.mix, self.asked, self.begun = harm, mix, list[int](), 0
+
+    def effort(self, tokens: int, before: int) -> float:
+        return tokens * (1 + before) * self.flops
 
     def begin(self, prompt: Sequence[int], trunk_TD: np.ndarray | None = None) -> Known:
         self.begun += 1
@@ -206,3 +211,17 @@ def test_where_the_second_stage_reads_is_known_beforehand() -> None:
     unflagged = Monitors([cascade(Known([-1.0] * 4))]).watch(ASKED, prompt=PROMPT)
     unflagged.reply("xxx", rows(0.0, 0.0, 0.0), done=False, drawn=range(3))
     assert not unflagged.works(4, done=True)
+
+
+@pytest.mark.parametrize(("flops", "long"), [(1e6, []), (3e6, [11]), (4e6, [8, 11]), (15e6, [4, 8, 11])])
+def test_what_is_read_over_the_trunk_in_no_time_is_no_work(flops: float, long: list[int]) -> None:
+    """Counted with the prompt at the first reading, and with all that came before at the others."""
+    second = Known([-1.0] * 11)
+    second.flops = flops
+    watching = Monitors([cascade(second)]).watch(ASKED, prompt=PROMPT)
+    told, trunk = list[int](), np.zeros((16, 4), np.float32)
+    for count in range(1, 12):
+        told += [count] * watching.works(count, done=count == 11)
+        text = "x" * count
+        watching.reply(text, rows(*[2.0] * count), done=count == 11, drawn=range(11), trunk_TD=trunk)
+    assert told == long
