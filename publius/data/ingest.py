@@ -20,7 +20,7 @@ from pydantic import Field
 
 from publius.core.config import Config
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, Message, text_of
+from publius.core.messages import Conversation
 from publius.data.artifacts import (
     SPLITS,
     Conversations,
@@ -33,6 +33,7 @@ from publius.data.artifacts import (
 from publius.data.files import JsonlWriter, expand, read_lines
 from publius.data.pair_shapes import MissingSide, TiedPair
 from publius.data.sources import Drop, file_conversations, file_documents, file_preferences, file_prompts
+from publius.data.splits import about
 from publius.data.types import Document, Preference
 from publius.pipeline import Run, stage
 
@@ -40,7 +41,6 @@ __all__ = [
     "IngestConfig",
     "IngestPreferencesConfig",
     "IngestTextConfig",
-    "about",
     "fingerprint",
     "fraction_of",
     "ingest_chats",
@@ -110,11 +110,6 @@ def fingerprint(config: IngestConfig) -> dict[str, str]:
             with Path(path).open("rb") as file:
                 found[path] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def about(messages: Sequence[Message]) -> str:
-    """What a conversation is split by: the first message's text."""
-    return text_of(messages[0]) if messages else ""
 
 
 def _digest(text: str, seed: int) -> bytes:

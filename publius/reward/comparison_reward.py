@@ -18,6 +18,7 @@ from publius.constitution.principles import Principle
 from publius.constitution.raw_text import visible
 from publius.core.messages import Message, assistant, text_of
 from publius.inference.engine import Engine
+from publius.inference.guide import thinking_open
 from publius.inference.sampling import Sampling
 from publius.reward.guard import RewardError
 from publius.reward.judging import JudgingRules, average, draw_principles
@@ -70,7 +71,7 @@ class StartReplies:
             for prompt in fresh
         ]
         for prompt, done in zip(fresh, self._engine.generate(fresh, sampling), strict=True):
-            self._known[prompt] = text_of(self._renderer.parse(list(done.tokens)).blocks)
+            self._known[prompt] = self._said(prompt, done.tokens)
         return [
             assistant(self._begun(t) + self._known[prompt])
             for t, prompt in zip(trajectories, prompts, strict=True)
@@ -82,8 +83,14 @@ class StartReplies:
 
     def _begun(self, trajectory: Trajectory) -> str:
         """The prefill: what the last message says before what the policy wrote."""
-        own = text_of(self._renderer.parse(list(last_reply(trajectory))).blocks)
+        reply = last_reply(trajectory)
+        own = self._said(trajectory.tokens[: len(trajectory.tokens) - len(reply)], reply)
         return text_of(trajectory.conversation.messages[-1]).removesuffix(own)
+
+    def _said(self, prompt: Sequence[int], reply: Sequence[int]) -> str:
+        """The visible text of a reply; a prompt may have begun its thinking."""
+        open_ = thinking_open(prompt, self._renderer.tokenizer)
+        return text_of(self._renderer.parse(list(reply), thinking_open=open_).blocks)
 
 
 class _Asked(NamedTuple):

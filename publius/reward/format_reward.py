@@ -11,7 +11,7 @@ from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.core.messages import ThinkingBlock, text_of
 from publius.inference.grammar import Grammar
-from publius.inference.guide import Guides
+from publius.inference.guide import Guides, thinking_open
 from publius.inference.sampling import Sampling
 from publius.reward.answers import find_answer
 from publius.reward.reward_fn import Reward, Trajectory
@@ -99,7 +99,10 @@ class FormatReward:
 
     def _thinks(self, wanted: Thinking, trajectory: Trajectory, thought: bool, text: str) -> bool:
         """Read from the tokens: in the parsed message, thinking that was cut off looks like any other."""
-        marks = [t for t in last_reply(trajectory) if t in (self._think, self._think_end)]
+        reply = last_reply(trajectory)
+        marks = [t for t in reply if t in (self._think, self._think_end)]
+        if thinking_open(trajectory.tokens[: len(trajectory.tokens) - len(reply)], self._tokenizer):
+            marks.insert(0, self._think)  # its prompt has begun it
         whole = marks == [self._think, self._think_end] * (len(marks) // 2)
         if wanted == "forbidden":
             return not marks

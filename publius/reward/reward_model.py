@@ -22,6 +22,7 @@ from publius.core.errors import UserError
 from publius.core.messages import text_of
 from publius.core.stats import Estimate, calibration_error, wilson
 from publius.data.artifacts import Preferences
+from publius.data.splits import by_prompt
 from publius.data.types import Preference
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_reward_checkpoint
 from publius.model.heads import RewardModel
@@ -96,7 +97,7 @@ def _loss(model: RewardModel, batch: PairBatch) -> LossSum:
     return LossSum(total, batch.weight_B.sum(), int((batch.last_2B + 1).sum()))
 
 
-@stage(version=1, parallel=True, wide=True)
+@stage(version=2, parallel=True, wide=True)
 def train_reward(
     run: Run, config: RewardConfig, *, base: Checkpoint, preferences: list[Preferences]
 ) -> RewardCheckpoint:
@@ -129,7 +130,7 @@ def train_reward(
         rows=config.pairs,
         seed=config.seed,
     )
-    steps = max(1, math.ceil(config.epochs * len(train) / config.pairs))
+    steps = max(1, math.ceil(config.epochs * len(train) / (config.pairs * config.loop.accumulation)))
     result = train_loop(
         run,
         model,
@@ -184,14 +185,19 @@ def _check_sources(pairs: Sequence[_Pair], weights: dict[str, float]) -> None:
 def _divide(
     train: list[_Pair], held_out: list[_Pair], config: RewardConfig
 ) -> tuple[list[_Pair], list[_Pair]]:
-    """Hold out a tenth when there is no validation split, then take the asked half of the training pairs."""
-    random.Random(config.seed).shuffle(train)
+    """Hold out a tenth when there is no validation split, then take the asked half of the training pairs.
+
+    By prompts: one that has several pairs is on one side with all of them.
+    """
+    groups = by_prompt(train, lambda pair: pair.item.prompt)
+    random.Random(config.seed).shuffle(groups)
     if not held_out:
-        count = max(1, len(train) // 10)
-        train, held_out = train[count:], train[:count]
+        count = max(1, len(groups) // 10)
+        groups, held_out = groups[count:], [pair for group in groups[:count] for pair in group]
     if config.half is not None:
         # by place after a shuffle with the seed: two models with one seed get the two halves
-        train = train[config.half :: 2]
+        groups = groups[config.half :: 2]
+    train = [pair for group in groups for pair in group]
     if not train or not held_out:
         raise UserError(
             "too few preference pairs fit the model's context",

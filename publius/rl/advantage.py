@@ -60,16 +60,19 @@ def gae(
     return Advantages(advantages_BT, torch.where(mask_BT, advantages_BT + values_BT, 0.0))
 
 
-def centred(advantages_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Tensor:
-    """Each row less the mean, over its group's other rows, of their first advantage: [B, T].
+def centred(
+    advantages_BT: Tensor, rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor
+) -> Tensor:
+    """Each row less the mean, over its group's other rows, of what they got beyond the critic's value of the
+    prompt (all their rewards, whatever lambda is): [B, T].
 
-    A first advantage is a whole return less the critic's value of the prompt, so what the critic got wrong
-    about the prompt cancels, and replies that are all alike teach nothing. The other rows do not depend on
-    this one's actions, so the gradient stays unbiased (the baseline of `rloo`, on top of a critic). A row
-    alone in its group is left as it is.
+    So what the critic got wrong about the prompt cancels, and replies that are all alike teach nothing. The
+    other rows do not depend on this one's actions, so the gradient stays unbiased (the baseline of `rloo`, on
+    top of a critic). A row alone in its group is left as it is.
     """
     first_B = mask_BT.int().argmax(1)
-    whole_B = advantages_BT.gather(1, first_B[:, None]).squeeze(1) * mask_BT.any(1)
+    whole_B = torch.where(mask_BT, rewards_BT, 0.0).sum(1) - values_BT.gather(1, first_B[:, None]).squeeze(1)
+    whole_B = whole_B * mask_BT.any(1)
     same_BB = (groups_B[:, None] == groups_B[None, :]).to(whole_B.dtype)
     others_B = (same_BB @ whole_B - whole_B) / (same_BB.sum(1) - 1).clamp(min=1)
     return torch.where(mask_BT, advantages_BT - others_B[:, None], 0.0)
@@ -78,11 +81,12 @@ def centred(advantages_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Tensor:
 def rloo(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:
     """REINFORCE with the mean of the group's other samples as baseline.
 
-    Ahmadian et al. 2024, arXiv 2402.14740.
+    Ahmadian et al. 2024, arXiv 2402.14740. A row alone in its group (its partners had no reward) has no
+    baseline, and teaches nothing.
     """
     totals_B, sums_B, sizes_B = _group_sums(rewards_BT, mask_BT, groups_B)
     baseline_B = (sums_B - totals_B) / (sizes_B - 1).clamp(min=1)
-    return _spread(totals_B - baseline_B, totals_B, mask_BT)
+    return _spread((totals_B - baseline_B) * (sizes_B > 1), totals_B, mask_BT)
 
 
 def grpo(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:

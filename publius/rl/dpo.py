@@ -25,6 +25,7 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message
 from publius.core.stats import Estimate, mean_estimate, wilson
 from publius.data.artifacts import Preferences
+from publius.data.splits import by_prompt
 from publius.data.types import Preference
 from publius.inference.engine import Engine
 from publius.model.checkpoint import Checkpoint, save_checkpoint
@@ -156,7 +157,7 @@ def _padded(sides: Sequence[Side], pad_id: int) -> tuple[Tensor, Tensor]:
     ).bool()
 
 
-@stage(version=1, wide=True)
+@stage(version=2, wide=True)
 def dpo(run: Run, config: DPOConfig, *, policy: Checkpoint, preferences: list[Preferences]) -> Checkpoint:
     """Fit `policy` to `preferences`, held close to where it starts, which is the reference.
 
@@ -188,7 +189,7 @@ def dpo(run: Run, config: DPOConfig, *, policy: Checkpoint, preferences: list[Pr
         source,
         lambda module, batch: _loss(module, batch, config.beta),
         config.loop,
-        steps=max(1, math.ceil(config.epochs * len(train) / config.pairs)),
+        steps=max(1, math.ceil(config.epochs * len(train) / (config.pairs * config.loop.accumulation))),
         flops_per_token=model.config.flops_per_token(limit),
         evaluate=(lambda: _watch(model, held_out, tokenizer.pad_id, config))
         if config.loop.eval_every
@@ -233,9 +234,11 @@ def _pairs(
     held_out = [pair for pair in held_out if pair.length <= limit]
     if not held_out:
         order = torch.Generator().manual_seed(config.seed)
-        shuffled = [train[i] for i in torch.randperm(len(train), generator=order).tolist()]
-        count = max(2, len(train) // 10)
-        train, held_out = shuffled[count:], shuffled[:count]
+        groups = by_prompt(train, lambda pair: pair.item.prompt)  # all pairs of a prompt are on one side
+        shuffled = [groups[i] for i in torch.randperm(len(groups), generator=order).tolist()]
+        count = max(2, len(groups) // 10)
+        parts = shuffled[count:], shuffled[:count]
+        train, held_out = ([pair for group in part for pair in group] for part in parts)
     if not train or len(held_out) < 2:
         raise UserError(
             "too few preference pairs fit the model's context",

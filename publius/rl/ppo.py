@@ -29,7 +29,7 @@ from publius.reward.guard import RewardError
 from publius.reward.reward_fn import ModelReward, RewardFn, reward_facts
 from publius.rl.config import PPOConfig
 from publius.rl.evaluation import Evaluation, known
-from publius.rl.rollout import take
+from publius.rl.rollout import fits, take
 from publius.rl.trainer import StepReport, Trainer
 from publius.tokenizer.renderer import Renderer
 from publius.training.batches import PackedBatches
@@ -41,7 +41,7 @@ _PTX_ROW = 256
 """Places in a row of practice."""
 
 
-@stage(version=4, wide=True)
+@stage(version=5, wide=True)
 def ppo(
     run: Run,
     config: PPOConfig,
@@ -63,7 +63,8 @@ def ppo(
     ppo.kl (nats per reply, same prompts), ppo.ratio (mean first-pass ratio over all steps),
     ppo.ratio_deviation (largest |ratio - 1| seen there), ppo.steps, ppo.stopped_early; ppo.skipped (share of
     the episodes in training that had no reward), ppo.unscored (share of the held-out prompts, before or
-    after); of a composed reward ppo.part.<name>.before/.after, unweighted.
+    after), ppo.dropped (share of all prompts that leave no room for a reply in the shortest context of the
+    models); of a composed reward ppo.part.<name>.before/.after, unweighted.
 
     Raises:
         UserError: reward model and policy of different tokenizers, no prompts, a part of the reward without
@@ -73,11 +74,13 @@ def ppo(
         RuntimeError: first-pass ratio out of tolerance.
     """
     set_threads(config.threads)
-    train, held_out = _split(prompts, config)
+    context = _context(policy, reward, reward_check)
+    train, held_out, dropped = _split(prompts, config, Renderer(policy.tokenizer()), context)
+    run.metric("ppo.dropped", dropped)
     _same_tokenizer(policy, reward, reward_check)
     check_sources(config.reward, model=reward is not None, judge=judge is not None)
     with ExitStack() as stack:
-        trainer = _trainer(config, policy, reward, judge, reward_check, ptx or [], stack)
+        trainer = _trainer(config, policy, reward, judge, reward_check, ptx or [], context, stack)
         start = trainer.resume(run.restore())
         stack.enter_context(_keeping(run, trainer))
         _play(run, config, trainer, train, held_out, start)
@@ -133,6 +136,7 @@ def _trainer(
     judge: Checkpoint | None,
     reward_check: RewardCheckpoint | None,
     ptx: Sequence[Conversations],
+    context: int,
     stack: ExitStack,
 ) -> Trainer:
     device = pick_device(config.device)
@@ -144,8 +148,9 @@ def _trainer(
     if reward_check is not None:
         check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
     return Trainer(
-        config, speaker, critic, reference, renderer, score, check, dtype, _practice(config, renderer, ptx)
-    )
+        config, speaker, critic, reference, renderer, score, check, dtype, _practice(config, renderer, ptx),
+        context,
+    )  # fmt: skip
 
 
 def _reward(
@@ -217,10 +222,21 @@ def _same_tokenizer(policy: Checkpoint, *others: RewardCheckpoint | None) -> Non
             )
 
 
-def _split(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conversation], list[Conversation]]:
-    """Training prompts, and the fixed held-out ones (of a shuffle when there is no validation split)."""
-    train = [p for part in prompts for p in part.train()]
-    held_out = [p for part in prompts for p in part.val()]
+def _context(policy: Checkpoint, *scorers: RewardCheckpoint | None) -> int:
+    """Tokens of an episode at most: every model can read them, and the end that a scorer may add."""
+    read = [scorer.config().max_position - 1 for scorer in scorers if scorer is not None]
+    return min([policy.config().max_position, *read])
+
+
+def _split(
+    prompts: list[Prompts], config: PPOConfig, renderer: Renderer, context: int
+) -> tuple[list[Conversation], list[Conversation], Estimate]:
+    """Training prompts, and the fixed held-out ones (of a shuffle when there is no validation split), those
+    left out that cannot be played; and the share of all prompts that were."""
+    given = ([p for part in prompts for p in part.train()], [p for part in prompts for p in part.val()])
+    train, held_out = ([p for p in part if fits(p, renderer, context)] for part in given)
+    count = sum(map(len, given))
+    dropped = wilson(count - len(train) - len(held_out), count)
     order = torch.Generator().manual_seed(config.seed)
     if not held_out:
         count = min(config.eval_prompts, len(train) // 5)
@@ -228,12 +244,13 @@ def _split(prompts: list[Prompts], config: PPOConfig) -> tuple[list[Conversation
         train, held_out = shuffled[: len(train) - count], shuffled[len(train) - count :]
     if not train or len(held_out) < 2:
         raise UserError(
-            "PPO needs prompts to train on and at least two held out",
+            f"PPO needs prompts to train on and at least two held out, and of {count} given "
+            f"{count - len(train) - len(held_out)} leave no room for a reply in {context} tokens",
             where="ppo: prompts",
-            fix="give more prompts",
+            fix="give more prompts, or shorter ones",
         )
     picked = torch.randperm(len(held_out), generator=order).tolist()[: config.eval_prompts]
-    return train, [held_out[i] for i in picked]
+    return train, [held_out[i] for i in picked], dropped
 
 
 def _practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversations]) -> PackedBatches | None:

@@ -17,7 +17,7 @@ from publius.reward.reward_fn import Trajectory
 from publius.rl.environment import ChatEnvironment, Environment
 from publius.tokenizer.renderer import Renderer
 
-__all__ = ["MakeEnvironment", "rollout", "take"]
+__all__ = ["MakeEnvironment", "fits", "rollout", "take"]
 
 MakeEnvironment = Callable[[Conversation], Environment]
 
@@ -107,13 +107,13 @@ def rollout(
             reply = episode.read(done.tokens, renderer)
             episode.act(done.tokens, done.logprobs)
             episode.ended = done.stop_reason != "max_tokens"
-            _advance(episode, reply, renderer)
+            _advance(episode, reply, renderer, limit)
         turn += 1
     return [e.finish() for e in episodes]
 
 
-def _advance(episode: _Episode, reply: Message, renderer: Renderer) -> None:
-    """Put the reply into the conversation and ask the environment what follows."""
+def _advance(episode: _Episode, reply: Message, renderer: Renderer, limit: int) -> None:
+    """Put the reply into the conversation and ask the environment what follows, if there is room for it."""
     conversation = episode.conversation
     if conversation.messages[-1].role == "assistant":  # a prefill: the reply goes on from it
         text = text_of(conversation.messages[-1]) + text_of(reply)
@@ -130,8 +130,16 @@ def _advance(episode: _Episode, reply: Message, renderer: Renderer) -> None:
         # the reply does not render back to the tokens it was parsed from (broken markup): it ends here
         episode.open = False
         return
+    if len(ids) + 1 >= limit:  # it would have gone on
+        episode.open = episode.ended = False
+        return
     episode.conversation = longer
     episode.observe(ids[len(episode.tokens) :])
+
+
+def fits(prompt: Conversation, renderer: Renderer, context: int) -> bool:
+    """Whether `rollout` can play a prompt in so many tokens: there is room for a reply."""
+    return len(_Episode(ChatEnvironment(prompt), 0, renderer).tokens) + 1 < context
 
 
 def _seed(seed: int, turn: int, row: int) -> int:

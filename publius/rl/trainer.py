@@ -72,7 +72,9 @@ class Trainer:
         check: RewardFn | None = None,
         dtype: torch.dtype = torch.float32,
         ptx: BatchSource[Batch] | None = None,
+        context: int | None = None,
     ) -> None:
+        self._context = context or policy.config.max_position
         self.config, self.policy, self.critic, self.renderer = config, policy, critic, renderer
         self.ptx = ptx
         if config.share_prompts and policy.config.sliding_window is not None:
@@ -116,6 +118,7 @@ class Trainer:
             self.renderer,
             prompts,
             max_tokens=c.max_tokens,
+            context=self._context,
             group=c.group,
             seed=c.seed * 100_003 + step,
         )
@@ -160,7 +163,8 @@ class Trainer:
     def _gae(self, rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:
         c = self.config
         found = gae(rewards_BT, values_BT, mask_BT, gamma=c.gamma, lam=c.lam)
-        return found._replace(advantages=centred(found.advantages, mask_BT, groups_B))
+        advantages = centred(found.advantages, rewards_BT, values_BT, mask_BT, groups_B)
+        return found._replace(advantages=advantages)
 
     def _shape(self, trajectories: list[Trajectory], rewards: list[Reward]) -> list[float]:
         """Score less the missing-end penalty, divided by the running spread, clipped; never shifted."""
@@ -214,6 +218,7 @@ class Trainer:
             self.renderer,
             prompts,
             max_tokens=c.max_tokens,
+            context=self._context,
             group=c.eval_samples,
             seed=-1 - c.seed,
         )

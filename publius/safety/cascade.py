@@ -32,7 +32,7 @@ from publius.safety.probe import Average, Leaving, ProbeMonitor
 __all__ = ["CascadeMonitor", "Reading", "SecondStage"]
 
 _BRIEF = 1e8
-"""FLOPs that are done where one is (2 ms of one core): to hand so few to another thread costs more than they."""
+"""FLOPs that are done where one is (2 ms of one core): to hand so few to another thread costs more."""
 
 
 class Reading(Protocol):

@@ -86,7 +86,7 @@ class NativeHead:
         return NativeHead(head, network) if can_run(network.config, network.device) else None
 
     def effort(self, tokens: int, before: int) -> float:
-        """FLOPs of reading `tokens` behind `before`; infinite while others read, for they would be waited for."""
+        """FLOPs of reading `tokens` behind `before`; infinite while others read, who would be waited for."""
         if self._lock.locked():
             return math.inf
         return tokens * self.config.flops_per_token(2 * before + tokens) / 3

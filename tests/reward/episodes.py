@@ -29,3 +29,14 @@ def episode(
     actions = (False,) * len(start) + (True,) * len(said)
     message = Message(role="assistant", content=R.parse(said).blocks)
     return Trajectory(tokens, actions, (0.0,) * len(tokens), asked.then(message), ended, prompt)
+
+
+def begun(ids: list[int], *, ended: bool = True) -> Trajectory:
+    """A reply whose thinking the prompt has opened."""
+    asked = Conversation(messages=(user("q"),), meta={"thinking": True})
+    start = R.prompt(asked, thinking=True)
+    said = [*ids, *([T.end_id] if ended else [])]
+    tokens = (*start, *said)
+    message = Message(role="assistant", content=R.parse(said, thinking_open=True).blocks)
+    actions = (False,) * len(start) + (True,) * len(said)
+    return Trajectory(tokens, actions, (0.0,) * len(tokens), asked.then(message), ended, 0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 
@@ -14,7 +15,8 @@ from publius.reward.comparison_reward import ComparisonPart, ComparisonReward, S
 from publius.reward.guard import RewardError
 from publius.reward.reward_fn import Trajectory
 from publius.rl.rollout import rollout
-from tests.reward.episodes import R, T, episode
+from publius.tokenizer.special import THINK_END
+from tests.reward.episodes import R, T, begun, episode
 from tests.rl import tiny
 
 
@@ -107,6 +109,28 @@ def test_a_prefill_begins_both() -> None:
         [played]
     )
     assert all(pair[0].messages == (user("q"),) for pair in judge.pairs)
+
+
+class Written:
+    """An engine that writes what it is given."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.model, self._ids = tiny.model(), tuple(ids)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: object) -> list[Generated]:
+        return [Generated(self._ids) for _ in prompts]
+
+
+class Generated(NamedTuple):
+    tokens: tuple[int, ...]
+
+
+def test_thinking_that_the_prompt_began_is_nobodys_answer() -> None:
+    close = T.special[THINK_END]
+    played = begun([*T.encode("two and two"), close, *T.encode("It is 4.")])
+    start = Written([*T.encode("hmm"), close, *T.encode("Four."), T.end_id])
+    [rival] = StartReplies(start, R, max_tokens=8).replies([played])  # type: ignore[arg-type]
+    assert rival == assistant("Four.")
 
 
 def test_the_model_as_judge() -> None:

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from publius.core.errors import UserError
 from publius.reward.format_reward import FormatPart, FormatReward
 from publius.tokenizer.special import THINK, THINK_END
-from tests.reward.episodes import T, episode
+from tests.reward.episodes import T, begun, episode
 
 OPEN, CLOSE = T.special[THINK], T.special[THINK_END]
 
@@ -27,6 +27,14 @@ def test_thinking() -> None:
     assert values(FormatPart(thinking="closed"), *every) == [1, 1, 0, 1, 0]
     assert values(FormatPart(thinking="required"), *every) == [0, 1, 0, 0, 0]
     assert values(FormatPart(thinking="forbidden"), *every) == [1, 0, 0, 0, 0]
+
+
+def test_thinking_that_the_prompt_began() -> None:
+    whole, silent = begun(ids("hm", CLOSE, "hi")), begun(ids("hm", CLOSE))
+    every = (whole, silent, begun(ids("hm"), ended=False), begun(ids("hm", CLOSE, OPEN, "hi")))
+    assert values(FormatPart(thinking="closed"), *every) == [1, 1, 0, 0]
+    assert values(FormatPart(thinking="required"), *every) == [1, 0, 0, 0]
+    assert values(FormatPart(thinking="forbidden"), *every) == [0, 0, 0, 0]
 
 
 def test_all_that_is_asked_must_hold() -> None:

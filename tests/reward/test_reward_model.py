@@ -4,6 +4,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from publius.pipeline.run import testing_run
 from publius.reward.reward_fn import ModelReward, reward_facts
 from publius.reward.reward_model import (
     RewardConfig,
+    _divide,
     expected_calibration_error,
     preference_loss,
     reward_report,
@@ -124,6 +126,41 @@ def test_training_learns_and_centres(tmp_path: Path) -> None:
     ]
     scores = ModelReward.from_checkpoint(made).score(rows)
     assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("half", [0, 1, None])
+def test_all_pairs_of_a_prompt_are_on_one_side(tmp_path: Path, half: int | None) -> None:
+    base = tiny.checkpoint(tmp_path / "base")
+    many = [pair(f"please {i}", f"give {i}", 1.0, ask=f"q{i % 40}") for i in range(120)]
+    write_preferences(tmp_path / "d", train=many)
+    seen: dict[str, set[str]] = {"train": set(), "held": set()}
+
+    def watched(train: list[Any], held_out: list[Any], config: RewardConfig) -> Any:
+        parts = _divide(train, held_out, config)
+        for name, part in zip(seen, parts, strict=True):
+            seen[name] |= {text_of(one.item.prompt.messages[0]) for one in part}
+            assert len(part) == 3 * len(seen[name])
+        return parts
+
+    run = testing_run(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("publius.reward.reward_model._divide", watched)
+        train_reward(
+            run, RewardConfig(epochs=0.1, pairs=8, half=half, loop=LOOP), base=base,
+            preferences=[Preferences(tmp_path / "d")],
+        )  # fmt: skip
+    assert len(seen["held"]) == 4 and len(seen["train"]) == (36 if half is None else 18)
+    assert not seen["held"] & seen["train"]
+
+
+def test_accumulation_is_no_further_epoch(tmp_path: Path) -> None:
+    base, preferences, tokens = tiny.checkpoint(tmp_path / "base"), [data(tmp_path / "d", 32, 8)], list[int]()
+    for accumulation in (1, 4):
+        run = testing_run(tmp_path / str(accumulation))
+        loop = LOOP.model_copy(update={"accumulation": accumulation})
+        train_reward(run, RewardConfig(epochs=1, pairs=8, loop=loop), base=base, preferences=preferences)
+        tokens.append(run.tokens)
+    assert tokens[0] == tokens[1] > 0
 
 
 def test_halves_are_disjoint_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ def test_rloo_and_grpo_compare_within_groups() -> None:
     expected = [2 - 0, 0 - 2, 6 - 2.25, 4 - 3.25, 0.5 - 5]
     assert found.advantages[:, 0].tolist() == pytest.approx(expected)
     assert found.advantages[4, 1] == 0
+    alone = rloo(rewards[1:], rewards[1:], mask[1:], groups[1:]).advantages
+    assert not alone[0].any() and alone[1:, 0].tolist() == pytest.approx(expected[2:])
     found = grpo(rewards, rewards, mask, groups)
     assert found.advantages[:2, 0].tolist() == pytest.approx([1.0, -1.0], abs=1e-4)
     totals = torch.tensor([6.0, 4.0, 0.5])
@@ -63,13 +65,27 @@ def test_the_others_of_a_group_correct_the_critic() -> None:
     wrong = torch.randn(3)[groups][:, None] * mask  # one mistake a prompt, the same at all its places
     bare = gae(rewards, torch.zeros(5, 4), mask, lam=1.0).advantages
     off = gae(rewards, wrong, mask, lam=1.0).advantages
-    right, corrected = centred(bare, mask, groups), centred(off, mask, groups)
+    none = torch.zeros(5, 4)
+    right, corrected = (
+        centred(bare, rewards, none, mask, groups), centred(off, rewards, wrong, mask, groups)
+    )  # fmt: skip
     assert torch.allclose(right[:3], corrected[:3], atol=1e-6)
     assert torch.allclose(right[:3, 1], rloo(rewards, rewards, mask, groups).advantages[:3, 1], atol=1e-6)
     assert torch.equal(corrected[3:], off[3:])  # alone in their groups
     assert not corrected[~mask].any()
     alike = gae(rewards[:1].expand(3, 4), torch.zeros(3, 4), mask[:3], lam=1.0).advantages
-    assert centred(alike, mask[:3], groups[:3])[:, 1].abs().max() < 1e-6
+    same = rewards[:1].expand(3, 4)
+    assert centred(alike, same, none[:3], mask[:3], groups[:3])[:, 1].abs().max() < 1e-6
+
+
+def test_the_baseline_is_whole_returns_whatever_lambda_is() -> None:
+    """At 0.95 a first advantage holds 4% of a reward 64 tokens away; what it is compared with, all of it."""
+    rewards, values = torch.zeros(3, 64), torch.full((3, 64), 0.25)
+    rewards[:, -1] = torch.tensor([1.0, 2.0, 5.0])
+    mask, groups = torch.ones(3, 64, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
+    found = gae(rewards, values, mask, lam=0.95).advantages
+    less = found - centred(found, rewards, values, mask, groups)
+    assert torch.allclose(less, torch.tensor([3.25, 2.75, 1.25])[:, None].expand(3, 64))
 
 
 def test_whitening() -> None:

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from publius.core.errors import UserError
-from publius.core.messages import text_of
+from publius.core.messages import Conversation, text_of, user
+from publius.data.artifacts import Prompts, write_prompts
+from publius.model.checkpoint import RewardCheckpoint
 from publius.pipeline.run import Run, testing_run
 from publius.reward.reward_fn import Reward, Trajectory, VerifierReward
 from publius.rl.ppo import PPOConfig, Trainer, _trainer, ppo
@@ -319,6 +321,29 @@ def test_critic_warmup_leaves_the_policy_alone(tmp_path: Path) -> None:
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.parametrize("shortest", ["policy", "reward", "check"])
+def test_what_the_shortest_context_cannot_hold_is_left_out(tmp_path: Path, shortest: str) -> None:
+    """Prompts too long are dropped and counted, and no reply outgrows what has to read it."""
+    longest = {name: 64 if name == shortest else 256 for name in ("policy", "reward", "check")}
+
+    def scorer(name: str) -> RewardCheckpoint:
+        return tiny.reward_checkpoint(tmp_path / name, max_position=longest[name])
+
+    short, long = tiny.chats(12), Conversation(messages=(user("x" * 100),))
+    write_prompts(tmp_path / "q", train=[*short[:9], long, long], val=[*short[9:], long])
+    run = testing_run(tmp_path)
+    ppo(
+        run,
+        SMALL.model_copy(update={"max_tokens": 100, "steps": 2}),
+        policy=tiny.talker_checkpoint(tmp_path / "p", end=1e-4, max_position=longest["policy"]),
+        reward=scorer("reward"),
+        reward_check=scorer("check"),
+        prompts=[Prompts(tmp_path / "q")],
+    )
+    dropped = run.metrics["ppo.dropped"]
+    assert dropped["value"] == pytest.approx(3 / 15) and dropped["n"] == 15
+
+
 def test_bad_inputs(tmp_path: Path) -> None:
     policy, reward = tiny.talker_checkpoint(tmp_path / "p"), tiny.reward_checkpoint(tmp_path / "r")
     few = tiny.prompts(tmp_path / "q", count=2, held_out=0)
@@ -378,7 +403,7 @@ def test_one_trunk_keeps_one_model(tmp_path: Path) -> None:
     held = {}
     for trunk in ("separate", "shared"):
         config = SMALL.model_copy(update={"trunk": trunk, "critic": "zero", "rank": 2})
-        learner = _trainer(config, policy, reward, None, None, [], ExitStack())
+        learner = _trainer(config, policy, reward, None, None, [], 256, ExitStack())
         assert learner.critic is not None
         models = (learner.policy, learner.critic, learner.reference)
         held[trunk] = sum({p.data_ptr(): p.numel() for m in models for p in m.parameters()}.values())

@@ -4,7 +4,7 @@ import pytest
 
 from publius.core.messages import Conversation, Message, ThinkingBlock, assistant, text_of, user
 from publius.inference.engine import Engine
-from publius.rl.rollout import rollout, take
+from publius.rl.rollout import fits, rollout, take
 from publius.tokenizer.renderer import Renderer
 from tests.rl import tiny
 
@@ -75,6 +75,29 @@ def test_a_full_context_stops_the_episode() -> None:
     long = Conversation(messages=(user("x" * 40),))
     [episode] = rollout(Engine(model, T), R, [long], max_tokens=100, seed=0)
     assert episode.length == 0
+    assert not fits(long, R, 24) and not fits(long, R, len(R.prompt(long)) + 1)
+    assert fits(long, R, len(R.prompt(long)) + 2) and fits(tiny.chats(1)[0], R, 24)
+
+
+class Talkative:
+    """Says more than fits into a context."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+
+    def start(self) -> Conversation:
+        return self._conversation
+
+    def step(self, reply: Message) -> list[Message]:
+        return [user("x" * 60)]
+
+
+def test_an_observation_that_does_not_fit_is_not_taken_in() -> None:
+    engine = Engine(tiny.talker(end=0.5, max_position=64), T)
+    for episode in rollout(engine, R, tiny.chats(6), max_tokens=20, seed=1, environment=Talkative):
+        assert len(episode.tokens) <= 64 and not episode.ended
+        assert [message.role for message in episode.conversation.messages] == ["user", "assistant"]
+        assert episode.length > 0
 
 
 def test_take_sees_every_prompt_once_a_pass() -> None:

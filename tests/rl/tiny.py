@@ -70,8 +70,8 @@ def checkpoint(folder: Path, seed: int = 0, max_position: int = 256) -> Checkpoi
     return Checkpoint(folder)
 
 
-def reward_checkpoint(folder: Path, seed: int = 1) -> RewardCheckpoint:
-    save_reward_checkpoint(folder, RewardModel(model(seed), seed=seed), tokenizer())
+def reward_checkpoint(folder: Path, seed: int = 1, max_position: int = 256) -> RewardCheckpoint:
+    save_reward_checkpoint(folder, RewardModel(model(seed, max_position), seed=seed), tokenizer())
     return RewardCheckpoint(folder)
 
 

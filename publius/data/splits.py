@@ -1,0 +1,29 @@
+"""What keeps training and held-out items apart: both go by what an item is about, never by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from publius.core.messages import Conversation, Message, text_of
+
+__all__ = ["about", "by_prompt"]
+
+_Item = TypeVar("_Item")
+
+
+def about(messages: Sequence[Message]) -> str:
+    """What a conversation is split by: the first message's text."""
+    return text_of(messages[0]) if messages else ""
+
+
+def by_prompt(items: Iterable[_Item], prompt_of: Callable[[_Item], Conversation]) -> list[list[_Item]]:
+    """Items whose prompts begin alike (in all but case and spacing) together, in the order of their first.
+
+    Several pairs of one prompt, or the replies of one tree, are cut in two by a split that goes by items.
+    """
+    groups: dict[str, list[_Item]] = {}
+    for item in items:
+        key = " ".join(about(prompt_of(item).messages).casefold().split())
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())
