@@ -14,6 +14,7 @@ from publius.core.errors import UserError
 from publius.inference.guide import Guide
 from publius.inference.readings import Probe
 from publius.inference.sampling import Sampling
+from publius.tokenizer.special import TOOL_USE, TOOL_USE_END
 from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Alternatives", "Completion", "Request", "StopReason", "Trunk", "whole"]
@@ -125,6 +126,8 @@ class Request:
     trunk: Trunk | None = None
     """Where the engine keeps it (`Engine(trunk=True)`), of requests with a probe, once they run."""
     _text: bytearray = field(default_factory=bytearray)
+    _calls: bool = False
+    """Inside of a tool call."""
     _read: NDArray[np.float32] | None = None
     _flat: memoryview[float] | None = None
     """The same numbers in a row: written one by one this is several times faster."""
@@ -196,19 +199,26 @@ class Request:
             self.stop_reason = "error"
         elif token == tokenizer.end_id or token in self.sampling.stop_ids:
             self.stop_reason = "end"
-        elif self.sampling.stop and self._meets_stop(tokenizer.id_bytes(token)):
+        elif self.sampling.stop and self._meets_stop(token, tokenizer):
             self.stop_reason = "stop_sequence"
         elif len(self.tokens) == self.sampling.max_tokens:
             self.stop_reason = "max_tokens"
         return self.stop_reason is not None
 
-    def _meets_stop(self, new: bytes) -> bool:
+    def _meets_stop(self, token: int, tokenizer: Tokenizer) -> bool:
         """Compared as bytes: a stop text may begin inside one token and end inside another.
 
-        A special token has no bytes; it parts the text, so a stop never spans two blocks of a reply.
+        A special token has no bytes; it parts the text, so a stop never spans two blocks of a reply. None is
+        met in a tool call that a guide keeps to its grammar: how a call is written is no part of the reply.
         """
+        new = tokenizer.id_bytes(token)
         if not new:
             self._text.clear()
+            calls, called = tokenizer.special[TOOL_USE], tokenizer.special[TOOL_USE_END]
+            if self.guide is not None and token in (calls, called):
+                self._calls = token == calls
+        if self._calls:
+            return False
         self._text += new
         found: list[tuple[int, str]] = []
         for stop in self.sampling.stop:

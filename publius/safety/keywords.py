@@ -17,16 +17,24 @@ word that is begun and not decided. What was let go can never turn out to have b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from publius.core.config import Config
-from publius.core.messages import Conversation, TextBlock, ThinkingBlock, ToolResultBlock
+from publius.core.messages import (
+    Block,
+    Conversation,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    text_of,
+)
 from publius.inference.readings import Probe
 from publius.safety.files import read_yaml
 from publius.safety.monitor import ALLOW, Verdict
@@ -130,6 +138,9 @@ class _Watch:
     ) -> None:
         self._name, self._conversation, self._asked = name, conversation, asked
         self._reader = Reader(replied)
+        last = conversation.messages[-1] if conversation.messages else None
+        if last is not None and last.role == "assistant":  # the reply goes on from it
+            self._reader.follow(text_of(last))
 
     def prompt(self) -> Verdict:
         found = ALLOW
@@ -146,20 +157,49 @@ class _Watch:
         reader.read(text, done=done)
         verified = len(text) if done else reader.held(len(text))
         if reader.block is not None and reader.from_ is not None:
-            verified = min(verified, reader.from_)
+            verified = min(verified, max(0, reader.from_))
         verdict = reader.verdict
         return (verdict if verdict is ALLOW else verdict._replace(monitor=self._name)), verified
 
 
-def _texts(conversation: Conversation) -> Sequence[str]:
-    """Every text of a prompt, each by itself: what is said, thought, and what tools gave back."""
-    found = [conversation.system] if conversation.system else []
+def _texts(conversation: Conversation) -> Iterator[str]:
+    """Every text of a prompt that the model reads, each by itself: instructions and tools, what is said (with
+    no seam where blocks of text stand side by side), thought and asked of tools, and what these gave back."""
+    if conversation.system:
+        yield conversation.system
+    for tool in conversation.tools:
+        yield from (tool.name, tool.description, *_strings(tool.input_schema))
     for message in conversation.messages:
+        said = ""
         for block in message.content:
             if isinstance(block, TextBlock):
-                found.append(block.text)
-            elif isinstance(block, ThinkingBlock):
-                found.append(block.thinking)
-            elif isinstance(block, ToolResultBlock):
-                found.append(block.content if isinstance(block.content, str) else str(block.content))
-    return found
+                said += block.text
+                continue
+            yield from _apart(said, block)
+            said = ""
+        yield said
+
+
+def _apart(said: str, block: Block) -> Iterator[str]:
+    """What was said before a block, and what is in it."""
+    yield said
+    match block:
+        case ThinkingBlock(thinking=text) | ToolResultBlock(content=text):
+            yield text
+        case ToolUseBlock():
+            yield from (block.name, *_strings(block.input))
+        case _:
+            pass
+
+
+def _strings(value: object) -> Iterator[str]:
+    """All texts in a JSON value, names of fields among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in cast("Mapping[object, object]", value).items():
+            yield str(name)
+            yield from _strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in cast("Sequence[object]", value):
+            yield from _strings(inner)

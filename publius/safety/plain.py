@@ -24,6 +24,10 @@ _LOOKALIKES = {
 """Casefolded letters of other scripts, and the Latin ones they look like."""
 
 
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
+"""Letters by their category, and shown as nothing."""
+
+
 @functools.lru_cache(maxsize=4096)
 def letters_of(character: str) -> str:
     """The letters and digits a character stands for; `SOFT` or `HARD` when it separates; "" when it is
@@ -32,7 +36,7 @@ def letters_of(character: str) -> str:
     if character.isspace():
         return HARD
     kind = unicodedata.category(character)
-    if kind in ("Mn", "Me", "Cf", "Cc", "Cs", "Co", "Cn"):
+    if kind in ("Mn", "Me", "Cf", "Cc", "Cs", "Co", "Cn") or character in _FILLERS:
         return ""
     parts = unicodedata.normalize("NFKD", character).casefold()
     found = [_LOOKALIKES.get(part, part) for part in unicodedata.normalize("NFKD", parts)]

@@ -2,11 +2,15 @@
 
 Most pieces are a token or two and come again and again, so what follows from a piece, behind what was begun
 before it, is remembered. In longer ones only the places are looked at where a word may begin.
+
+An escape of JSON (`\\u0065`, `\\n`) is read as the character it stands for, wherever it stands: whoever gets
+a tool call reads what its input says, not how it is written.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +23,10 @@ __all__ = ["Reader", "Word", "Words"]
 
 _SHORT, _KNOWN = 24, 1 << 14
 """Characters of a piece of text that is remembered, and how many are."""
+_HIGH, _LOW = r"u[dD][89abAB][0-9a-fA-F]{2}", r"u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPE = re.compile(rf'\\(?:{_HIGH}\\{_LOW}|u[0-9a-fA-F]{{4}}|["\\/bfnrt])')
+_BEGUN_ESCAPE = re.compile(rf"\\(?:u[0-9a-fA-F]{{0,3}}|{_HIGH}(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?)?\Z")
+"""What the end of a text may begin."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +229,8 @@ class Words:
         for word in words:
             self.first.setdefault(word.letters[0], []).append(word)
         self._inside = any(word.inside for word in words)
+        self.block = any(word.verdict.action == "block" for word in words)
+        """Whether one of them blocks."""
         self.starts = None if self._inside else _Starts(self.first)
         """Where one may begin; None looks everywhere."""
         self.known = functools.lru_cache(_KNOWN)(self.after)
@@ -244,19 +254,53 @@ class Reader:
         self._begun: tuple[_Begun, ...] = ()
         self._place = 0
         self._between, self._last = HARD, ""  # a text begins as after a space
+        self._waiting = 0
+        """Characters at the end that may begin an escape, not read yet."""
         self.block: Verdict | None = None
         """Of the first blocking match, in the order they end."""
         self.flag: Verdict | None = None
         self.from_: int | None = None
         """Where the blocking match begins."""
 
+    def follow(self, text: str) -> None:
+        """Begin behind `text`, of which only what it begins may become a match; before anything is read."""
+        self._read(text, 0, False)
+        self.block = self.flag = self.from_ = None
+
     def read(self, text: str, *, done: bool) -> None:
         """Go on with `text`, which begins with all that was read before."""
         place, self._place = self._place, len(text)
         new = text[place:]
+        if self._waiting or "\\" in new:
+            self._unescape(text, place - self._waiting, done)
+        else:
+            self._read(new, place, done)
+
+    def _unescape(self, text: str, place: int, done: bool) -> None:
+        """From `place` on, up to what may begin an escape; each escape as what it stands for."""
+        at, end = place, len(text)
+        while (at := text.find("\\", at)) >= 0:
+            if not done and _BEGUN_ESCAPE.match(text, at):
+                end = at
+                break
+            escape = _ESCAPE.match(text, at)
+            if escape is None:
+                at += 1
+                continue
+            self._read(text[place:at], place, False)
+            self._read(json.loads(f'"{escape[0]}"'), at, False, wide=len(escape[0]))
+            place = at = escape.end()
+        self._waiting = len(text) - end
+        self._read(text[place:end], place, done)
+
+    def _read(self, new: str, place: int, done: bool, *, wide: int | None = None) -> None:
+        """The next piece, from `place` on; `wide` is how long it is written, where that is not its length."""
         after = self._words.known if len(new) <= _SHORT else self._words.after
         found = after(self._begun, self._between, self._last, new, done)
         self._begun, self._between, self._last, block, from_, flag = found
+        if wide is not None:
+            more = wide - len(new)
+            self._begun = tuple(one._replace(start=one.start - more) for one in self._begun)
         if block is not None and self.block is None:
             self.block, self.from_ = block, place + from_
         if flag is not None and self.flag is None:
@@ -264,10 +308,11 @@ class Reader:
 
     def held(self, length: int) -> int:
         """How much of the text may leave: up to the first word that may still be blocked."""
-        if not self._begun:
+        if not self._begun and not self._waiting:
             return length
-        starts = [length + one.start for one in self._begun if one.word.verdict.action == "block"]
-        return min([length, *starts])
+        read = length - self._waiting
+        starts = [read + one.start for one in self._begun if one.word.verdict.action == "block"]
+        return max(0, min([read if self._words.block else length, *starts]))
 
     @property
     def verdict(self) -> Verdict:

@@ -83,10 +83,18 @@ class BlockReader:
         self._said: list[str] = []
         self._held = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._told = 0
+        """Characters, of all blocks."""
         self.calls = 0
         """Tool calls that were written to their end."""
         self.thought = 0
         """Tokens of thinking, those that end it among them."""
+
+    @property
+    def end(self) -> int:
+        """Where the text of the tokens taken so far ends, in characters over all that has been told and will
+        be; outside of a tool call, of whose text not all is told. Half a character counts as the whole."""
+        return self._told + len(self._held) + bool(self._decoder.getstate()[0])
 
     def take(self, tokens: Sequence[int]) -> list[Part]:
         """What became certain with these tokens; the same however a reply is cut, with texts joined."""
@@ -138,6 +146,8 @@ class BlockReader:
 
     def _undecided(self) -> int:
         """Characters at the end that may not be told yet."""
+        if self.mode == "tool_use":  # no stop text is looked for there
+            return 1  # the last brace closes the call, not its input
         keep = 0
         for stop in self._stops:
             at = self._held.find(stop)
@@ -147,8 +157,6 @@ class BlockReader:
                 if stop.startswith(self._held[-size:]):
                     keep = size
                     break
-        if self.mode == "tool_use":
-            return max(keep, 1)  # the last brace closes the call, not its input
         return keep
 
     def _tell(self, keep: int) -> list[Part]:
@@ -167,6 +175,7 @@ class BlockReader:
                 self._open = True
                 parts.append(Opens(self.mode))
             self._said.append(told)
+            self._told += len(told)
             parts.append(Says(told))
         return parts
 

@@ -142,7 +142,8 @@ class Piece:
     index: int
     text: str
     drawn: tuple[Drawn, ...] = ()
-    """Where it was asked for, tokens that were read since the piece before, in order; special ones too."""
+    """Where it was asked for, the tokens whose text ends in this piece, in order, and special ones about it;
+    none of a tool call's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Ended(NamedTuple):
     stop_sequence: str | None = None
     refusal: Refusal | None = None
     drawn: tuple[Drawn, ...] = ()
-    """Tokens that no piece carried: the end token, mostly."""
+    """Special tokens that no piece carried: the end token, mostly. What a stop text took back is not told."""
     details: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default, never changed
     """For logs: what monitors flagged."""
 

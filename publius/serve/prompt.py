@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from publius.core.messages import Conversation, user
+from publius.core.messages import Conversation, TextBlock, ThinkingBlock, ToolResultBlock, user
 from publius.inference.assistant import reply_stops
 from publius.inference.engine import Sampling
 from publius.inference.pages import PAGE
@@ -16,7 +16,10 @@ from publius.serve.exchange import Ask
 from publius.serve.hub import ServedModel
 from publius.tokenizer.special import THINK, TOOL_USE_END
 
-__all__ = ["as_read", "checked", "marked", "prompt_ids", "sampling_of"]
+__all__ = ["as_read", "checked", "marked", "prompt_ids", "sampling_of", "takes_long"]
+
+_MANY, _LONG = 100, 20_000
+"""Messages and tools, and characters, from which on a prompt is made in a thread: some milliseconds."""
 
 
 def prompt_ids(model: ServedModel, ask: Ask) -> list[int]:
@@ -30,6 +33,24 @@ def prompt_ids(model: ServedModel, ask: Ask) -> list[int]:
     # Thinking is forbidden by its token's bias alone: a closed block before the reply is a sight that not
     # every model was trained for.
     return model.renderer.prompt(ask.conversation, thinking=ask.thinking or None)
+
+
+def takes_long(conversation: Conversation) -> bool:
+    """Whether to render it takes so long that an event loop must not wait for it. Told from its outside: many
+    messages or tools, or long texts."""
+    if len(conversation.messages) + len(conversation.tools) > _MANY:
+        return True
+    blocks = [block for message in conversation.messages for block in message.content]
+    length = len(conversation.system or "") + sum(len(tool.description) for tool in conversation.tools)
+    return length + sum(_length(block) for block in blocks) > _LONG
+
+
+def _length(block: object) -> int:
+    match block:
+        case TextBlock(text=text) | ThinkingBlock(thinking=text) | ToolResultBlock(content=text):
+            return len(text)
+        case _:
+            return 0
 
 
 def checked(model: ServedModel, ids: Sequence[int]) -> None:

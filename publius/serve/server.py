@@ -27,7 +27,7 @@ from publius.serve.guard import Caller, Guard
 from publius.serve.holdback import HoldBack
 from publius.serve.hub import Hub
 from publius.serve.metrics import Metrics
-from publius.serve.prompt import as_read, checked, marked, prompt_ids, sampling_of
+from publius.serve.prompt import as_read, checked, marked, prompt_ids, sampling_of, takes_long
 from publius.serve.signatures import unseal
 from publius.serve.store import Store
 from publius.serve.turn import Turn
@@ -91,12 +91,14 @@ class Server:
         """
         began = time.monotonic()
         model = self.hub.get(ask.model)
-        ids = prompt_ids(model, ask)
+        long = takes_long(ask.conversation)
+        ids = await asyncio.to_thread(prompt_ids, model, ask) if long else prompt_ids(model, ask)
         checked(model, ids)
         self.refuse_if_draining()
         if self._unrecorded:
             raise ApiError("api_error", "the audit log cannot be written, so nothing is answered")
-        turn = Turn(model, ask, caller, request_id, began, len(ids), marked(model, ask, ids), self.secret)
+        cached = await asyncio.to_thread(marked, model, ask, ids) if long else marked(model, ask, ids)
+        turn = Turn(model, ask, caller, request_id, began, len(ids), cached, self.secret)
         layers = model.monitors
         watching = layers.watch(as_read(model, ask), prompt=ids) if layers.monitors else None
         verdict = watching.prompt() if watching is not None else None

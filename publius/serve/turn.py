@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -61,7 +62,10 @@ class Turn:
     _number: int = 0
     _open: ReplyBlock | None = None
     _said: list[str] = field(default_factory=list[str])
-    _drawn: list[Drawn] = field(default_factory=list[Drawn])
+    _drawn: deque[tuple[int, Drawn]] = field(default_factory=deque[tuple[int, Drawn]])
+    """Those that have not left, behind where the text of each ends: with its text a token leaves."""
+    _left: int = 0
+    """Characters that have left, of all blocks."""
 
     def usage(self, *, output: bool = True) -> Usage:
         """So far."""
@@ -78,16 +82,32 @@ class Turn:
 
     def take(self, reader: BlockReader, tokens: Sequence[int]) -> list[Part]:
         """The next tokens of the reply."""
-        request, at = self.request, self.read
-        assert request is not None
         if self.ask.tell_drawn:
-            for place, token in enumerate(tokens, at):
-                alternatives = request.alternatives[place] if place < len(request.alternatives) else ()
-                self._drawn.append(Drawn(token, request.logprobs[place], alternatives))
+            parts = list[Part]()
+            for place, token in enumerate(tokens, self.read):
+                parts += self._told(reader, place, token)
+        else:
+            parts = reader.take(tokens)
         self.read += len(tokens)
-        parts = reader.take(tokens)
         self.thought = reader.thought
         return parts
+
+    def _told(self, reader: BlockReader, place: int, token: int) -> list[Part]:
+        """One token, which is kept until its text leaves; those of a tool call are not told at all."""
+        request = self.request
+        assert request is not None
+        parts = reader.take((token,))
+        if reader.mode != "tool_use":
+            alternatives = request.alternatives[place] if place < len(request.alternatives) else ()
+            self._drawn.append((reader.end, Drawn(token, request.logprobs[place], alternatives)))
+        return parts
+
+    def _leaving(self) -> tuple[Drawn, ...]:
+        """The tokens all of whose text has left."""
+        found: list[Drawn] = []
+        while self._drawn and self._drawn[0][0] <= self._left:
+            found.append(self._drawn.popleft()[1])
+        return tuple(found)
 
     def event(self, part: Part) -> Event:
         """A part of the reply that may leave."""
@@ -100,8 +120,8 @@ class Turn:
                 self._open = ToolUseBlock(id=new_id("toolu"), name=name, input={})
             case Says(text=text):
                 self._said.append(text)
-                drawn, self._drawn = tuple(self._drawn), []
-                return Piece(self._number, text, drawn)
+                self._left += len(text)
+                return Piece(self._number, text, self._leaving())
             case _:
                 return self._shut(part.input)
         return BlockBegan(self._number, self._open)
@@ -134,7 +154,7 @@ class Turn:
             self.usage(),
             sequence,
             Refusal(verdict.category, verdict.explanation) if refused else None,
-            () if refused else tuple(self._drawn),
+            () if refused else self._leaving(),
         )
 
     def why(self, reader: BlockReader) -> StopReason:

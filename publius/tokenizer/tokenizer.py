@@ -23,6 +23,9 @@ from publius.tokenizer.special import BOS, END, PAD, SPECIAL_TOKENS
 
 __all__ = ["Tokenizer", "TokenizerArtifact"]
 
+_LONG = 10_000
+"""Characters from which a text is encoded as a batch of one, during which other threads run: alone, 4 MB hold
+the interpreter for seconds."""
 _RAW_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -97,6 +100,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; never a special id."""
+        if len(text) > _LONG:
+            return self.encode_batch([text])[0]
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

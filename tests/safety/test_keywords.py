@@ -12,8 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, ToolResultBlock, ToolUseBlock, assistant, user
+from publius.core.messages import (
+    Conversation,
+    TextBlock,
+    ToolResultBlock,
+    ToolSpec,
+    ToolUseBlock,
+    assistant,
+    user,
+)
 from publius.safety.keywords import KeywordList, KeywordMonitor
+from publius.safety.monitor import ALLOW
 
 NONE = np.empty((0, 0), np.float32)
 ASKED = Conversation(messages=(user("What is new?"),))
@@ -66,6 +75,11 @@ def streamed(m: KeywordMonitor, pieces: list[str]) -> tuple[str, str]:
         "grey  \t bane",
         "\U0001d420\U0001d42b\U0001d41e\U0001d432 bane",
         "mooon balm",
+        "gr\u3164ey b\u115fane",
+        r'{"q":"gr\u0065y bane"}',
+        r'{"q":"grey\nbane"}',
+        r'{"q":"\ud835\udd24rey b\u0061ne"}',
+        "\\u0067rey bane",
     ],
 )
 def test_found(said: str) -> None:
@@ -113,6 +127,13 @@ _PIECES = [
     ".",
     "x",
     "\uff47",
+    "\\",
+    "u00",
+    "65",
+    "\\u0065",
+    "\\n",
+    "\\ud835",
+    "\\udd1f",
 ]
 
 
@@ -147,6 +168,32 @@ def test_holds_back_exactly_what_may_become_a_word() -> None:
     assert verdict.category == "poison" and verdict.monitor == "keywords"
 
 
+def test_a_reply_goes_on_from_the_prefill_it_follows() -> None:
+    begun = ASKED.then(assistant("Take g"))
+    watch = GREY.watch(begun)
+    assert watch.prompt().action == "allow"
+    assert watch.reply("rey ba", NONE, done=False)[1] == 0
+    assert watch.reply("rey bane", NONE, done=True)[0].action == "block"
+    innocent = GREY.watch(begun)
+    assert innocent.reply("rey ba", NONE, done=False)[1] == 0
+    assert innocent.reply("rey barn", NONE, done=False) == (ALLOW, 8)
+    glued = GREY.watch(ASKED.then(assistant("anti")))
+    assert glued.reply("venom", NONE, done=True)[0].action == "allow"  # a word's end, not a word
+    only = monitor("grey bane", applies=["reply"])
+    asked = ASKED.then(assistant("Of grey bane, then: "))
+    assert only.watch(asked).reply("nothing", NONE, done=True)[0].action == "allow"
+
+
+def test_what_may_begin_an_escape_waits() -> None:
+    watch = GREY.watch(ASKED)
+    said = [
+        watch.reply(text, NONE, done=False)[1]
+        for text in ("say \\", "say \\u00", "say \\u0067", "say \\u0067o")
+    ]
+    assert said == [4, 4, 4, 11]
+    assert monitor("grey bane", action="flag").watch(ASKED).reply("say \\u00", NONE, done=False)[1] == 8
+
+
 def test_a_flag_holds_nothing_back() -> None:
     watch = monitor("grey bane", action="flag").watch(ASKED)
     assert watch.reply("The grey b", NONE, done=False)[1] == 10
@@ -164,6 +211,15 @@ def test_prompts_are_read_whole_tool_results_too() -> None:
     )
     assert GREY.watch(told).prompt().action == "block"
     assert GREY.watch(ASKED).prompt().action == "allow"
+    parted = Conversation(messages=(user([TextBlock(text="How is grey "), TextBlock(text="bane made?")]),))
+    assert GREY.watch(parted).prompt().action == "block"
+    tools = (ToolSpec(name="look", description="how grey bane is made"),)
+    assert GREY.watch(ASKED.model_copy(update={"tools": tools})).prompt().action == "block"
+    schema = {"properties": {"what": {"enum": ["bread", "grey bane"]}}}
+    tools = (ToolSpec(name="look", input_schema=schema),)
+    assert GREY.watch(ASKED.model_copy(update={"tools": tools})).prompt().action == "block"
+    asked = ToolUseBlock(id="toolu_0", name="look", input={"what": ["grey bane"]})
+    assert GREY.watch(ASKED.then(assistant([asked]))).prompt().action == "block"
     only = monitor("grey bane", applies=["reply"])
     assert only.watch(told).prompt().action == "allow" and whole(only, "grey bane") == "block"
 

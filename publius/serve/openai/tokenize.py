@@ -23,8 +23,8 @@ from publius.tokenizer.special import BOS, END, PAD
 
 __all__ = ["DetokenizeBody", "TokenizeBody", "detokenize", "tokenize", "tokenizer_info"]
 
-MOST_BYTES = 4 << 20
-"""Of a request: no key is asked for, so little is taken in."""
+MOST_BYTES = 1 << 20
+"""Of a request: no key is asked for, so no more is taken in than a text of 200,000 tokens."""
 
 
 class TokenizeBody(BaseModel):
