@@ -8,6 +8,7 @@ takes words from spaCy or NLTK; here a plain regular expression does, so nothing
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import tempfile
 from collections import Counter
@@ -62,7 +63,7 @@ class RefineConfig(Config):
     repetition: bool = True
     """Gopher's limits on repeated lines, paragraphs and n-grams."""
     dedup: bool = True
-    """Drop all but one of near-duplicate documents."""
+    """Drop all but one of near-duplicate documents, the held-out one where there is one."""
     ngram: int = Field(default=5, ge=1)
     """Words per shingle. A document of fewer words is never a duplicate."""
     buckets: int = Field(default=14, ge=1)
@@ -89,35 +90,42 @@ class _Words(WordTokenizer):
 _WORDS = _Words()
 
 
+_SPLITS = ("val", "train")
+"""In this order: of documents that are near each other the first one stays."""
+
+
 class _Read(PipelineStep):
-    """Documents of a corpus file into datatrove's pipeline."""
+    """Documents of a corpus into datatrove's pipeline, of one split or of both."""
 
     name, type = "corpus", "READER"
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, *splits: str) -> None:
         super().__init__()
-        self._folder, self._split = folder, split
+        self._folder, self._splits = folder, splits
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
-        corpus = Corpus(self._folder)
-        for number, document in enumerate(corpus.train() if self._split == "train" else corpus.val()):
-            yield TroveDocument(
-                text=document.text, id=str(number), metadata={"id": document.id, "source": document.source}
-            )
+        corpus, number = Corpus(self._folder), itertools.count()
+        for split in self._splits:
+            for document in corpus.train() if split == "train" else corpus.val():
+                about = {"id": document.id, "source": document.source, "split": split}
+                yield TroveDocument(text=document.text, id=str(next(number)), metadata=about)
 
 
 class _Write(PipelineStep):
-    """Kept documents out of the pipeline, in order."""
+    """Kept documents out of the pipeline, in order; those of one split, the others pass."""
 
     name, type = "corpus", "WRITER"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split: str) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._split = path, split
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         with JsonlWriter(self._path) as writer:
             for item in data:
+                if item.metadata["split"] != self._split:
+                    yield item
+                    continue
                 document = Document(item.text, str(item.metadata["id"]), str(item.metadata["source"]))
                 writer.write(document_row(document))
                 yield item
@@ -149,12 +157,10 @@ def _execute(steps: Sequence[PipelineStep], logs: Path, tasks: int = 1) -> Count
         for name, metric in step.stats.items():
             if name.startswith("dropped_"):
                 counts[name.removeprefix("dropped_").removeprefix("gopher_")] += int(metric.total)
-            elif name == "dropped" and "MinHash" in step.name:
-                counts["duplicate"] += int(metric.total)
     return counts
 
 
-def _deduplicate(source: Path, target: Path, scratch: Path, config: RefineConfig) -> Counter[str]:
+def _deduplicate(source: Path, target: Path, scratch: Path, config: RefineConfig) -> None:
     settings = MinhashConfig(
         n_grams=config.ngram,
         num_buckets=config.buckets,
@@ -164,20 +170,20 @@ def _deduplicate(source: Path, target: Path, scratch: Path, config: RefineConfig
     )
     signatures, pairs, remove = (str(scratch / name) for name in ("signatures", "pairs", "remove"))
     language = cast("str", _WORDS)
-    _execute(
-        [_Read(source, "train"), MinhashDedupSignature(signatures, settings, language)], scratch / "logs1"
-    )
+    both = _Read(source, *_SPLITS)
+    _execute([both, MinhashDedupSignature(signatures, settings, language)], scratch / "logs1")
     _execute([MinhashDedupBuckets(signatures, pairs, config=settings)], scratch / "logs2", config.buckets)
     _execute([MinhashDedupCluster(pairs, remove, settings)], scratch / "logs3")
-    steps = [_Read(source, "train"), MinhashDedupFilter(remove), _Write(target / "train.jsonl.zst")]
-    return _execute(steps, scratch / "logs4")
+    writers = [_Write(target / f"{split}.jsonl.zst", split) for split in _SPLITS]
+    _execute([both, MinhashDedupFilter(remove), *writers], scratch / "logs4")
 
 
-@stage(version=1)
+@stage(version=2)
 def refine(run: Run, config: RefineConfig, *, corpus: Corpus) -> Corpus:
-    """Drop poor documents (both splits) and near-duplicate ones (training split).
+    """Drop poor documents and near-duplicate ones, of both splits: nothing that is near a held-out document is
+    trained on.
 
-    Metrics: `documents_in`, `documents_kept`, and `dropped_<reason>` of the training split.
+    Metrics: `documents_in`, `documents_kept`, and `dropped_<reason>` of the training split; `held_out_kept`.
 
     Raises:
         UserError: when nothing is left.
@@ -185,16 +191,14 @@ def refine(run: Run, config: RefineConfig, *, corpus: Corpus) -> Corpus:
     with tempfile.TemporaryDirectory(prefix="refine-", dir=run.output.parent) as folder:
         scratch = Path(folder)
         filtered = scratch / "filtered" if config.dedup else run.output
-        dropped = _execute(
-            [_Read(corpus.path, "train"), *_filters(config), _Write(filtered / "train.jsonl.zst")],
-            scratch / "a",
-        )
-        _execute(
-            [_Read(corpus.path, "val"), *_filters(config), _Write(run.output / "val.jsonl.zst")],
-            scratch / "b",
-        )
+        dropped: Counter[str] = Counter()
+        for split in _SPLITS:
+            write = _Write(filtered / f"{split}.jsonl.zst", split)
+            dropped = _execute([_Read(corpus.path, split), *_filters(config), write], scratch / split)
         if config.dedup:
-            dropped += _deduplicate(filtered, run.output, scratch, config)
+            good = sum(1 for _ in Corpus(filtered).train())
+            _deduplicate(filtered, run.output, scratch, config)
+            dropped += Counter(duplicate=good - sum(1 for _ in Corpus(run.output).train()))
     kept = sum(1 for _ in Corpus(run.output).train())
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
@@ -205,6 +209,7 @@ def refine(run: Run, config: RefineConfig, *, corpus: Corpus) -> Corpus:
         )
     run.metric("documents_in", kept + sum(dropped.values()))
     run.metric("documents_kept", kept)
+    run.metric("held_out_kept", sum(1 for _ in Corpus(run.output).val()))
     for reason, count in sorted(dropped.items()):
         run.metric(f"dropped_{reason}", count)
     return Corpus(run.output)

@@ -52,6 +52,12 @@ class Tokenizer:
         inner.no_truncation()
         self._inner = inner
         vocab = inner.get_vocab(with_added_tokens=True)
+        if len(set(vocab.values())) != len(vocab):  # added tokens are numbered from its size, over its holes
+            raise UserError(
+                "two tokens of this tokenizer have one id: its vocabulary has holes where tokens are added",
+                where="tokenizer",
+                fix="number its tokens without holes, or put placeholders into them",
+            )
         self.special: dict[str, int] = {token: vocab[token] for token in SPECIAL_TOKENS}
         """Special token text -> id."""
         self.vocab_size: int = max(vocab.values()) + 1

@@ -69,6 +69,19 @@ def test_near_duplicates_go_and_one_stays(tmp_path: Path, capfd: pytest.CaptureF
     assert capfd.readouterr().err == ""
 
 
+def test_nothing_near_a_held_out_document_is_trained_on(tmp_path: Path) -> None:
+    texts = [_prose(n, 300) for n in range(8)]
+    copies = [text + " The end of it." for text in texts]
+    held_out = (*texts[:4], texts[3] + " So it was.")
+    corpus, run = _run(tmp_path, [*copies, *texts[4:]], RefineConfig(repetition=False), held_out)
+    assert [d.text for d in corpus.val()] == texts[:4]
+    assert not {d.text for d in corpus.train()} & set(copies[:4])
+    assert len(list(corpus.train())) == 4
+    metrics = {name: m["value"] for name, m in run.metrics.items()}
+    assert (metrics["documents_in"], metrics["documents_kept"], metrics["dropped_duplicate"]) == (12, 4, 8)
+    assert metrics["held_out_kept"] == 4
+
+
 def test_own_thresholds(tmp_path: Path) -> None:
     config = RefineConfig(min_words=2, min_stop_words=None, repetition=False, dedup=False)
     corpus, _ = _run(tmp_path, ["Two words", "One"], config)

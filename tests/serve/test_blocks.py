@@ -100,6 +100,12 @@ def test_what_follows_a_stop_text_is_never_told():
     ]
 
 
+def test_no_stop_text_holds_a_call_back():
+    reader = BlockReader(TOKENIZER, ["name", '"a"', "}"])
+    told = [part.text for part in reader.take(call("sum", {"a": 1})[:-1]) if isinstance(part, Says)]
+    assert "".join(told) == '{"a":1}'
+
+
 def test_half_a_character_waits_for_its_other_half():
     reader = BlockReader(TOKENIZER)
     first, second = TOKENIZER.encode("é")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from publius.core.messages import Conversation, text_of
 from publius.inference.readings import Probe
 from publius.safety.monitor import ALLOW, Monitors, Verdict
-from tests.serve.serving import Spoken, events_of, said
+from publius.testing import byte_tokenizer
+from tests.serve.serving import KEY, Spoken, events_of, said
+
+TOKENIZER = byte_tokenizer()
 
 
 class Words:
@@ -79,6 +83,32 @@ def test_nothing_of_what_a_monitor_blocks_leaves_and_its_pages_are_free(
         assert b'publius_monitor_interventions_total{action="block",monitor="words"} 1.0' in (
             spoken.server.metrics.text()
         )
+
+
+def test_log_probabilities_tell_nothing_that_a_monitor_held_back(checkpoint: Path, tmp_path: Path):
+    """Whether tokens come one by one or, with many at once, several together."""
+    letters = set(TOKENIZER.encode("abcdefghijklmnopqrstuvwxyz "))
+    body = {
+        "model": "publius-haiku", "temperature": 0, "max_tokens": 40, "logprobs": True, "top_logprobs": 2,
+        "messages": [{"role": "user", "content": "hi"}],
+        "logit_bias": {str(id): -100 for id in range(269) if id not in letters},
+    }  # fmt: skip
+
+    def asked(spoken: Spoken) -> dict[str, Any]:
+        sent = spoken.send("POST", "/v1/chat/completions", body, authorization=f"Bearer {KEY}")
+        return sent.json()["choices"][0]
+
+    with Spoken(checkpoint, tmp_path / "a") as open_one:
+        text = asked(open_one)["message"]["content"]
+    word = text[10:14]
+    with Spoken(checkpoint, tmp_path / "b", monitors=Monitors([Words(in_reply=word)])) as spoken:
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(asked, [spoken] * 24))
+        for answer in answers:
+            assert answer["finish_reason"] == "content_filter"
+            shown = answer["message"]["content"] or ""
+            told = "".join(entry["token"] for entry in (answer["logprobs"] or {}).get("content") or ())
+            assert told == shown and text.startswith(shown) and len(shown) <= text.index(word)
 
 
 @pytest.mark.parametrize("stream", [False, True])

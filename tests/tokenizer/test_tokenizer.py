@@ -99,6 +99,20 @@ def test_a_foreign_tokenizer_gains_our_special_tokens(tmp_path: Path) -> None:
     assert (again.added, again.special) == ((), tokenizer.special)
 
 
+def test_a_vocabulary_with_holes_is_refused() -> None:
+    """Added tokens are numbered from its size: one of them would be a word, too."""
+    vocab = {"<unk>": 0, "a": 1, "b": 2, "ab": 8}
+    inner = tokenizers.Tokenizer(models.BPE(vocab, [("a", "b")], unk_token="<unk>"))
+    with pytest.raises(UserError, match="holes"):
+        Tokenizer(inner)
+
+
+@pytest.mark.parametrize("size", [9_999, 10_000, 10_001, 30_000])
+def test_a_long_text_is_encoded_like_a_short_one(tokenizer: Tokenizer, size: int) -> None:
+    text = ("The cat <|end|> sat on\n the é mat. " * 1000)[:size]
+    assert tokenizer.encode(text) == tokenizer._inner.encode(text, add_special_tokens=False).ids
+
+
 def test_a_tokenizer_whose_vocabulary_spells_a_special_token_is_refused() -> None:
     inner = tokenizers.Tokenizer(models.WordLevel({"<unk>": 0, "<|end|>": 1}, unk_token="<unk>"))
     with pytest.raises(UserError, match="typed text"):

@@ -147,6 +147,17 @@ def test_a_tool_that_must_be_called_is(client: openai.OpenAI, choice: Any, strea
     assert set(json.loads(arguments)) == {"a"}
 
 
+@pytest.mark.parametrize("stop", ["name", "input", '"a"', "}"])
+def test_a_stop_text_ends_no_call(client: openai.OpenAI, stop: str) -> None:
+    """How a call is written is no part of the reply, and it was asked for."""
+    wanted: dict[str, Any] = {**FREE, "max_tokens": 60, "tools": [TOOL], "tool_choice": "required"}
+    (plain,) = client.chat.completions.create(**wanted).choices
+    (done,) = client.chat.completions.create(**wanted, stop=[stop]).choices
+    assert done.finish_reason == "tool_calls" and done.message.tool_calls and plain.message.tool_calls
+    ours, theirs = done.message.tool_calls[0].function, plain.message.tool_calls[0].function  # pyright: ignore
+    assert ours == theirs
+
+
 def test_a_result_goes_back(client: openai.OpenAI) -> None:
     wanted: dict[str, Any] = {**FREE, "tools": [TOOL]}
     first = client.chat.completions.create(**{**wanted, "max_tokens": 60}, tool_choice="required")
