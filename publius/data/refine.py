@@ -180,7 +180,7 @@ def _deduplicate(source: Path, target: Path, scratch: Path, config: RefineConfig
 
 @stage(version=2)
 def refine(run: Run, config: RefineConfig, *, corpus: Corpus) -> Corpus:
-    """Drop poor documents and near-duplicate ones, of both splits: nothing that is near a held-out document is
+    """Drop poor documents and near-duplicate ones, of both splits: nothing near a held-out document is
     trained on.
 
     Metrics: `documents_in`, `documents_kept`, and `dropped_<reason>` of the training split; `held_out_kept`.
