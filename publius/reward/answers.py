@@ -1,6 +1,7 @@
 """Final answers of worked problems: found in a reply, read as exact numbers, compared.
 
-One candidate is compared, never several: a reply that lists numbers until one is right has not answered.
+One candidate is compared, never several: a reply that lists numbers until one is right has not answered, nor
+has one that leaves the last sum to whoever reads it (`2+2`, `3!`, `\\sqrt{4}`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,23 @@ _LARGEST_POWER = 400
 _LONGEST = 200
 """Characters of an answer that are looked at: more is no number a person would check."""
 
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000} | {"million": 10**6, "billion": 10**9, "trillion": 10**12}
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
+_SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
+_POWER = re.compile(r"\s*(\d{1,6})\s*\^\s*\(?\s*(\d{1,2})\s*\)?\s*\.?\s*")
+_BESIDE = re.compile(r"(?:[^\W\d_\u03c0]|(?<=[a-zA-Z])[/·](?=[a-zA-Z])|[\s.,;'\"%°²³$€£¥()\[\]{}*_`~-])*")
+"""What may stand beside a number that is an answer: words, units, marks; no other number, no operation."""
+_UNIT_POWER = re.compile(r"(?<=[a-zA-Z])\^?[23]\b")
+
 _LATEX = (
+    (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})"), "°"),
+    (re.compile(r"\\q?quad\b"), " "),
     (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r" (\1)/(\2) "),
     (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r" \1/\2 "),
     (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf)\s*\{([^{}]*)\}"), r" \1 "),
@@ -91,16 +108,33 @@ def read_number(text: str) -> tuple[Fraction, bool] | None:
     """The number that an answer is: its exact value, and whether it was written as a percentage.
 
     Of a chain of equations the last side counts. Thousands may be set off by commas or spaces; fractions,
-    mixed numbers, powers of ten, currency signs and units (`12 apples`) are understood. None when no number
-    stands in it.
+    mixed numbers, powers, words of size (`2 million`), currency signs and units (`12 apples`) are understood.
+    None when no number stands in it.
     """
-    side = _plain(text[:_LONGEST]).rsplit("=", 1)[-1]
-    side = re.sub(r"^\s*([-+])\s+(?=\d)", r"\1", side)
+    side = _side(text)
+    if power := _POWER.fullmatch(side):
+        return Fraction(int(power[1]) ** int(power[2])), False
     found = _NUMBER.search(side)
     if found is None or _glued(side, found):
         return None
     value = _value(found)
-    return None if value is None else (value, found["percent"] is not None)
+    if value is None:
+        return None
+    scale = _SCALE.match(side, found.end())
+    return value * (_SCALES[scale[1].lower()] if scale else 1), found["percent"] is not None
+
+
+def _side(text: str) -> str:
+    """The last side of a chain of equations."""
+    side = _plain(text[:_LONGEST]).rsplit("=", 1)[-1]
+    return re.sub(r"^\s*([-+])\s+(?=\d)", r"\1", side)
+
+
+def _answers(text: str) -> bool:
+    """Whether what stands beside the number in it leaves that as the answer."""
+    side = _side(text)
+    rest = _UNIT_POWER.sub("", _NUMBER.sub("", side, count=1))
+    return _POWER.fullmatch(side) is not None or _BESIDE.fullmatch(rest) is not None
 
 
 def _glued(text: str, found: re.Match[str]) -> bool:
@@ -136,11 +170,12 @@ def same_answer(given: str, wanted: str, tolerance: float = 0.0) -> bool:
 
     Two numbers are compared exactly (0.5 is 1/2), or within `tolerance` of the wanted one's size. When one of
     them is a percentage, both the number as written and its hundredth count, for a question may ask "what
-    percent". Anything else is compared as text, without case, spaces, LaTeX dress and a closing point.
+    percent". A number that is no more than a part of what is given (`2+2`, `5 or 6`, `12:30`) is no answer.
+    Anything else is compared as text, without case, spaces, LaTeX dress and a closing point.
     """
     ours, theirs = read_number(given), read_number(wanted)
     if theirs is not None and _only_number(wanted):
-        if ours is None:
+        if ours is None or not _answers(given):
             return False
         values = {ours[0], ours[0] / 100} if ours[1] and not theirs[1] else {ours[0]}
         if theirs[1] and not ours[1]:
