@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from publius.constitution.filters import REFUSALS
 from publius.core.config import Config, canonical
 from publius.core.errors import UserError
+from publius.core.yaml_text import BadYaml, YamlLoader, parse_yaml, read_text
 
 __all__ = [
     "ComparisonShot",
@@ -208,12 +209,11 @@ class Constitution(Config):
     def parse(cls, text: str, where: str = "constitution") -> Constitution:
         """A constitution from YAML text; errors as in `load`."""
         try:
-            data = _Loader(text).get_single_data()
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f"{where}, line {mark.line + 1}" if mark else where
-            problem = getattr(error, "problem", None) or str(error)
-            raise UserError(f"this is not valid YAML: {problem}", where=line, fix="mend that line") from error
+            data = parse_yaml(text, _Loader)
+        except BadYaml as error:
+            line = where if error.line is None else f"{where}, line {error.line}"
+            fix = "mend the file" if error.line is None else "mend that line"
+            raise UserError(f"this is not valid YAML: {error.problem}", where=line, fix=fix) from error
         if not isinstance(data, dict):
             raise UserError(
                 "a constitution is a YAML mapping", where=where, fix="begin with `id: my-constitution`"
@@ -289,7 +289,7 @@ def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(YamlLoader):
     """Refuses a key written twice, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -310,10 +310,12 @@ def _default() -> Constitution:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
+        return read_text(path)
+    except BadYaml as error:
         raise UserError(
-            "the constitution is not UTF-8 text", where=str(path), fix="save it as UTF-8"
+            f"the constitution cannot be used: {error}",
+            where=str(path),
+            fix="give a text file in UTF-8 of a common size",
         ) from error
     except OSError as error:
         fix = "give the path of a constitution YAML file, or `default`"

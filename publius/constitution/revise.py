@@ -126,7 +126,7 @@ def sample_replies(
     for i, done in zip(fits, engine.generate([ids[i] for i in fits], sampling), strict=True):
         if done.stop_reason == "max_tokens":
             continue
-        blocks = renderer.parse(list(done.tokens)).blocks
+        blocks = renderer.parse(list(done.tokens), goes_on=renderer.goes_on(ids[i])).blocks
         prefill = split_prefill(prompts[i])[1]
         reply = assistant(prefill + text_of(blocks)) if prefill else Message(role="assistant", content=blocks)
         if text_of(reply).strip():

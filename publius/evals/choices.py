@@ -164,7 +164,7 @@ class EngineChoices:
         self, prompts: Sequence[list[int]], questions: Sequence[MultipleChoice]
     ) -> list[Choice | NoChoice]:
         """What each prompt says of its question's options."""
-        options = [[self._tokenizer.encode(option) for option in q.options] for q in questions]
+        options = [[self._tokenizer.encode_on(option) for option in q.options] for q in questions]
         fits = [
             len(prompt) + max(map(len, given)) <= self._engine.context
             for prompt, given in zip(prompts, options, strict=True)

@@ -158,7 +158,8 @@ class Assistant:
     def _stream(
         self, prompt: list[int], sampling: Sampling, tokens: Generator[int, None, Completion]
     ) -> Generator[Event, None, Reply]:
-        pieces = _Pieces(self.renderer, sampling.stop, self._opening(prompt))
+        goes_on = self.renderer.goes_on(prompt)
+        pieces = _Pieces(self.renderer, sampling.stop, self._opening(prompt), goes_on)
         while True:
             try:
                 token = next(tokens)
@@ -180,7 +181,8 @@ class Assistant:
         return "thinking" if thinking_open(prompt, self.renderer.tokenizer) else "text"
 
     def _read(self, prompt: Sequence[int], completion: Completion) -> Reply:
-        parsed = self.renderer.parse(completion.tokens, thinking_open=self._opening(prompt) == "thinking")
+        opened, goes_on = self._opening(prompt) == "thinking", self.renderer.goes_on(prompt)
+        parsed = self.renderer.parse(completion.tokens, thinking_open=opened, goes_on=goes_on)
         blocks, reason, problems = parsed.blocks, parsed.stop_reason, parsed.problems
         if completion.stop_reason == "stop_sequence" and completion.stop_sequence is not None:
             blocks, reason = _cut(blocks, completion.stop_sequence), "stop_sequence"
@@ -211,9 +213,15 @@ class _Pieces:
     """Turns tokens into events: knows which block is open, holds back half characters and half stops."""
 
     def __init__(
-        self, renderer: Renderer, stops: tuple[str, ...], opening: Literal["thinking", "text"]
+        self,
+        renderer: Renderer,
+        stops: tuple[str, ...],
+        opening: Literal["thinking", "text"],
+        goes_on: bool,
     ) -> None:
         tokenizer = renderer.tokenizer
+        self._begins = tokenizer.spaced and not goes_on
+        """Whether the next character begins a text, with a space that is none of it."""
         self._renderer, self._stops = renderer, stops
         self._bytes, self._special_ids = tokenizer.id_bytes, tokenizer.special_ids
         self._opens: dict[int, Kind] = {
@@ -234,10 +242,14 @@ class _Pieces:
         if self._mode == "tool_use":
             self._call.append(token)
         if token not in self._special_ids:
-            self._held += self._decoder.decode(self._bytes(token))
+            text = self._decoder.decode(self._bytes(token))
+            if self._begins and text:
+                text, self._begins = text.removeprefix(" "), False
+            self._held += text
             return self._release(keep=self._undecided())
         opens, closes = self._opens.get(token), self._closes.get(token)
         events: list[Event] = []
+        self._begins = self._renderer.tokenizer.spaced
         if opens and self._mode == "text":
             events = self._close()
             self._mode = opens

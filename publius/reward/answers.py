@@ -31,13 +31,13 @@ _LARGEST_POWER = 400
 _LONGEST = 200
 """Characters of an answer that are looked at: more is no number a person would check."""
 
-_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000} | {"million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    "dozen": 12,
     "hundred": 100,
     "thousand": 1000,
     "million": 10**6,
     "billion": 10**9,
     "trillion": 10**12,
-    "dozen": 12,
 }
 _SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
 _POWER = re.compile(r"\s*(\d{1,6})\s*\^\s*\(?\s*(\d{1,2})\s*\)?\s*\.?\s*")

@@ -90,7 +90,8 @@ class StartReplies:
     def _said(self, prompt: Sequence[int], reply: Sequence[int]) -> str:
         """The visible text of a reply; a prompt may have begun its thinking."""
         open_ = thinking_open(prompt, self._renderer.tokenizer)
-        return text_of(self._renderer.parse(list(reply), thinking_open=open_).blocks)
+        goes_on = self._renderer.goes_on(prompt)
+        return text_of(self._renderer.parse(list(reply), thinking_open=open_, goes_on=goes_on).blocks)
 
 
 class _Asked(NamedTuple):

@@ -42,7 +42,8 @@ class _Episode:
     def read(self, tokens: Sequence[int], renderer: Renderer) -> Message:
         """The reply in `tokens`, that which its prompt had begun of its thinking included."""
         open_ = thinking_open(self.tokens, renderer.tokenizer)
-        blocks = renderer.parse(list(tokens), thinking_open=open_).blocks
+        goes_on = renderer.goes_on(self.tokens)
+        blocks = renderer.parse(list(tokens), thinking_open=open_, goes_on=goes_on).blocks
         closed = self.thinking is False and self.conversation.messages[-1].role == "user"
         return Message(role="assistant", content=(ThinkingBlock(thinking=""), *blocks) if closed else blocks)
 

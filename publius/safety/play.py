@@ -180,8 +180,8 @@ class Watched:
             message = assistant(f"{came.left} {_STOPPED}".strip())
             one.left.append(came.left)
         else:
-            opened = thinking_open(request.prompt, tokenizer)
-            parsed = self.renderer.parse(request.tokens, thinking_open=opened)
+            opened, goes_on = thinking_open(request.prompt, tokenizer), self.renderer.goes_on(request.prompt)
+            parsed = self.renderer.parse(request.tokens, thinking_open=opened, goes_on=goes_on)
             message = Message(role="assistant", content=parsed.blocks or assistant("...").content)
             one.left.append(text_of(message))
         one.conversation = extend(one.conversation, message)

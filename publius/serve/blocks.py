@@ -62,6 +62,7 @@ class BlockReader:
         stops: texts that end the reply.
         opening: what the first token belongs to: a prompt may have left thinking open.
         raw: no token means anything; all of it is one text, without special tokens.
+        goes_on: the prompt ended in text, which the reply goes on from (`Renderer.goes_on`).
     """
 
     def __init__(
@@ -71,8 +72,12 @@ class BlockReader:
         *,
         opening: Literal["text", "thinking"] = "text",
         raw: bool = False,
+        goes_on: bool = False,
     ) -> None:
         special = tokenizer.special
+        self._spaced = tokenizer.spaced and not raw
+        self._begins = self._spaced and not goes_on
+        """Whether the next character begins a text, with a space that is none of it."""
         self._bytes, self._special = tokenizer.id_bytes, tokenizer.special_ids
         self._stops, self._raw = tuple(stops), raw
         self._opens: dict[int, Kind] = {special[THINK]: "thinking", special[TOOL_USE]: "tool_use"}
@@ -115,6 +120,8 @@ class BlockReader:
         text = self._decoder.decode(b"".join(said)) if said else ""
         if not text:
             return []
+        if self._begins:
+            text, self._begins = text.removeprefix(" "), False
         self._held += text
         return self._tell(self._undecided() if self._stops or self.mode == "tool_use" else 0)
 
@@ -125,9 +132,10 @@ class BlockReader:
         opens, closes = self._opens.get(token), self._closes.get(token)
         if opens and self.mode == "text":
             parts = self._shut()
-            self.mode = opens
+            self.mode, self._begins = opens, self._spaced
             return parts
         if closes and closes == self.mode:
+            self._begins = self._spaced
             if closes == "tool_use":
                 self.calls += 1
                 parts = self._shut(whole=True)

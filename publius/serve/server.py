@@ -132,7 +132,10 @@ class Server:
         request, model, raw = generation.request, turn.model, turn.ask.prompt is not None
         thinks = not raw and thinking_open(request.prompt, model.tokenizer)
         opening = "thinking" if thinks else "text"
-        reader = BlockReader(model.tokenizer, request.sampling.stop, opening=opening, raw=raw)
+        reader = BlockReader(
+            model.tokenizer, request.sampling.stop, opening=opening, raw=raw,
+            goes_on=model.renderer.goes_on(request.prompt),
+        )  # fmt: skip
         told = False
         async for _ in generation.progress():
             over = request.stop_reason is not None

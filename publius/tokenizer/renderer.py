@@ -151,7 +151,11 @@ class Renderer:
             pieces += [_opening(message), *_body(message.content), END]
         return self._ids([*pieces, ASSISTANT, *forced, *_body(content)])
 
-    def parse(self, tokens: Sequence[int], *, thinking_open: bool = False) -> Parsed:
+    def goes_on(self, prompt: Sequence[int]) -> bool:
+        """Whether a reply to `prompt` goes on from text, that of a prefill."""
+        return bool(prompt) and prompt[-1] not in self.tokenizer.special_ids
+
+    def parse(self, tokens: Sequence[int], *, thinking_open: bool = False, goes_on: bool = False) -> Parsed:
         """The reply in `tokens`, which follow `<|assistant|>` and may or may not hold its `<|end|>`.
 
         Undoes `render` for one assistant message (neighbouring text blocks joined, empty ones gone,
@@ -160,8 +164,9 @@ class Renderer:
 
         Args:
             thinking_open: the prompt ended in `<|think|>`.
+            goes_on: it ended in text, which the reply goes on from (`Renderer.goes_on`).
         """
-        reader = _Reader(self, thinking_open)
+        reader = _Reader(self, thinking_open, goes_on)
         for index, token in enumerate(tokens):
             if reader.take(int(token)):
                 if index + 1 < len(tokens):
@@ -243,8 +248,8 @@ def _compact(value: Any) -> str:
 class _Reader:
     """The state of one parse: the blocks so far, and the open stretch (text, thinking or tool call)."""
 
-    def __init__(self, renderer: Renderer, thinking_open: bool) -> None:
-        self._renderer = renderer
+    def __init__(self, renderer: Renderer, thinking_open: bool, goes_on: bool) -> None:
+        self._renderer, self._goes_on = renderer, goes_on
         self._mode: Literal["text", "thinking", "tool"] = "thinking" if thinking_open else "text"
         self._open: list[int] = []
         self._blocks: list[Block] = []
@@ -290,8 +295,9 @@ class _Reader:
         return Parsed(tuple(self._blocks), reason, tuple(self.problems))
 
     def _close(self) -> None:
-        text = self._renderer.tokenizer.decode(self._open)
-        self._open = []
+        tokenizer = self._renderer.tokenizer
+        text = tokenizer.decode_on(self._open) if self._goes_on else tokenizer.decode(self._open)
+        self._open, self._goes_on = [], False
         mode, self._mode = self._mode, "text"
         if mode == "thinking":
             self._blocks.append(ThinkingBlock(thinking=text))

@@ -110,6 +110,25 @@ class Tokenizer:
             return self.encode_batch([text])[0]
         return self._inner.encode(text, add_special_tokens=False).ids
 
+    @cached_property
+    def spaced(self) -> bool:
+        """Whether a text begins with a space that it does not have (SentencePiece: Llama 2, Mistral): then
+        what goes on from other text is written otherwise than what begins one."""
+        return b"".join(map(self.id_bytes, self.encode("a"))) == b" a"
+
+    def encode_on(self, text: str) -> list[int]:
+        """The ids of `text` where it goes on from other text."""
+        if not self.spaced:
+            return self.encode(text)
+        before, ids = self.encode("\n"), self.encode(f"\n{text}")
+        return ids[len(before) :] if ids[: len(before)] == before else self.encode(text)
+
+    def decode_on(self, ids: Iterable[int]) -> str:
+        """The text of `ids` where they go on from others: the space they begin with is one."""
+        if not self.spaced:
+            return self.decode(ids)
+        return self.decode([*self.encode("\n"), *ids]).removeprefix("\n")
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, in parallel."""
         return [e.ids for e in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]

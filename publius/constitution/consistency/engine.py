@@ -32,7 +32,7 @@ class EngineConsistencyJudge:
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, config: ConsistencyConfig) -> None:
         self._engine, self._tokenizer, self._config = engine, tokenizer, config
-        self._yes, self._no = _told_apart(*(tokenizer.encode(text) for text in config.answers))
+        self._yes, self._no = _told_apart(*(tokenizer.encode_on(text) for text in config.answers))
         self._context = engine.model.config.max_position - max(len(self._yes), len(self._no))
         self._renderer = Renderer(tokenizer)
         self._examples = examples(config.constitution)[: config.shots]

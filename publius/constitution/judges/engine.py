@@ -53,7 +53,7 @@ class EngineJudge:
         seed: int = 0,
     ) -> None:
         self._engine, self._constitution = engine, constitution
-        self._answers = _answer_tokens(*(tokenizer.encode(text) for text in constitution.answers))
+        self._answers = _answer_tokens(*(tokenizer.encode_on(text) for text in constitution.answers))
         reserve = max(map(len, self._answers))
         if chain_of_thought:
             reserve += thought_tokens + len(tokenizer.encode(constitution.layout.conclusion))
