@@ -7,9 +7,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from types import ModuleType
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,6 +35,7 @@ _DIALECTS = (
     (("/",), messages),
 )
 """Whose error words a path is answered in: the first whose beginning it has."""
+_PORTS = {"http": 80, "https": 443}
 
 
 def create_app(server: Server) -> FastAPI:
@@ -124,8 +127,8 @@ def _of_status(status: int, request: Request) -> ApiError:
 class _Application(FastAPI):
     """Gives every request its id, every response the header that tells it, and logs what was answered.
 
-    An open server (one without keys) answers only those who call this machine by its own name: a page of
-    another site that resolves to it must not reach the models.
+    An open server (one without keys) answers only those who call this machine by its own name, and of pages
+    only its own: one of another site, whose browser runs on this machine, must not reach the models.
 
     Endpoints that a method and a path without parameters name are called from here. They take a request and
     give a response; FastAPI's way to them (middleware, routers, exit stacks, dependencies) costs a third of
@@ -153,8 +156,8 @@ class _Application(FastAPI):
                     headers.append((b"request-id", id.encode()))
             await send(message)
 
-        if server.guard.open and not _own_name(scope):
-            error = ApiError("permission_error", "an open server answers to localhost only; give it a key")
+        if server.guard.open and (why := _stranger(scope)) is not None:
+            error = ApiError("permission_error", f"an open server answers {why}; give it a key")
             await _dialect(scope["path"]).error_response(error, id)(scope, receive, answer)
         elif (endpoint := self.direct.get((scope["method"], scope["path"]))) is not None:
             scope["app"] = self
@@ -176,10 +179,31 @@ class _Application(FastAPI):
             _log.info("request", extra={"request_id": id, "path": scope["path"], "status": status})
 
 
-def _own_name(scope: Scope) -> bool:
-    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+def _stranger(scope: Scope) -> str | None:
+    """Whom an open server answers, for a request that it does not; None for one that it does.
+
+    Browsers say of which site's page a request is (`Sec-Fetch-Site`; older ones its `Origin` at least), and
+    send it before they ask whether they may; other clients say neither.
+    """
+    headers = Headers(scope=scope)
+    host, origin = headers.get("host", ""), headers.get("origin")
     name = host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.partition(":")[0]
-    return is_loopback(name)
+    if not is_loopback(name):
+        return "to localhost only"
+    followed = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"  # a link to the page
+    elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site") and not followed
+    return "no other site's pages" if elsewhere or not (origin is None or _is_of(origin, host)) else None
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Whether an `Origin` is the one that `Host` names. TLS may end before this server: which port a host
+    without one means, the origin's scheme tells."""
+    try:
+        theirs, ours = urlsplit(origin), urlsplit(f"//{host}")
+        usual = _PORTS[theirs.scheme]
+        return (theirs.hostname, theirs.port or usual) == (ours.hostname, ours.port or usual)
+    except (KeyError, ValueError):  # "null", an extension's, no port
+        return False
 
 
 def is_loopback(name: str) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable
+from typing import TypeVar
 
 from starlette.requests import Request
 
 from publius.serve.errors import ApiError
-from publius.serve.exchange import Ask, Event
+from publius.serve.exchange import Ask
 from publius.serve.guard import Caller
 from publius.serve.server import Reply, Server
 
@@ -21,15 +21,20 @@ _LOOK = 0.5
 """Seconds between two looks whether the client is still there."""
 
 
-async def begun(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-    """The same events, once the first has come: what is refused before it still has a status of its own.
+async def begun(request: Request, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same events, once the first has come: what is refused before it still has a status of its own, and
+    a client that leaves before it gives up its place in the queue.
 
     Raises:
-        ApiError, UserError: as `Server.exchange` before its first event.
+        ApiError, UserError: as `Server.exchange` before its first event, and as `unless_gone`.
     """
-    first = await anext(events)
+    try:
+        first = await unless_gone(request, anext(events))
+    except BaseException:
+        await events.aclose()
+        raise
 
-    async def rest() -> AsyncGenerator[Event, None]:
+    async def rest() -> AsyncGenerator[T, None]:
         try:
             yield first
             async for event in events:
@@ -49,7 +54,7 @@ async def whole(request: Request, server: Server, ask: Ask, caller: Caller, requ
     return await unless_gone(request, server.collect(ask, caller, request_id))
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """What comes of `work`, which is cancelled, and has ended, when the client has left.
 
     Raises:

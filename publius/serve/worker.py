@@ -105,7 +105,7 @@ class Worker:
         self._posted = False
         self._delivered = 0.0
         self._dirty: set[Generation] = set()
-        self._lock = threading.Lock()  # of `_dirty` and `_posted`
+        self._lock = threading.Lock()  # of `_dirty`, `_posted` and `_closed`
         self._thread = threading.Thread(target=self._run, name="publius-engine", daemon=True)
         self._thread.start()
 
@@ -122,7 +122,8 @@ class Worker:
             gathers: behind the first token its reader is woken once for so many, and at the end.
 
         Raises:
-            ApiError: overloaded, when as many wait as may.
+            ApiError: overloaded, when as many wait as may, and once it is closed: who got hold of it before a
+                new release took its place asks again, and finds that one.
         """
         if len(self.active) >= self.engine.max_batch + self.most_waiting:
             raise ApiError(
@@ -132,8 +133,15 @@ class Worker:
             )
         self._loop = asyncio.get_running_loop()
         generation = Generation(request, gathers)
+        with self._lock:  # the thread does not end between the look and the post
+            if self._closed:
+                raise ApiError(
+                    "overloaded_error",
+                    "this model has just been closed; try again",
+                    headers={"retry-after": "1", "x-should-retry": "true"},
+                )
+            self._post(lambda: self._start(generation))
         self.active.add(generation)
-        self._post(lambda: self._start(generation))
         return generation
 
     def release(self, generation: Generation) -> None:
@@ -159,8 +167,9 @@ class Worker:
         await done
 
     def close(self) -> None:
-        """End the thread once what runs has ended."""
-        self._closed = True
+        """End the thread once what runs has ended; nothing new is taken."""
+        with self._lock:
+            self._closed = True
         self._work.set()
 
     def _post(self, action: Callable[[], None]) -> None:
@@ -174,8 +183,9 @@ class Worker:
             while self._inbox:
                 self._inbox.popleft()()
             if not self._running:
-                if self._closed:
-                    return
+                with self._lock:
+                    if self._closed and not self._inbox:
+                        return
                 self._work.wait()
                 self._work.clear()
                 continue

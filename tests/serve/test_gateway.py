@@ -51,7 +51,8 @@ class Small:
             return Response("ok")
 
         async def models(request: Request) -> Response:
-            page = [{"id": name, "object": "model", "owned_by": self.name} for name in self.models]
+            listed = self.models[: int(request.query_params.get("limit", "20"))]
+            page = [{"id": name, "object": "model", "owned_by": self.name} for name in listed]
             return JSONResponse({"object": "list", "data": page})
 
         async def batch(request: Request) -> Response:
@@ -268,6 +269,25 @@ def test_models_decide_who_is_asked_and_are_listed_together() -> None:
         assert answers == {200}  # a backend says itself what it does not know
 
 
+def test_models_of_all_backends_come_in_pages_of_the_size_asked_for() -> None:
+    ids = [f"m{number:02}" for number in range(45)]
+    with fronted(Small("a", tuple(ids[:25])), Small("b", tuple(ids[20:]))) as (client, _, _):
+        found, query = list[str](), "limit=10"
+        for more in (True, True, True, True, False):
+            answer = client.get(f"/v1/models?{query}")
+            page, found = answer.json(), [*found, *(model["id"] for model in answer.json()["data"])]
+            assert page["has_more"] is more and page["last_id"] == found[-1] and len(page["data"]) <= 10
+            assert answer.headers["request-id"].startswith("req_")
+            query = f"limit=10&after_id={page['last_id']}"
+        assert found == ids
+        assert len(client.get("/v1/models").json()["data"]) == 20
+        back = client.get("/v1/models?limit=3&before_id=m30").json()
+        assert [model["id"] for model in back["data"]] == ["m27", "m28", "m29"] and not back["has_more"]
+        refused = client.get("/v1/models?limit=0")
+        assert refused.status_code == 400 and refused.json()["error"]["message"].startswith("limit: ")
+        assert refused.json()["request_id"] == refused.headers["request-id"]
+
+
 def test_path_query_headers_and_request_id_are_kept_as_they_are() -> None:
     small = Small("a")
     with fronted(small) as (client, _, _):
@@ -324,6 +344,9 @@ def test_publius_itself_behind_it(checkpoint: Path, tmp_path: Path) -> None:
             native.messages.create(model="absent", max_tokens=4, messages=talk[:1])
         with pytest.raises(openai.AuthenticationError):
             client.with_options(api_key="wrong").models.list()
+        with pytest.raises(anthropic.AuthenticationError) as caught:
+            native.with_options(api_key="wrong").models.list()
+        assert caught.value.request_id == caught.value.response.json()["request_id"]
 
 
 def test_too_large_is_refused() -> None:

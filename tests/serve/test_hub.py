@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
+from publius.model.checkpoint import Checkpoint, fingerprint
+from publius.safety.monitor import Monitors
+from publius.serve.admission import Admission, Admitted
 from publius.serve.errors import ApiError
 from publius.serve.hub import Hub, Target
 from publius.testing.server import write_tiny_checkpoint
@@ -70,3 +73,41 @@ def test_other_weights_in_the_same_place_are_taken_in_and_bad_ones_leave_the_old
         asyncio.run(hub.reload())
     assert hub.get("publius-haiku") is new
     hub.close()
+
+
+def test_weights_that_come_to_lie_there_while_monitors_load_are_not_served(tmp_path: Path):
+    folder = write_tiny_checkpoint(tmp_path / "haiku")
+    write_tiny_checkpoint(tmp_path / "other", seed=1)
+    coming = False
+
+    def watching(_: str, weights: str) -> Monitors:
+        if coming:  # what a deploy script does in the seconds that monitors take to load
+            shutil.copytree(tmp_path / "other", folder, dirs_exist_ok=True)
+        return Monitors()
+
+    hub = Hub([Target(None, str(folder))], unreleased=True, monitors=watching)
+    old = hub.get("publius-haiku")
+    coming = True
+    with pytest.raises(UserError, match="these are other weights by now"):
+        shutil.copytree(write_tiny_checkpoint(tmp_path / "next", seed=2), folder, dirs_exist_ok=True)
+        asyncio.run(hub.reload())
+    assert hub.get("publius-haiku") is old
+    assert asyncio.run(hub.reload()) == ["publius-haiku"]  # it is those that lie there
+    assert hub.get("publius-haiku").fingerprint == fingerprint(Checkpoint(tmp_path / "other"))
+    hub.close()
+    write_tiny_checkpoint(folder)
+    with pytest.raises(UserError, match="these are other weights by now"):
+        Hub([Target(None, str(folder))], unreleased=True, monitors=watching)
+
+
+def test_a_decision_on_what_lay_there_a_moment_ago_is_not_one_on_these(tmp_path: Path):
+    class Late(Admission):
+        """A gate that is asked while the folder is written over."""
+
+        def admit(self, checkpoint: Path, home: Path) -> Admitted:
+            write_tiny_checkpoint(checkpoint, seed=1)
+            return super().admit(checkpoint, home)
+
+    folder = write_tiny_checkpoint(tmp_path / "haiku")
+    with pytest.raises(UserError, match="these are other weights by now"):
+        Hub([Target(None, str(folder))], admission=Late(unreleased=True))

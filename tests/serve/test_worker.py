@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -108,6 +109,38 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_service(monkeypatch: py
     kind, length = asyncio.run(one_after_another())
     assert kind == "api_error" and length >= 1
     worker.close()
+
+
+def test_a_closed_worker_writes_its_replies_and_takes_nothing_new():
+    worker = Worker(fake_engine())
+
+    async def straddle() -> list[int]:
+        begun = asyncio.ensure_future(tokens_of(worker, Request(PROMPT, Sampling(max_tokens=20, seed=0))))
+        while not worker.active:
+            await asyncio.sleep(0)
+        worker.close()
+        with pytest.raises(ApiError) as caught:
+            worker.submit(Request(PROMPT, Sampling(max_tokens=1)))
+        assert caught.value.type == "overloaded_error" and caught.value.headers["retry-after"]
+        return await begun
+
+    assert asyncio.run(asyncio.wait_for(straddle(), 30)) and not worker.active
+    worker._thread.join(10)
+    assert not worker._thread.is_alive()
+
+
+def test_what_is_taken_while_a_worker_is_closed_is_answered():
+    async def race(worker: Worker) -> list[object]:
+        closing = threading.Thread(target=worker.close)
+        asked = [tokens_of(worker, Request(PROMPT, Sampling(max_tokens=2, seed=0))) for _ in range(3)]
+        closing.start()
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+
+    for _ in range(50):
+        for found in asyncio.run(race(Worker(fake_engine()))):
+            assert isinstance(found, list) or (
+                isinstance(found, ApiError) and found.type == "overloaded_error"
+            )
 
 
 def test_more_than_may_wait_are_refused():

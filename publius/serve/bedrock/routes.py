@@ -34,7 +34,7 @@ from publius.serve.exchange import Ask, Ended, Event, Pause, ReplyBlock
 from publius.serve.guard import Caller
 from publius.serve.http import EventStream, new_id, read_json, request_id
 from publius.serve.messages.conversation import OLDEST, validated
-from publius.serve.messages.encode import message_body
+from publius.serve.messages.encode import message_body, omits_thinking
 from publius.serve.messages.routes import parse_ask
 from publius.serve.messages.schema import parse_count
 from publius.serve.replies import begun, whole
@@ -130,25 +130,20 @@ async def invoke(call: _Call) -> Response:
     ask = _invoked(call, call.body)
     reply = await whole(call.request, call.server, ask, call.caller, request_id(call.request))
     headers = {**call.headers, **token_headers(reply.ended.usage, call.clock)}
-    body = message_body(reply, ask, new_id("msg_bdrk"), omit_thinking=_omitted(call.body))
+    body = message_body(reply, ask, new_id("msg_bdrk"), omit_thinking=omits_thinking(call.body))
     return JSONResponse(body, headers=headers)
 
 
 async def invoke_stream(call: _Call) -> Response:
     """`POST /model/{id}/invoke-with-response-stream`."""
     ask = _invoked(call, call.body)
-    events = await begun(call.server.exchange(ask, call.caller, request_id(call.request)))
-    omit = _omitted(call.body)
+    events = await _begun(call, ask)
+    omit = omits_thinking(call.body)
     return _stream(call, chunks(events, ask, new_id("msg_bdrk"), call.clock, omit_thinking=omit), events)
 
 
 def _invoked(call: _Call, body: dict[str, Any]) -> Ask:
     return parse_ask(call.server, *unwrapped(body, call.model))
-
-
-def _omitted(body: dict[str, Any]) -> bool:
-    """Whether a body that has been read wants the signature of thinking only."""
-    return (body.get("thinking") or {}).get("display") == "omitted"
 
 
 # ---- Converse ----
@@ -158,9 +153,10 @@ async def converse(call: _Call) -> Response:
     """`POST /model/{id}/converse`."""
     request = validated(ConverseRequest, call.body)
     paths, body = _paths(request), _messages(call, request)
-    ask, omit = _conversed(call, request, body), _omitted(body)
+    ask, omit = _conversed(call, request, body), omits_thinking(body)
     reply = await whole(call.request, call.server, ask, call.caller, request_id(call.request))
-    additional = picked(message_body(reply, ask, new_id("msg_bdrk")), paths) if paths else None
+    whole_body = message_body(reply, ask, new_id("msg_bdrk"), omit_thinking=omit)
+    additional = picked(whole_body, paths) if paths else None
     told = response(reply.blocks, reply.ended, call.clock.elapsed(), additional, omit_thinking=omit)
     return JSONResponse(told, headers=call.headers)
 
@@ -169,13 +165,14 @@ async def converse_stream(call: _Call) -> Response:
     """`POST /model/{id}/converse-stream`."""
     request = validated(ConverseRequest, call.body)
     paths, body = _paths(request), _messages(call, request)
-    ask, omit = _conversed(call, request, body), _omitted(body)
+    ask, omit = _conversed(call, request, body), omits_thinking(body)
 
     def additional(blocks: list[ReplyBlock], ended: Ended) -> dict[str, Any] | None:
         reply = Reply(tuple(blocks), ended, ())
-        return picked(message_body(reply, ask, new_id("msg_bdrk")), paths) if paths else None
+        whole_body = message_body(reply, ask, new_id("msg_bdrk"), omit_thinking=omit)
+        return picked(whole_body, paths) if paths else None
 
-    events = await begun(call.server.exchange(ask, call.caller, request_id(call.request)))
+    events = await _begun(call, ask)
     stream = ConverseStream(call.clock.elapsed, additional, omit_thinking=omit)
     return _stream(call, _named(events, stream), events)
 
@@ -229,6 +226,10 @@ async def count_tokens(call: _Call) -> Response:
 
 
 # ---- streams ----
+
+
+async def _begun(call: _Call, ask: Ask) -> AsyncGenerator[Event, None]:
+    return await begun(call.request, call.server.exchange(ask, call.caller, request_id(call.request)))
 
 
 def _stream(

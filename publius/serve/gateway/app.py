@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import httpx2
+from starlette.datastructures import QueryParams
 from starlette.types import Message, Receive, Scope, Send
 
 from publius.core.errors import UserError
 from publius.serve.errors import ApiError
+from publius.serve.gateway.address import is_address
 from publius.serve.gateway.affinity import Key, key_of
 from publius.serve.gateway.metrics import GatewayMetrics
-from publius.serve.gateway.pool import Backend, Pool, model_page
+from publius.serve.gateway.pool import Backend, Pool, models_of
 from publius.serve.gateway.replies import Reply, broken_frame, refusal
+from publius.serve.http import new_id
+from publius.serve.paging import model_page
 
 __all__ = ["Gateway", "GatewayConfig"]
 
@@ -72,7 +76,7 @@ class GatewayConfig:
             raise UserError("no backend", where="gateway.backends", fix="give at least one --backend URL")
         seen: set[str] = set()
         for url in self.backends:
-            if not re.fullmatch(r"https?://[^/?#\s@]+(/[^?#\s]*)?", url):
+            if not is_address(url):
                 fix = "give http://host:port or https://host"
                 raise UserError(f"{url!r} is no address of a server", where="gateway.backends", fix=fix)
             if url.rstrip("/") in seen:
@@ -163,10 +167,10 @@ class Gateway:
             key = key_of(path, body) if len(body) < _LONG else await asyncio.to_thread(key_of, path, body)
             asked = _Asked(scope["method"], path, whole, headers, body, key)
             if path == "/v1/models" and asked.method == "GET":
-                page = model_page(pages := await self.pool.pages(whole, _readable(headers)))
-                if page is not None or pages:
-                    status = 200 if page is not None else pages[0].status_code
-                    return await Reply(status, page or pages[0].content).send(send)
+                models = models_of(await self.pool.lists(_readable(headers)))
+                if models is not None:  # else one of those that refuse says so itself
+                    page = json.dumps(model_page(models, QueryParams(query))).encode()
+                    return await Reply(200, page, headers={"request-id": new_id("req")}).send(send)
             await self._while_there(asked, receive, send)
         except ApiError as error:
             await refusal(path, error).send(send)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ import httpx2
 
 from publius.serve.gateway.affinity import Key, ordered, share
 
-__all__ = ["Backend", "Pool", "model_page"]
+__all__ = ["Backend", "Pool", "models_of"]
 
 log = logging.getLogger("publius.serve.gateway")
 
@@ -21,6 +20,8 @@ _PROBE_SECONDS = 5.0
 _LONGEST_WAIT = 30.0
 """Seconds between two looks at a backend that stays down."""
 _ANTHROPIC = {"anthropic-version": "2023-06-01"}
+_MODELS = b"/v1/models?limit=1000"
+"""All that a backend serves: a client's own page is cut from what all of them say."""
 
 
 class Backend:
@@ -136,19 +137,20 @@ class Pool:
 
     async def _models(self, backend: Backend) -> frozenset[str] | None:
         """All ids of /v1/models; what was known before when it does not say."""
-        answer = await self._client.get(backend.at(b"/v1/models?limit=1000"), headers=self._headers)
+        answer = await self._client.get(backend.at(_MODELS), headers=self._headers)
         if not answer.is_success:
             return backend.models
         with suppress(ValueError, KeyError, TypeError):
             return frozenset(str(model["id"]) for model in answer.json()["data"])
         return backend.models
 
-    async def pages(self, raw_path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> list[httpx2.Response]:
-        """What each backend that is up answers to a GET, those that fail left out."""
+    async def lists(self, headers: Sequence[tuple[bytes, bytes]]) -> list[httpx2.Response]:
+        """What each backend that is up says to a client with these headers that it serves, those that fail
+        left out."""
 
         async def one(backend: Backend) -> httpx2.Response | None:
             with suppress(httpx2.HTTPError, TimeoutError):
-                request = httpx2.Request("GET", backend.at(raw_path), headers=list(headers))
+                request = httpx2.Request("GET", backend.at(_MODELS), headers=list(headers))
                 return await asyncio.wait_for(self._client.send(request), _PROBE_SECONDS)
             return None
 
@@ -156,8 +158,8 @@ class Pool:
         return [answer for answer in found if answer is not None]
 
 
-def model_page(answers: Sequence[httpx2.Response]) -> bytes | None:
-    """The pages of /v1/models as one, each id once; None where none of them is one."""
+def models_of(answers: Sequence[httpx2.Response]) -> list[Mapping[str, Any]] | None:
+    """The models of all answers, each id once; None where none of them is a list."""
     listed: dict[str, Mapping[str, Any]] = {}
     good = False
     for answer in answers:
@@ -166,14 +168,4 @@ def model_page(answers: Sequence[httpx2.Response]) -> bytes | None:
                 for model in answer.json()["data"]:
                     listed.setdefault(str(model["id"]), model)
                 good = True
-    if not good:
-        return None
-    ids = list(listed)
-    page = {
-        "object": "list",
-        "data": list(listed.values()),
-        "has_more": False,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-    }
-    return json.dumps(page, ensure_ascii=False).encode()
+    return list(listed.values()) if good else None

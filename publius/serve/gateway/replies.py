@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.types import Send
 
 from publius.serve.errors import ApiError
+from publius.serve.http import new_id
 from publius.serve.openai.errors import error_body
 
 __all__ = ["Reply", "broken_frame", "refusal"]
@@ -42,7 +42,7 @@ def _messages_body(error: ApiError, request_id: str | None) -> dict[str, Any]:
 
 def refusal(path: str, error: ApiError) -> Reply:
     """The response of a request that no backend answered, in the dialect of its path."""
-    number = f"req_{secrets.token_hex(12)}"
+    number = new_id("req")
     headers = {"request-id": number, **error.headers}
     if path.startswith("/model/"):
         status, kind = (

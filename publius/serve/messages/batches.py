@@ -20,7 +20,7 @@ from publius.serve.guard import Caller
 from publius.serve.http import compact, new_id, parse_json, read_body, request_id
 from publius.serve.messages.batch_runner import ItemRunner
 from publius.serve.messages.conversation import VERSIONS, validated
-from publius.serve.messages.encode import message_body
+from publius.serve.messages.encode import message_body, omits_thinking
 from publius.serve.messages.routes import parse_ask
 from publius.serve.openapi import taking
 from publius.serve.server import Server
@@ -74,7 +74,7 @@ class BatchRunner:
         caller = await server.guard.still_admitted(item.key_id)
         ask = replace(parse_ask(server, item.params, item.version), priority=-1)
         reply = await server.collect(ask, caller, asked)
-        return message_body(reply, ask, new_id("msg"))
+        return message_body(reply, ask, new_id("msg"), omit_thinking=omits_thinking(item.params))
 
 
 def batch_router(server: Server) -> APIRouter:

@@ -21,7 +21,7 @@ from publius.serve.exchange import (
 )
 from publius.serve.server import Reply
 
-__all__ = ["event_bodies", "message_body", "usage_body"]
+__all__ = ["event_bodies", "message_body", "omits_thinking", "usage_body"]
 
 
 def usage_body(usage: Usage, *, long_cache: bool = False) -> dict[str, Any]:
@@ -37,6 +37,11 @@ def usage_body(usage: Usage, *, long_cache: bool = False) -> dict[str, Any]:
         "service_tier": "standard",
         "server_tool_use": None,
     }
+
+
+def omits_thinking(body: dict[str, Any]) -> bool:
+    """Whether a body that has been read wants the signature of thinking only (`display: omitted`)."""
+    return (body.get("thinking") or {}).get("display") == "omitted"
 
 
 def message_body(reply: Reply, ask: Ask, id: str, *, omit_thinking: bool = False) -> dict[str, Any]:

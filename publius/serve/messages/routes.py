@@ -19,10 +19,11 @@ from publius.serve.http import compact, new_id, read_json, request_id, sse
 from publius.serve.hub import ServedModel
 from publius.serve.messages.body import Body, CountBody
 from publius.serve.messages.conversation import VERSIONS
-from publius.serve.messages.encode import event_bodies, message_body
+from publius.serve.messages.encode import event_bodies, message_body, omits_thinking
 from publius.serve.messages.errors import error_body
 from publius.serve.messages.schema import parse_count, parse_messages
 from publius.serve.openapi import taking
+from publius.serve.paging import model_page
 from publius.serve.replies import begun, whole
 from publius.serve.server import Server
 
@@ -51,11 +52,11 @@ async def create(request: Request) -> Response:
     ask = parse_ask(server, body, version)
     id, asked = new_id("msg"), request_id(request)
     headers = {**server.guard.headers(caller), "request-id": asked}
-    omit = (body.get("thinking") or {}).get("display") == "omitted"
+    omit = omits_thinking(body)
     if body.get("stream") is not True:
         reply = await whole(request, server, ask, caller, asked)
         return JSONResponse(message_body(reply, ask, id, omit_thinking=omit), headers=headers)
-    events = await begun(server.exchange(ask, caller, asked))
+    events = await begun(request, server.exchange(ask, caller, asked))
     frames = _frames(events, ask, id, asked, omit_thinking=omit)
     return sse(frames, headers)
 
@@ -107,26 +108,8 @@ async def models(request: Request) -> Response:
     server: Server = request.app.state.server
     await _admit(server, request, "messages")
     listed = [_model_body(model, id) for model in server.hub.models() for id in (model.id, *model.aliases)]
-    listed, more = _page(request, listed)
-    ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {}
-    page = {"object": "list", "data": listed, "has_more": more, "first_id": None, "last_id": None, **ends}
+    page = model_page(listed, request.query_params)
     return JSONResponse(page, headers={"request-id": request_id(request)})
-
-
-def _page(request: Request, listed: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
-    query = request.query_params
-    try:
-        limit = int(query.get("limit", "20"))
-    except ValueError:
-        limit = 0
-    if not 1 <= limit <= 1000:
-        raise ApiError("invalid_request_error", "limit: must be between 1 and 1000")
-    ids = [one["id"] for one in listed]
-    if (after := query.get("after_id")) in ids:
-        listed = listed[ids.index(after) + 1 :]
-    elif (before := query.get("before_id")) in ids:
-        listed = listed[: ids.index(before)][-limit:]
-    return listed[:limit], len(listed) > limit
 
 
 async def model(request: Request) -> Response:

@@ -57,7 +57,7 @@ def parse_messages(
             raise bad(f"stop_sequences.{number}: each stop sequence must contain non-whitespace")
     sampling = Sampling(
         temperature=1.0 if given.temperature is None else given.temperature,
-        top_p=given.top_p or None,
+        top_p=None if given.top_p is None or given.top_p == 1 else max(given.top_p, 1e-9),
         top_k=given.top_k or None,
         stop=stops,
     )
@@ -112,7 +112,8 @@ def _thinking(
     if wanted.type == "adaptive":
         return (False if begun else None), None
     if wanted.type == "between_tools":
-        after_result = any(isinstance(block, ToolResultBlock) for block in messages[-1].content)
+        said = next((one for one in reversed(messages) if one.role != "system"), messages[-1])
+        after_result = any(isinstance(block, ToolResultBlock) for block in said.content)
         return (None if after_result else False), None
     budget = wanted.budget_tokens
     if budget is None:

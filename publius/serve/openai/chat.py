@@ -36,7 +36,7 @@ from publius.serve.openai.choices import merged, usage_of
 from publius.serve.openai.conversation import conversation, tool_choice, tool_specs
 from publius.serve.openai.errors import error_body
 from publius.serve.openai.tokens import Seen, Tokens
-from publius.serve.replies import unless_gone
+from publius.serve.replies import begun, unless_gone
 from publius.serve.server import Server
 
 __all__ = ["FINISHED", "PING", "Choice", "asked", "chat", "frame"]
@@ -253,8 +253,7 @@ async def chat(server: Server, request: Request, caller: Caller) -> Response:
         "service_tier": "default",
     }
     if body.stream:
-        first = await anext(events)  # what is refused is refused with its status, not within a stream
-        return sse(_frames(head, choices, first, events, body.with_usage))
+        return sse(_frames(head, choices, await begun(request, events), body.with_usage))
     await unless_gone(request, _drained(choices, events))
     usage = usage_of([(0, choice.usage) for choice in choices])
     return JSONResponse({**head, "choices": [choice.whole() for choice in choices], "usage": usage})
@@ -269,7 +268,6 @@ async def _drained(choices: Sequence[Choice], events: AsyncGenerator[tuple[int, 
 async def _frames(
     head: dict[str, Any],
     choices: Sequence[Choice],
-    first: tuple[int, Event],
     events: AsyncGenerator[tuple[int, Event], None],
     with_usage: bool,
 ) -> AsyncGenerator[bytes | None, None]:
@@ -277,8 +275,6 @@ async def _frames(
     more = {"usage": None} if with_usage else {}
     async with aclosing(events):
         try:
-            for entry in choices[first[0]].take(first[1]):
-                yield frame({**head, "choices": [entry], **more})
             async for index, event in events:
                 if isinstance(event, Idle):
                     yield PING

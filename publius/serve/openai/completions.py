@@ -28,7 +28,7 @@ from publius.serve.openai.chat import FINISHED, PING, frame
 from publius.serve.openai.choices import merged, together, usage_of
 from publius.serve.openai.errors import error_body
 from publius.serve.openai.tokens import Seen, TextLog, Tokens
-from publius.serve.replies import unless_gone
+from publius.serve.replies import begun, unless_gone
 from publius.serve.scoring import read_text
 from publius.serve.server import Server
 
@@ -193,8 +193,7 @@ async def completions(server: Server, request: Request, caller: Caller) -> Respo
         "system_fingerprint": None,
     }
     if body.stream:
-        first = await anext(events)
-        return sse(_frames(head, job, first, events, body.with_usage))
+        return sse(_frames(head, job, await begun(request, events), body.with_usage))
     job.begin()
     await unless_gone(request, _drained(job, events))
     return JSONResponse({**head, "choices": [choice.whole() for choice in job.choices], "usage": job.usage()})
@@ -247,7 +246,6 @@ async def _job(server: Server, request: Request, body: CompletionBody, caller: C
 async def _frames(
     head: dict[str, Any],
     job: _Job,
-    first: tuple[int, Event],
     events: AsyncGenerator[tuple[int, Event], None],
     with_usage: bool,
 ) -> AsyncGenerator[bytes | None, None]:
@@ -255,9 +253,8 @@ async def _frames(
     more = {"usage": None} if with_usage else {}
     async with aclosing(events):
         try:
-            for part in [*job.begin(), job.choices[first[0]].take(first[1])]:
-                if part is not None:
-                    yield frame({**head, "choices": [part], **more})
+            for part in job.begin():
+                yield frame({**head, "choices": [part], **more})
             async for index, event in events:
                 part = job.choices[index].take(event)
                 if isinstance(event, Idle):

@@ -87,6 +87,24 @@ def test_streams_say_what_they_are(server: Running, query: str) -> None:
         assert frames and not rest
 
 
+@pytest.mark.parametrize("operation", ["converse", "converse-stream"])
+def test_thinking_left_out_is_in_no_additional_field(server: Running, operation: str) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}
+    body = {
+        **CONVERSE,
+        "inferenceConfig": {"maxTokens": 1025},
+        "additionalModelRequestFields": {"thinking": thinking},
+        "additionalModelResponseFieldPaths": ["/content"],
+    }
+    answer = ask(server, f"/model/{MODEL}/{operation}", body)
+    if operation == "converse":
+        told = json.loads(answer.body)
+    else:
+        told = json.loads(decode(answer.body)[0][-2].payload)
+    block = told["additionalModelResponseFields"]["content"][0]
+    assert block["type"] == "thinking" and block["thinking"] == "" and block["signature"]
+
+
 @pytest.mark.parametrize("model", ["nobody", "", "a%2Fb", "%FF", "..", quote("né/ü")])
 def test_models_that_are_not_served(server: Running, model: str) -> None:
     status, exception, _ = ask(server, f"/model/{model}/converse").error

@@ -88,6 +88,16 @@ def test_a_batch_is_made_answered_and_fetched(spoken: Spoken) -> None:
         assert spoken.send(method, f"{PATH}/{batch['id']}{path}").status_code == 404
 
 
+def test_thinking_is_left_out_where_that_is_asked(spoken: Spoken) -> None:
+    thinks = {"type": "enabled", "budget_tokens": 1024}
+    asked = [question(max_tokens=1025, thinking={**thinks, **how}) for how in ({}, {"display": "omitted"})]
+    batch = ended(spoken, ask(spoken, *asked).json())
+    found = lines(spoken.send("GET", f"{PATH}/{batch['id']}/results").text)
+    shown, omitted = (found[name]["message"]["content"][0] for name in ("r0", "r1"))
+    assert shown["type"] == omitted["type"] == "thinking" and shown["thinking"]
+    assert omitted["thinking"] == "" and omitted["signature"]
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [

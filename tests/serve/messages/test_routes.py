@@ -157,6 +157,11 @@ def test_a_stop_text_is_named_and_cut_off(spoken: Spoken):
     assert body["content"][0]["text"] == text.partition(stop)[0]
 
 
+def test_the_tightest_nucleus_says_what_is_likeliest(spoken: Spoken):
+    said = [spoken.ask(**{**ASK, **how}).json()["content"] for how in ({}, {"temperature": 1, "top_p": 0})]
+    assert said[0] == said[1]
+
+
 def test_max_tokens_beyond_the_context_is_cut_and_said(spoken: Spoken):
     body = spoken.ask(max_tokens=64000, temperature=0, stop_sequences=["no such text"]).json()
     assert body["stop_reason"] in ("model_context_window_exceeded", "end_turn")
