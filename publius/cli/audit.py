@@ -32,10 +32,19 @@ def verify_log(
 ) -> None:
     """Check every record of an audit log; the first that was changed is named, with exit code 2."""
     found = verify(file, key=signing_key().public_key() if key is None else _public(key), head=head)
+    if found.covered is None and not found.records:
+        raise UserError(
+            "the log holds nothing, which nothing shows to be all there was", where=str(file),
+            fix="give --head HEAD, as the server logged it last",
+        )  # fmt: skip
     if as_json:
         print_json(found._asdict())
-    else:
-        print(f"{found.records} records, as they were written; head {found.head}")
+        return
+    print(f"{found.records} records, as they were written; head {found.head}")
+    if found.covered is None:
+        print("nothing was checked beyond the last line: what was cut off there shows only against --head")
+    elif found.covered < found.records:
+        print(f"the head given covers {found.covered} of them: what was cut off after the last does not show")
 
 
 def _public(text: str) -> Ed25519PublicKey:

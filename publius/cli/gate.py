@@ -70,7 +70,7 @@ def decide_model(
     sha256 = None if monitors is None else policy_sha256(monitors)
     found = collect(
         checkpoint, folders, monitors=sha256,
-        helpful=None if helpful is None else _checkpoint(helpful, home),
+        helpful=None if helpful is None else _checkpoint(helpful, home), named=evidence or (),
     )  # fmt: skip
     place = place_of(fingerprint(checkpoint), home)
     fresh = place.with_name(f"{place.name}.new")

@@ -5,6 +5,7 @@ Shape letters: N logits, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["postprocess"]
 
+_log = logging.getLogger(__name__)
 _FORCED = 64
 """Most tokens that a row gets in a step without asking the model: other rows wait meanwhile."""
 
@@ -70,10 +72,24 @@ def postprocess(plan: Sequence[Work], ran: Ran, tokenizer: Tokenizer) -> list[in
         done += len(offered)
         if number in ran.spoilt:
             _fail(work.request)
-        stood.append(max(0, _take(work, offered, tokenizer) - 1))
-        if offered:
-            _force(work.request, tokenizer)
+        stood.append(_go_on(work, offered, tokenizer))
     return stood
+
+
+def _go_on(work: Work, drawn: Sequence[tuple[Drawn, Alternatives | None]], tokenizer: Tokenizer) -> int:
+    """Add what was drawn, and what must follow; how many guesses stood. Whatever goes wrong in it ends this
+    request: the others of the step go on."""
+    try:
+        stood = max(0, _take(work, drawn, tokenizer) - 1)
+        if drawn:
+            _force(work.request, tokenizer)
+        return stood
+    except Exception as error:
+        _log.exception("a request failed")
+        problem = f"what was drawn could not be taken: {type(error).__name__}: {error}"
+        work.request.error = UserError(problem, where="Engine", fix="report it, with the request")
+        work.request.stop_reason = "error"
+        return 0
 
 
 def _fail(request: Request) -> None:

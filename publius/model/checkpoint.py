@@ -7,6 +7,9 @@ written by others load here (those carry no checksums, so none are checked).
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +22,15 @@ from publius.model.fused import fuse_weights, split_weights
 from publius.model.heads import RewardModel
 from publius.model.hf_config import class_name, config_from_hf, config_to_hf
 from publius.model.transformer import Transformer
-from publius.model.weights import SHARD_BYTES, read_json, read_weights, sha256, write_json, write_weights
+from publius.model.weights import (
+    SHARD_BYTES,
+    read_json,
+    read_weights,
+    sha256,
+    weight_files,
+    write_json,
+    write_weights,
+)
 from publius.pipeline.artifact import Artifact
 from publius.tokenizer.renderer import Renderer
 from publius.tokenizer.tokenizer import Tokenizer
@@ -38,6 +49,10 @@ __all__ = [
 ]
 
 _CHECKSUMS = "checksums.json"
+_READ = frozenset({"config.json", "tokenizer.json"})
+"""Read beside the weights."""
+_WEIGHTS = (".safetensors", ".index.json")
+_REBUILD = "delete the artifact and run its stage again, or restore it from a copy"
 _M = TypeVar("_M", bound=nn.Module)
 
 
@@ -47,6 +62,17 @@ class Checkpoint(Artifact):
     def load(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
         """The model, in eval mode, checksums verified."""
         return load_model(self.path, device=device, dtype=dtype)
+
+    def load_as(
+        self, expected: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> tuple[Transformer, Tokenizer]:
+        """The model and its tokenizer, if `expected` is their fingerprint.
+
+        Raises:
+            UserError: as `load_model`; when they are others by now, or changed while they were read.
+        """
+        with _unchanged(self.path, expected):
+            return _language_model(self.path, device, dtype), self.tokenizer()
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer it was trained with."""
@@ -76,7 +102,8 @@ class RewardCheckpoint(Artifact):
 def fingerprint(model: Checkpoint | RewardCheckpoint) -> str:
     """The sha256 that names a checkpoint's weights, config and tokenizer: that of its list of checksums.
 
-    Loading verifies the list against the files, so nothing else can be loaded under this name.
+    Loading verifies the list against the files and reads no others, so nothing else can be loaded under this
+    name.
     """
     return hashlib.sha256(model.file("checksums.json").read_bytes()).hexdigest()
 
@@ -130,15 +157,11 @@ def load_model(
     """Load a language model from a Hugging Face folder, ours or another's, in eval mode.
 
     Raises:
-        UserError: naming the file that is missing, damaged, or of another architecture.
+        UserError: naming the file that is missing, damaged, not of this checkpoint, or of another
+            architecture.
     """
-    verify(folder)
-    with torch.device("meta"):
-        model = Transformer(read_config(folder))
-    weights = read_weights(folder, device, dtype)
-    if model.config.tie_embeddings:
-        weights.pop("lm_head.weight", None)
-    return _fill(model, weights, folder)
+    with _unchanged(folder):
+        return _language_model(folder, device, dtype)
 
 
 def load_reward_model(
@@ -151,10 +174,10 @@ def load_reward_model(
     Raises:
         UserError: naming the file that is missing or damaged.
     """
-    verify(folder)
-    with torch.device("meta"):
-        model = RewardModel(Transformer(read_config(folder)))
-    weights = read_weights(folder, device, dtype)
+    with _unchanged(folder):
+        with torch.device("meta"):
+            model = RewardModel(Transformer(read_config(folder)))
+        weights = read_weights(folder, device, dtype)
     named = {("" if name.startswith("score") else "trunk.") + name: value for name, value in weights.items()}
     if model.trunk.lm_head is not None:
         shape = model.trunk.lm_head.weight.shape
@@ -162,27 +185,105 @@ def load_reward_model(
     return _fill(model, named, folder)
 
 
-def verify(folder: Path) -> None:
-    """Check every file listed in `checksums.json`; a folder without one (not ours) passes.
+def verify(folder: Path, expected: str | None = None) -> None:
+    """Check every file listed in `checksums.json`, and that no file beside them would be loaded as weights; a
+    folder without a list (not ours) passes.
+
+    Args:
+        expected: the fingerprint it must have; None for any.
 
     Raises:
-        UserError: naming the first file that is missing or differs.
+        UserError: naming the first file that is missing, differs or is not listed, or when the fingerprint is
+            another.
     """
     listing = folder / _CHECKSUMS
-    if not listing.exists():
+    raw = listing.read_bytes() if listing.exists() else None
+    found = None if raw is None else hashlib.sha256(raw).hexdigest()
+    if expected not in (None, found):
+        raise UserError(
+            f"these are other weights by now ({found[:16] + '...' if found else 'without checksums'}, not "
+            f"{(expected or '')[:16]}...)",
+            where=str(folder),
+            fix="decide on what lies there now, or put back what was there",
+        )
+    if raw is None:
         return
-    for name, expected in read_json(listing).items():
+    listed = _listed(raw, listing)
+    for name, digest in listed.items():
         path = folder / name
         if not path.is_file():
             raise UserError(
                 f"checkpoint file {name} is missing", where=str(path), fix="rebuild the checkpoint"
             )
-        if sha256(path) != expected:
+        if sha256(path) != digest:
             raise UserError(
-                f"checkpoint file {name} is damaged: its checksum differs",
-                where=str(path),
-                fix="delete the artifact and run its stage again, or restore it from a copy",
+                f"checkpoint file {name} is damaged: its checksum differs", where=str(path), fix=_REBUILD
             )
+    # an index beside the listed weights would have others loaded under this checkpoint's name
+    for path in sorted(folder.iterdir()):
+        if path.name in _READ or path.name.endswith(_WEIGHTS):
+            _check_listed(path, listed)
+    for path in weight_files(folder):  # an index may name files of any name
+        _check_listed(path, listed)
+
+
+def _check_listed(path: Path, listed: dict[str, str]) -> None:
+    if path.name not in listed:
+        raise UserError(
+            f"{path.name} is not a file of this checkpoint: no checksum is listed for it",
+            where=str(path),
+            fix="remove it, or restore the folder from a copy",
+        )
+
+
+def _listed(raw: bytes, path: Path) -> dict[str, str]:
+    """Name -> sha256, of a list of checksums."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(
+        isinstance(digest, str) and Path(name).name == name for name, digest in found.items()
+    ):
+        raise UserError("the list of checksums is damaged", where=str(path), fix=_REBUILD)
+    return found
+
+
+@contextmanager
+def _unchanged(folder: Path, expected: str | None = None) -> Iterator[None]:
+    """Verify a checkpoint, and hold it to that: what is read within is what was verified."""
+    before = _stamps(folder)
+    verify(folder, expected)
+    yield
+    if _stamps(folder) != before:
+        raise UserError(
+            "the checkpoint was changed while it was loaded",
+            where=str(folder),
+            fix="load it again once nothing writes there",
+        )
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int, int]] | None:
+    """Size and times of what a checkpoint of ours is read from; None for a folder without checksums."""
+    if not (folder / _CHECKSUMS).exists():
+        return None
+    found: dict[str, tuple[int, int, int]] = {}
+    for path in folder.iterdir():
+        if path.name in _READ or path.name.endswith((*_WEIGHTS, _CHECKSUMS)):
+            with suppress(FileNotFoundError):  # taken away this moment
+                told = path.stat()
+                found[path.name] = (told.st_size, told.st_mtime_ns, told.st_ctime_ns)
+    return found
+
+
+def _language_model(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Transformer:
+    """The model in a folder, nothing verified."""
+    with torch.device("meta"):
+        model = Transformer(read_config(folder))
+    weights = read_weights(folder, device, dtype)
+    if model.config.tie_embeddings:
+        weights.pop("lm_head.weight", None)
+    return _fill(model, weights, folder)
 
 
 def _save(

@@ -63,7 +63,7 @@ def weight_files(folder: Path) -> list[Path]:
 def read_weights(
     folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """All tensors by name, in `dtype` (None: as stored).
+    """All tensors by name, in `dtype` (None: as stored), copied: a file written over later changes none.
 
     Old checkpoints also store the rotary rates, which follow from the config: those are left out.
 
@@ -76,7 +76,8 @@ def read_weights(
             if name in weights:
                 raise UserError(f"the weights hold {name} twice", where=str(path), fix=_FIX)
             if not name.endswith("rotary_emb.inv_freq"):
-                weights[name] = tensor if dtype is None else tensor.to(dtype)
+                # on the CPU it is a map of the file, and would follow what is written there
+                weights[name] = tensor.to(dtype=dtype or tensor.dtype, copy=True)
     return weights
 
 

@@ -78,13 +78,14 @@ def assure(
         "reports": [r.nodes["test_release"]], "findings": [r.nodes["redteam2"]], "scans": [r.nodes["scan2"]],
         "locks": [locks],
     }  # fmt: skip
-    decision = r.stage(
-        "gate_strict", gate, strict, model=final, **reports, safeguards=[*standing, watched],
-        capabilities=[can], helpful=helpful, monitors=monitors,
-    )  # fmt: skip
+    # the refusal that is asked for comes first: of two decisions on the same weights the later one counts
     bare = r.stage(
         "gate_unwatched", gate, strict, model=final, **reports, safeguards=standing, capabilities=[can],
         helpful=helpful,
+    )  # fmt: skip
+    decision = r.stage(
+        "gate_strict", gate, strict, model=final, **reports, safeguards=[*standing, watched],
+        capabilities=[can], helpful=helpful, monitors=monitors,
     )  # fmt: skip
     obliging = r.stage(
         "gate_obliging", gate, strict, model=helpful, reports=[r.nodes["test_sft"]],

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from publius.core.errors import UserError
 from publius.model.checkpoint import Checkpoint, fingerprint
-from publius.pipeline import list_runs, show_run
+from publius.pipeline.store import Store
 from publius.release.decision import OldDecision, read_decision
+from publius.release.files import whole_folder
 
-__all__ = ["copied", "decision_of", "latest", "place_of"]
+__all__ = ["copied", "decision_of", "latest", "newest", "place_of"]
 
 
 def place_of(model: str, home: Path) -> Path:
@@ -44,16 +45,28 @@ def latest(checkpoint: Path, home: Path) -> Path:
     """The folder of the latest decision on a checkpoint, those of gates in runs of this home among them.
 
     Raises:
-        UserError: when nobody decided on it.
+        UserError: when nobody decided on it; and as `newest`.
+    """
+    found = newest(checkpoint, home)
+    if found is None:
+        raise UserError(
+            "no gate has decided on this model", where=str(checkpoint), fix="publius gate decide MODEL"
+        )
+    return found
+
+
+def newest(checkpoint: Path, home: Path) -> Path | None:
+    """As `latest`; None when nobody decided on it.
+
+    Raises:
+        UserError: for a decision there, or of a run, that cannot be read: it may be the one that denies.
     """
     model = fingerprint(Checkpoint(checkpoint))
     own = place_of(model, home)
     decided = decision_of(checkpoint, home)
     found = [*([] if decided is None else [decided]), *_gated(model, home)]
     if not found:
-        raise UserError(
-            "no gate has decided on this model", where=str(checkpoint), fix="publius gate decide MODEL"
-        )
+        return None
     return max(found, key=lambda folder: (read_decision(folder).issued, folder == own))
 
 
@@ -68,22 +81,22 @@ def copied(checkpoint: Path, home: Path) -> Path:
     if found != own:
         fresh = own.with_name(f"{own.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(found, fresh)
+        with whole_folder(fresh):
+            shutil.copytree(found, fresh)
         shutil.rmtree(own, ignore_errors=True)
         fresh.rename(own)
     return own
 
 
 def _gated(model: str, home: Path) -> list[Path]:
-    """Decisions on a model by gates of this home's runs."""
-    folders = {
-        stage.path / "files"
-        for name in list_runs(home)
-        for stage in show_run(name, home).stages
-        if stage.state != "missing" and (stage.path / "files" / "decision.json").is_file()
-    }
+    """Decisions on a model by gates of this home's runs; what else the runs hold may be damaged."""
+    store = Store(home)
+    aliases = [link for link in store.runs.glob("*/*") if link.is_symlink()]
+    folders = {store.final(link.readlink().name) / "files" for link in aliases}
     found: list[Path] = []
     for folder in sorted(folders):
+        if not (folder / "decision.json").is_file():
+            continue
         try:
             if read_decision(folder).model == model:
                 found.append(folder)

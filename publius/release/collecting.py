@@ -34,6 +34,7 @@ def collect(
     model: Checkpoint,
     folders: Iterable[Path],
     *,
+    named: Iterable[Path] = (),
     helpful: Checkpoint | None = None,
     monitors: str | None = None,
 ) -> Evidence:
@@ -42,6 +43,7 @@ def collect(
     Args:
         folders: of artifacts, or the folders that hold their files; a file is one that `publius eval --out`
             wrote. Who names a file means this model: one that says nothing of it is an error.
+        named: of these, folders that somebody named on purpose: no later round of findings takes their place.
         helpful: the helpful-only checkpoint that capabilities were measured on; without it none count.
         monitors: the sha256 of the monitors' policy to be decided on.
 
@@ -53,9 +55,8 @@ def collect(
     expected = subjects(identity, monitors)
     reports: list[Report] = []
     capabilities: list[CapabilityReport] = []
-    findings: list[Findings] = []
+    findings, safeguards = list[Findings](), list[SafeguardReport]()
     scans: list[TriggerReport | LockReport] = []
-    safeguards: list[SafeguardReport] = []
     evaluations: list[Evaluation] = []
     for folder in dict.fromkeys(_payload(one).resolve() for one in folders):
         if folder.is_file():
@@ -84,10 +85,20 @@ def collect(
             test = SafeguardReport(folder)
             if expected.get(test.document().name) == test.document().tested:
                 safeguards.append(test)
+    rounds, apart = _rounds(findings, named)
     return gather(
-        identity, reports, findings, scans, safeguards=safeguards, capabilities=capabilities,
+        identity, reports, rounds, scans, apart=apart, safeguards=safeguards, capabilities=capabilities,
         evaluations=evaluations, checkpoint=model, helpful=helpful,
     )  # fmt: skip
+
+
+def _rounds(findings: Iterable[Findings], named: Iterable[Path]) -> tuple[list[Findings], list[Findings]]:
+    """Those of a run's rounds, and those apart: what no stage made (`publius redteam`) is of no round."""
+    chosen = {_payload(one).resolve() for one in named}
+    rounds, apart = list[Findings](), list[Findings]()
+    for found in findings:
+        (apart if found.record is None or found.path in chosen else rounds).append(found)
+    return rounds, apart
 
 
 def _payload(folder: Path) -> Path:

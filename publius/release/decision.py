@@ -22,7 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from publius.core.errors import UserError
 from publius.evals import Measure
 from publius.pipeline import Artifact
+from publius.pipeline.store import disk_errors
 from publius.release.deciding import Context, Decision, decide
+from publius.release.files import write_whole
 from publius.release.policy import Policy
 from publius.release.safeguards import SafeguardDocument
 from publius.release.signing import Signature, Trusted, canonical_bytes, sign, trusted_signers, verify
@@ -312,8 +314,14 @@ def write_override(folder: Path, override: Override, key: Ed25519PrivateKey, car
     made = _OverrideFile(body=body, signature=sign(body.model_dump(mode="json"), key))
     place = folder / "overrides"
     number = 1 + len(list(place.glob("*.json")))
-    _write(place / f"{number:04d}.json", made)
-    (folder / "model_card.md").write_text(card, "utf-8")
+    path = place / f"{number:04d}.json"
+    _write(path, made)
+    try:
+        with disk_errors(str(folder)):
+            write_whole(folder / "model_card.md", card.encode())
+    except BaseException:
+        path.unlink()  # without its card it would have changed the decision
+        raise
 
 
 def _signatures(folder: Path, sha256: str, trusted: Trusted | Sequence[str]) -> dict[str, Signed]:
@@ -371,10 +379,9 @@ def _of(trusted: Trusted | Sequence[str], role: str) -> Sequence[str]:
 
 
 def _write(path: Path, document: BaseModel) -> None:
-    path.parent.mkdir(exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
-    fresh.replace(path)
+    with disk_errors(str(path)):
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, (document.model_dump_json(indent=1) + "\n").encode())
 
 
 def _parse(path: Path, kind: type[_M]) -> _M:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from publius.core.errors import UserError
-from publius.evals import Measure, Report
+from publius.evals import Measure, Report, ReportDocument
 from publius.evals.capability import CapabilityReport
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact
@@ -91,6 +91,7 @@ def gather(
     findings: Sequence[Findings] = (),
     scans: Sequence[TriggerReport | LockReport] = (),
     *,
+    apart: Sequence[Findings] = (),
     safeguards: Sequence[SafeguardReport] = (),
     capabilities: Sequence[CapabilityReport] = (),
     evaluations: Sequence[Evaluation] = (),
@@ -99,9 +100,11 @@ def gather(
 ) -> Evidence:
     """All metrics measured on the checkpoint whose fingerprint is `model`.
 
-    Of several rounds of findings the latest counts. Two sources for one metric are refused.
+    Of several rounds of findings the latest counts, and earlier ones for what it did not measure. Two sources
+    for one metric are refused.
 
     Args:
+        apart: findings of no round, or that somebody named on purpose: no later round takes their place.
         scans: for triggers and for locks. How many candidates each tried is a metric too (`backdoor.tried`,
             `lock.tried`): a search that hardly looked rules nothing out.
         capabilities: measured on `helpful`, the helpful-only checkpoint that `checkpoint` was made from.
@@ -117,13 +120,8 @@ def gather(
     for index, report in enumerate(reports):
         document = report.document()
         held.about(document.model, report, "report.json")
-        named = {name.removeprefix(f"{document.prefix}."): value for name, value in document.metrics.items()}
-        held.add(named, report, "report.json", f"report-{index}.json")
-    for item in findings:
-        held.about(item.document().model, item, "findings.json")
-    if findings:
-        latest = max(findings, key=lambda item: item.document().round)
-        held.add(latest.document().metrics, latest, "findings.json", "findings.json")
+        held.add(_plain(document, report), report, "report.json", f"report-{index}.json")
+    _findings(held, findings, apart)
     for index, scan in enumerate(scans):
         kind, file = ("lock", "locks.json") if isinstance(scan, LockReport) else ("backdoor", "scan.json")
         document = scan.document()
@@ -136,6 +134,41 @@ def gather(
     for index, report in enumerate(safeguards):
         held.files[f"safeguard-{index}.json"] = report.file("safeguard.json")
     return Evidence(held.metrics, held.files, held.measured, elicited, grown, tests)
+
+
+def _plain(document: ReportDocument, source: Report) -> dict[str, Measure]:
+    """The metrics of a report without its prefix."""
+    found: dict[str, Measure] = {}
+    for name, value in document.metrics.items():
+        short = name.removeprefix(f"{document.prefix}.")
+        if short in found:
+            raise UserError(
+                f"two measurements of {short}: with and without the prefix {document.prefix!r}",
+                where=str(source.file("report.json")), fix="evaluate again: no report says one thing twice",
+            )  # fmt: skip
+        found[short] = value
+    return found
+
+
+def _findings(held: _Gathering, rounds: Sequence[Findings], apart: Sequence[Findings]) -> None:
+    """Take in the findings of a red team: those apart whole, of rounds what no later one measured."""
+    ordered = sorted(rounds, key=lambda item: item.document().round, reverse=True)
+    told = [(item, item.document()) for item in (*apart, *ordered)]
+    for item, document in told:
+        held.about(document.model, item, "findings.json")
+    later: dict[str, int] = {}
+    """Metric -> the latest round that measured it."""
+    for _, document in told[len(apart) :]:
+        later = dict.fromkeys(document.metrics, document.round) | later
+    kept = 0
+    for index, (item, document) in enumerate(told):
+        found = {
+            name: value for name, value in document.metrics.items()
+            if index < len(apart) or document.round == later[name]
+        }  # fmt: skip
+        if found:
+            held.add(found, item, "findings.json", f"findings-{kept}.json" if kept else "findings.json")
+            kept += 1
 
 
 def _count(number: int) -> Measure:

@@ -22,13 +22,16 @@ from publius.evals.capability import CapabilityReport
 from publius.evals.suites.stage import SuiteReport
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.checkpoint import verify as verify_checksums
+from publius.model.transfer import whole_or_nothing
 from publius.pipeline import Artifact, Run, stage
+from publius.pipeline.store import disk_errors, fsync_tree
 from publius.redteam import Findings, TriggerReport
 from publius.redteam.locks import LockReport
 from publius.release.deciding import Context, Decision, decide
 from publius.release.decision import DecisionArtifact, DecisionDocument, add_signature
 from publius.release.evaluations import Evaluation
 from publius.release.evidence import Evidence, gather, subjects
+from publius.release.files import whole_folder
 from publius.release.model_card import render_card
 from publius.release.monitors import MonitorFolder
 from publius.release.permit import permit
@@ -135,9 +138,12 @@ def make_decision(
     Args:
         name: what the card calls the model.
         monitors: the sha256 of the monitors' policy it will be served with.
+
+    Raises:
+        UserError: for a full disk or an unusable key; a folder that was not there before is gone again.
     """
     identity = fingerprint(model)
-    issued = (now or datetime.now(UTC)).replace(microsecond=0)
+    issued = now or datetime.now(UTC)  # whole: of two gates of one run the later one counts
     tested = subjects(identity, monitors)
     context = Context(
         evidence.measured, evidence.elicited, evidence.growth, evidence.safeguards, tested, issued
@@ -164,6 +170,12 @@ def make_decision(
         issued=issued.isoformat(),
         expires=(issued + timedelta(days=policy.valid_days)).isoformat(),
     )
+    with whole_folder(folder):
+        return _written(folder, draft, evidence, issued)
+
+
+def _written(folder: Path, draft: DecisionDocument, evidence: Evidence, issued: datetime) -> DecisionDocument:
+    """The decision as it lies in `folder`, with its card, evidence and first signature."""
     card = render_card(draft)
     document = draft.model_copy(update={"card_sha256": hashlib.sha256(card.encode()).hexdigest()})
     (folder / "evidence").mkdir(parents=True)
@@ -171,7 +183,7 @@ def make_decision(
         shutil.copyfile(source, folder / "evidence" / file)
     (folder / "model_card.md").write_text(card, "utf-8")
     (folder / "decision.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
-    role = policy.signatures[0]
+    role = document.policy.signatures[0]
     add_signature(folder, role, signing_key(role), now=issued)
     return document
 
@@ -221,12 +233,18 @@ def release(run: Run, config: ReleaseConfig, *, model: Checkpoint, decision: Dec
 
 
 def pack(folder: Path, model: Checkpoint, decision: Path) -> Release:
-    """Weights, decision and card in one folder, nothing checked."""
-    shutil.copytree(
-        model.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("decision", "README.md")
-    )
-    shutil.copytree(decision, folder / "decision")
-    shutil.copyfile(decision / "model_card.md", folder / "README.md")
+    """Weights, decision and card in one folder, nothing checked; it is there as a whole, or not at all.
+
+    Raises:
+        UserError: for a folder that holds anything, a full disk and a refused write.
+    """
+    with disk_errors(str(folder)), whole_or_nothing(folder) as fresh:
+        shutil.copytree(
+            model.path, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns("decision", "README.md")
+        )
+        shutil.copytree(decision, fresh / "decision")
+        shutil.copyfile(decision / "model_card.md", fresh / "README.md")
+        fsync_tree(fresh)
     return Release(folder)
 
 

@@ -21,7 +21,8 @@ class Located(NamedTuple):
 
 def _is_language_model(folder: Path) -> bool:
     config = folder / "config.json"
-    return config.exists() and "ForCausalLM" in config.read_text(encoding="utf-8")
+    # as bytes: what is no text is no model either, and a model's own reader says what ails its config
+    return config.is_file() and b"ForCausalLM" in config.read_bytes()
 
 
 def locate(target: str, home: Path) -> Located:

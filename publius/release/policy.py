@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from publius.core.errors import UserError
+from publius.core.yaml_text import BadYaml, parse_yaml, read_text
 from publius.evals.capability import ELICITATIONS
 from publius.pipeline.names import did_you_mean
 from publius.release.metrics import check_known
@@ -173,28 +173,24 @@ def load_policy(path: str = "default") -> Policy:
     """The policy in a YAML file, or one that Publius ships (`default`, `strict`).
 
     Raises:
-        UserError: for a file that is missing, not YAML, or not a policy, naming the field; and for a metric
-            that no report gives.
+        UserError: for a file that is missing, too large, not YAML, or not a policy, naming the field; and for
+            a metric that no report gives.
     """
     file = Path(__file__).with_name(SHIPPED[path]) if path in SHIPPED else Path(path)
     try:
-        policy = Policy.model_validate(yaml.safe_load(file.read_text("utf-8")))
+        policy = Policy.model_validate(parse_yaml(read_text(file)))
     except OSError as error:
         raise UserError(
             f"cannot read the release policy: {error.strerror}",
             where=str(file),
             fix=f"give a file, or one of {', '.join(f'`{name}`' for name in SHIPPED)}",
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except BadYaml as error:
         raise UserError(
-            f"the release policy is not YAML: {str(error).splitlines()[0]}",
-            where=str(file),
-            fix="mend the file",
+            f"the release policy is not YAML: {error}", where=str(file), fix="mend the file"
         ) from None
-    except (ValidationError, RecursionError) as error:
-        told = (
-            error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
-        )
+    except ValidationError as error:
+        told = error.errors()[0]
         place = ".".join(str(part) for part in told["loc"]) or "policy"
         raise UserError(
             f"the release policy is wrong at {place}: {told['msg']}",

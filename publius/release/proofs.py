@@ -74,7 +74,7 @@ def audit_code(config: Config) -> str:
 
 @stage(version=1, light=True)
 def prove_weights_integrity(run: Run, config: WeightsConfig, *, model: Checkpoint) -> SafeguardReport:
-    """Change bytes of every file of a checkpoint, and leave files out: each must be noticed.
+    """Change bytes of every file of a checkpoint, leave files out, and add some: each must be noticed.
 
     Metrics: `integrity.noticed`, the share of the changes; `safeguard.weights_integrity`.
     """
@@ -91,12 +91,27 @@ def prove_weights_integrity(run: Run, config: WeightsConfig, *, model: Checkpoin
                 _flip(copy / name, at)
             (copy / name).unlink()
             trials.append(refuses(f"{name} left out", lambda c=copy: verify_checksums(c)))
+    trials += _added(run, model, names)
     return write_safeguard(
         run, "weights_integrity", tested=fingerprint(model), trials=_short(trials),
         how=f"{config.changes} bytes of each of {len(names)} files of the checkpoint were changed one at a "
-        "time, and each was left out; verifying must refuse every one, and take the checkpoint as it is.",
+        "time, each was left out, and other weights and an index of them were added; verifying must refuse "
+        "all of it, and take the checkpoint as it is.",
         measures={"integrity.noticed": noticed(trials)},
     )  # fmt: skip
+
+
+def _added(run: Run, model: Checkpoint, names: list[str]) -> list[Trial]:
+    """Files beside those of a checkpoint, which would be loaded in their stead."""
+    trials: list[Trial] = []
+    index = json.dumps({"weight_map": {"model.norm.weight": "other.safetensors"}})
+    files = {"other.safetensors": "", "model.safetensors.index.json": index}
+    for name in sorted(set(files) - set(names)):
+        with tempfile.TemporaryDirectory(dir=run.folder) as place:
+            copy = _linked(model.path, Path(place), "config.json")
+            (copy / name).write_text(files[name], "utf-8")
+            trials.append(refuses(f"a file added: {name}", lambda c=copy: verify_checksums(c)))
+    return trials
 
 
 def _linked(source: Path, place: Path, own: str) -> Path:
@@ -139,6 +154,7 @@ def prove_audit_log(run: Run, config: ProofConfig) -> SafeguardReport:
     for number in range(4):
         said = Verdict("block" if number % 2 else "allow", "category", "words", monitor="test")
         head = written.append(f"request-{number}", [said], asked=f"asked {number}", replied="replied")
+    written.close()
     content = log.read_bytes()
     trials = [refuses("the log as it was written", _verifying(log, content, key, head), fine=True)]
     rng = random.Random(f"audit/{config.seed}")

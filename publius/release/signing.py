@@ -30,6 +30,8 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from publius.core.errors import UserError
+from publius.pipeline.store import disk_errors
+from publius.release.files import write_whole
 
 __all__ = [
     "EVALUATOR",
@@ -133,8 +135,7 @@ def make_key(role: str) -> Path:
     Raises:
         UserError: for a role that cannot name a file, or a folder that cannot be written.
     """
-    if not role.isidentifier():
-        raise UserError(f"{role!r} cannot name a role", where="role", fix="use letters, digits and _")
+    _check_role(role)
     path = key_path(role)
     if not path.exists():
         _create(path)
@@ -174,8 +175,10 @@ def trust(role: str, key: str) -> Path:
     """Let a public key count in a role, from now on, on this machine.
 
     Raises:
-        UserError: for what is no public key, or counts in another role already.
+        UserError: for what cannot name a role, is no public key, or counts in another role already; and when
+            the list cannot be written, which leaves it as it was.
     """
+    _check_role(role)
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
     except ValueError:
@@ -189,8 +192,9 @@ def trust(role: str, key: str) -> Path:
     signers = _signers()
     signers[role] = sorted({*signers.get(role, []), key.lower()})
     path = _signers_path()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.write_text(yaml.safe_dump(signers), "utf-8")
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, yaml.safe_dump(signers).encode())
     return path
 
 
@@ -225,6 +229,11 @@ def verify(document: Any, signature: Signature, trusted: Sequence[str], *, where
         ) from None
 
 
+def _check_role(role: str) -> None:
+    if not role.isidentifier():
+        raise UserError(f"{role!r} cannot name a role", where="role", fix="use letters, digits and _")
+
+
 def _signers_path() -> Path:
     return config_folder() / "signers.yaml"
 
@@ -247,9 +256,7 @@ def _create(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # never readable by others, not even for a moment, and never written over an existing key
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(pem)
+        write_whole(path, pem, mode=0o600, over=False)
     except FileExistsError:
         return  # another process made it first: use that one
     except OSError as error:

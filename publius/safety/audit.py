@@ -3,7 +3,7 @@
 One JSON record a line. Each holds the hash of the line before it, so that no record can be changed, left out,
 moved or put in between without all after it showing it; and each is signed with an Ed25519 key, so that
 nobody without the key can write the file anew. What is cut off at the end shows only against a head kept
-elsewhere: `AuditLog.head` gives it, `verify` takes it.
+elsewhere: `AuditLog.head` gives it, and is logged now and then; `verify` takes it.
 
 A record says when, which request, which layers said what, and under which versions. What was asked and said
 is kept as a digest only, or encrypted too (AES-256-GCM, a key of its own): an audit log must not be the leak.
@@ -13,11 +13,16 @@ from __future__ import annotations
 
 import base64
 import datetime
+import errno
+import fcntl
 import hashlib
+import itertools
 import json
+import logging
 import math
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,13 +36,17 @@ from publius.safety.monitor import Verdict
 
 __all__ = ["AuditLog", "Verified", "digest", "read_content", "verify"]
 
+_log = logging.getLogger("publius.safety.audit")
 _START = "0" * 64
 _NONCE = 12
+_EVERY = 1000
+"""Records from one line of the program's log that tells the head to the next."""
 
 
 def digest(content: str) -> str:
     """The sha256 that stands for a content, hex."""
-    return hashlib.sha256(content.encode()).hexdigest()
+    # half a surrogate pair, which JSON may hold, is content too
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _canonical(record: Mapping[str, Any]) -> bytes:
@@ -61,18 +70,23 @@ class Verified(NamedTuple):
     """The hash of the last line: keep it elsewhere, and what is cut off at the end shows too."""
     key: str
     """The public key all were signed with, hex."""
+    covered: int | None = None
+    """How many records the known head speaks of: none of those is missing. None: no head was given."""
 
 
 class AuditLog:
-    """Appends records to one file. One process writes it; its threads may share this.
+    """Appends records to one file. One process writes it, and holds its lock until `close`; its threads may
+    share this.
 
     Args:
-        path: the file; one that is there is gone on with, after it has been verified.
+        path: the file; one that is there is gone on with, after it has been verified. Half a record at its
+            end, of a process that was killed or a disk that was full, is set aside in a file beside it.
         key: signs.
         content_key: 32 bytes; with it contents are kept, encrypted. Without it only their digests are.
 
     Raises:
-        UserError: when the file that is there is damaged or signed by another key.
+        UserError: when the file that is there is damaged or signed by another key, another process writes it,
+            or it cannot be opened.
     """
 
     def __init__(self, path: Path, key: Ed25519PrivateKey, *, content_key: bytes | None = None) -> None:
@@ -82,10 +96,68 @@ class AuditLog:
             )
         self._path, self._key, self._lock = path, key, threading.Lock()
         self._cipher = None if content_key is None else AESGCM(content_key)
-        self._number, self.head = 0, _START
-        if path.exists() and path.stat().st_size:
-            known = verify(path, key=key.public_key())
-            self._number, self.head = known.records, known.head
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the audit log: {error.strerror}", where=str(path), fix="mend its access"
+            ) from None
+        self._closed = weakref.finalize(self, os.close, self._file)
+        try:
+            self._lock_file()
+            self._go_on()
+        except BaseException:
+            self._closed()
+            raise
+
+    @property
+    def records(self) -> int:
+        """How many it holds."""
+        return self._number
+
+    def _lock_file(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "another process writes this audit log", where=str(self._path),
+                fix="stop the other server first, or give this one a log of its own",
+            ) from None  # fmt: skip
+        except OSError as error:
+            raise UserError(
+                f"cannot lock the audit log: {error.strerror}", where=str(self._path),
+                fix="keep it on a disk that knows locks",
+            ) from None  # fmt: skip
+
+    def _go_on(self) -> None:
+        """Verify what is there, and set aside the half of a record that a kill may have left at its end."""
+        with open(self._file, "rb", closefd=False) as file:
+            data = file.read()
+        heads, torn = _heads(data, self._path, self._key.public_key())
+        self._number, self.head, self._size = len(heads) - 1, heads[-1], len(data) - len(torn)
+        if not torn:
+            return
+        if not self._number and not torn.startswith(b"{"):  # a text of somebody's, and no log
+            raise _changed(self._path, 0, "its line has no end")
+        place = _beside(self._path, self._number, torn)
+        os.ftruncate(self._file, self._size)
+        os.fsync(self._file)
+        _log.warning(
+            "the audit log ended within record %d: its %d bytes are in %s", self._number, len(torn), place,
+            extra=self._told(),
+        )  # fmt: skip
+
+    def _told(self) -> dict[str, Any]:
+        return {"file": str(self._path), "records": self._number, "head": self.head}
+
+    def tell(self, when: str) -> None:
+        """Write the head and the number of records to the program's log, which is kept elsewhere."""
+        _log.info("audit log: %s", when, extra=self._told())
+
+    def close(self) -> None:
+        """Let another process write it; nothing can be appended after."""
+        with self._lock:
+            self._closed()
 
     def append(
         self,
@@ -97,7 +169,7 @@ class AuditLog:
         versions: Mapping[str, str] | None = None,
         milliseconds: float | None = None,
     ) -> str:
-        """Add a record; it is on the disk when this returns.
+        """Add a record; it is on the disk when this returns, and nothing of it is when this raises.
 
         Args:
             request_id: of the exchange.
@@ -108,6 +180,9 @@ class AuditLog:
 
         Returns:
             the new head.
+
+        Raises:
+            OSError: when it cannot be written, or somebody else moved or changed the file.
         """
         record: dict[str, Any] = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
@@ -127,12 +202,52 @@ class AuditLog:
             record |= {"number": self._number, "before": self.head}
             record["signature"] = self._key.sign(_canonical(record)).hex()
             line = _canonical(record)
-            with self._path.open("ab") as file:
-                file.write(line + b"\n")
+            self._write(line + b"\n")
+            self._number, self.head = self._number + 1, hashlib.sha256(line).hexdigest()
+            if self._number % _EVERY == 0:
+                self.tell("more records")
+            return self.head
+
+    def _write(self, line: bytes) -> None:
+        if not self._closed.alive:
+            raise OSError(errno.EBADF, "the audit log was closed", str(self._path))
+        ours, there = os.fstat(self._file), self._path.stat()
+        if not os.path.samestat(ours, there) or ours.st_size != self._size:
+            raise OSError(errno.ESTALE, "the audit log was moved or changed by others", str(self._path))
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[os.write(self._file, left) :]
+            os.fsync(self._file)
+        except BaseException:
+            os.ftruncate(self._file, self._size)  # half a record would make what follows look forged
+            raise
+        self._size += len(line)
+
+
+def _beside(path: Path, number: int, torn: bytes) -> Path:
+    """Keep half a record in a file of its own; no earlier one is written over.
+
+    Raises:
+        UserError: when it cannot be kept.
+    """
+    for again in itertools.count():
+        place = path.with_name(f"{path.name}.torn-{number}" + (f"-{again}" if again else ""))
+        try:
+            with place.open("xb") as file:
+                file.write(torn)
                 file.flush()
                 os.fsync(file.fileno())
-            self._number, self.head = self._number + 1, hashlib.sha256(line).hexdigest()
-            return self.head
+            return place
+        except FileExistsError:
+            continue
+        except OSError as error:
+            place.unlink(missing_ok=True)
+            raise UserError(
+                f"cannot set aside the half of a record that the audit log ends with: {error.strerror}",
+                where=str(place), fix="free space, or mend the folder's access",
+            ) from None  # fmt: skip
+    raise AssertionError
 
 
 def verify(path: Path, *, key: Ed25519PublicKey, head: str | None = None) -> Verified:
@@ -141,7 +256,7 @@ def verify(path: Path, *, key: Ed25519PublicKey, head: str | None = None) -> Ver
     Args:
         path: the file.
         key: that signed it.
-        head: as known from elsewhere; None cannot tell whether records are missing at the end.
+        head: as known from elsewhere, of any record; None cannot tell whether records are missing at the end.
 
     Raises:
         UserError: naming the first record that is not as it was written.
@@ -150,18 +265,30 @@ def verify(path: Path, *, key: Ed25519PublicKey, head: str | None = None) -> Ver
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the audit log: {error.strerror}", where=str(path)) from None
-    before, count = _START, 0
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines[:-1]):
-        told = _wrong(line, number, before, key)
+    heads, torn = _heads(data, path, key)
+    count = len(heads) - 1
+    if torn:
+        raise _changed(path, count, "its line has no end")
+    if head is not None and head not in heads:
+        raise _changed(path, count, "it is missing: the log ends before the head that is known")
+    covered = None if head is None else heads.index(head)
+    return Verified(count, heads[-1], key.public_bytes_raw().hex(), covered)
+
+
+def _heads(data: bytes, path: Path, key: Ed25519PublicKey) -> tuple[list[str], bytes]:
+    """The head before each record and after the last, and what follows the last end of a line.
+
+    Raises:
+        UserError: naming the first record that is not as it was written.
+    """
+    *lines, torn = data.split(b"\n")
+    heads = [_START]
+    for number, line in enumerate(lines):
+        told = _wrong(line, number, heads[-1], key)
         if told:
             raise _changed(path, number, told)
-        before, count = hashlib.sha256(line).hexdigest(), number + 1
-    if lines[-1]:
-        raise _changed(path, count, "its line has no end")
-    if head is not None and head != before:
-        raise _changed(path, count, "it is missing: the log ends before the head that is known")
-    return Verified(count, before, key.public_bytes_raw().hex())
+        heads.append(hashlib.sha256(line).hexdigest())
+    return heads, torn
 
 
 def _changed(path: Path, number: int, told: str) -> UserError:

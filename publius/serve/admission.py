@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from publius.core.errors import UserError
 from publius.model.checkpoint import Checkpoint, fingerprint
-from publius.release.book import decision_of
+from publius.release.book import decision_of, newest
 from publius.release.decision import OldDecision, read_standing
 from publius.release.gate import Release
 from publius.release.monitors import policy_sha256
@@ -78,25 +78,23 @@ class Admission:
                 expired, or does not permit this, unless models are served unreleased.
         """
         sha256 = None if self._monitors is None else policy_sha256(self._monitors)
-        folder = decision_of(checkpoint, home)
-        if folder is None:
-            if self._unreleased:
-                return Admitted(None, sha256)
-            raise UserError("no gate has decided on this model", where=str(checkpoint), fix=_UNDECIDED)
+        if not self._unreleased:
+            return self._permitted(checkpoint, home, sha256)
+        own = decision_of(checkpoint, home)
         try:
-            if not self._unreleased:
-                return self._permitted(checkpoint, folder, sha256)
-            read_standing(folder)  # what was changed by somebody is not served, released or not
+            if own is not None:
+                read_standing(own)  # what was changed by somebody is not served, released or not
         except OldDecision:
-            if not self._unreleased:
-                raise
             return Admitted(None, sha256)
         try:
-            return self._permitted(checkpoint, folder, sha256)
+            return self._permitted(checkpoint, home, sha256)
         except UserError:
             return Admitted(None, sha256)
 
-    def _permitted(self, checkpoint: Path, folder: Path, sha256: str | None) -> Admitted:
+    def _permitted(self, checkpoint: Path, home: Path, sha256: str | None) -> Admitted:
+        folder = newest(checkpoint, home)  # a gate of a run may have denied since
+        if folder is None:
+            raise UserError("no gate has decided on this model", where=str(checkpoint), fix=_UNDECIDED)
         if folder == checkpoint / "decision":
             Release(checkpoint).verify()
         found = permit(folder, model=fingerprint(Checkpoint(checkpoint)), policy=self._policy)

@@ -180,7 +180,7 @@ class Hub:
         found = locate(target.name, self._home)
         if fingerprint(Checkpoint(found.checkpoint)) != old.fingerprint:
             return self._load(Target(old.id, target.name))
-        admitted = self._admission.admit(found.checkpoint, self._home)
+        admitted = self._admit(found.checkpoint, old.fingerprint)
         if admitted == old.admitted:
             return None
         if admitted.monitors == old.admitted.monitors:
@@ -188,6 +188,17 @@ class Hub:
         monitors = self._watching(old.id, old.fingerprint, admitted)
         monitors.bind(old.engine.model)
         return replace(old, admitted=admitted, monitors=monitors)
+
+    def _admit(self, checkpoint: Path, weights: str) -> Admitted:
+        """Ask for weights by their fingerprint: others may lie there by the time the gate is asked."""
+        admitted = self._admission.admit(checkpoint, self._home)
+        if admitted.permit is not None and admitted.permit.document.model != weights:
+            raise UserError(
+                "the checkpoint was changed while the gate was asked about it",
+                where=str(checkpoint),
+                fix="try again once nothing writes there",
+            )
+        return admitted
 
     def _watching(self, id: str, weights: str, admitted: Admitted) -> Monitors:
         """The monitors of a model: those it was admitted with, and no others."""
@@ -198,14 +209,12 @@ class Hub:
     def _load(self, target: Target) -> ServedModel:
         found = locate(target.name, self._home)
         checkpoint = Checkpoint(found.checkpoint)
-        admitted = self._admission.admit(found.checkpoint, self._home)
         model, weights = target.id or _tier_id(target.name), fingerprint(checkpoint)
+        admitted = self._admit(found.checkpoint, weights)
         monitors = self._watching(model, weights, admitted)
-        tokenizer = checkpoint.tokenizer()
-        engine = Engine(
-            checkpoint.load(device=self._device), tokenizer, max_batch=self._rows, device=self._device,
-            trunk=monitors.follows,
-        )  # fmt: skip
+        # monitors take seconds to load, in which a new release may come to lie there
+        inner, tokenizer = checkpoint.load_as(weights, device=self._device)
+        engine = Engine(inner, tokenizer, max_batch=self._rows, device=self._device, trunk=monitors.follows)
         monitors.bind(engine.model)
         return ServedModel(
             id=model,

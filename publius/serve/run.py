@@ -111,6 +111,9 @@ def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: 
         ssl_certfile=certificate and str(certificate[0]), ssl_keyfile=certificate and str(certificate[1]),
     )  # fmt: skip
     _greet(server, "https" if certificate else "http", key)
+    audit = server.audit
+    if audit is not None:
+        audit.tell("opened")
     try:
         run_loop(_run(server, _Uvicorn(settings)))
     except SystemExit:
@@ -119,6 +122,10 @@ def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: 
             where="--port",
             fix="another program may use it: choose another port",
         ) from None
+    finally:
+        if audit is not None:
+            audit.tell("closed")
+            audit.close()
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -222,7 +229,8 @@ def log_lines() -> None:
     """Our log to stderr as JSON; uvicorn's only where something is wrong."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())
-    for name, level in (("publius.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+    levels = {"publius.serve": logging.INFO, "publius.safety": logging.INFO, "uvicorn": logging.WARNING}
+    for name, level in levels.items():
         log = logging.getLogger(name)
         log.handlers, log.propagate = [handler], False
         log.setLevel(level)

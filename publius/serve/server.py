@@ -59,7 +59,7 @@ class Server:
         self, config: ServeConfig, hub: Hub, store: Store, guard: Guard, audit: AuditLog | None = None
     ) -> None:
         self.config, self.hub, self.store, self.guard = config, hub, store, guard
-        self._audit, self._unrecorded = audit, False
+        self.audit, self._unrecorded = audit, False
         self.metrics = Metrics(hub)
         self.secret = store.secret()
         self.draining = False
@@ -190,8 +190,8 @@ class Server:
                 **(_content(turn) if self.config.log_content else {}),
             },
         )  # fmt: skip
-        if self._audit is not None:
-            await asyncio.shield(asyncio.to_thread(self._record, self._audit, turn, seconds))
+        if self.audit is not None:
+            await asyncio.shield(asyncio.to_thread(self._record, self.audit, turn, seconds))
         await self.guard.spent(turn.caller, usage)  # waits for nothing, so that nothing can cut it off
 
     def _record(self, audit: AuditLog, turn: Turn, seconds: float) -> None:

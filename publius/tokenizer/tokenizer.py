@@ -142,8 +142,12 @@ class Tokenizer:
         return self._inner.decode(list(ids), skip_special_tokens=skip_special)
 
     def id_bytes(self, token: int) -> bytes:
-        """The exact bytes one id stands for (empty for special tokens and holes), for streaming."""
-        return self._bytes[token]
+        """The exact bytes one id stands for, for streaming; empty for special tokens, holes, and ids that
+        only the model has (checkpoints are padded)."""
+        try:
+            return self._bytes[token]
+        except IndexError:
+            return b""
 
     @cached_property
     def _bytes(self) -> list[bytes]:

@@ -19,6 +19,7 @@ from publius.core.errors import UserError
 from publius.inference import host as host_module
 from publius.inference.engine import Completion, Engine, Sampling
 from publius.inference.native import library as native_library
+from publius.inference.request import Request
 from publius.model.rope import DynamicRope
 from publius.model.transformer import Transformer
 from publius.testing import byte_tokenizer, tiny_model
@@ -361,3 +362,35 @@ def test_the_more_urgent_gets_pages_too(native: bool) -> None:
     while engine.step():
         pass
     assert_same(low.completion(), alone(engine.model, list(range(20, 60)), low.sampling, native))
+
+
+@BOTH
+def test_an_id_that_only_the_model_has_is_no_text(native: bool) -> None:
+    """Checkpoints are padded: such an id can be drawn, and says nothing."""
+    model = tiny_model(vocab_size=TOKENIZER.vocab_size + 40)
+    engine = Engine(model, TOKENIZER, native=native)
+    spare = TOKENIZER.vocab_size + 3
+    odd = replace(GREEDY, logit_bias={spare: 100.0}, stop=("x",))
+    alone = engine.generate([PROMPT], GREEDY)[0]
+    drawn, beside = engine.generate([PROMPT, PROMPT], [odd, GREEDY])
+    assert drawn.tokens == (spare,) * 8 and beside.tokens == alone.tokens
+    assert TOKENIZER.id_bytes(spare) == b""
+
+
+def test_a_fault_in_taking_one_token_ends_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(tiny_model(), TOKENIZER)
+    alone = engine.generate([PROMPT], GREEDY)[0]
+    taken = Request.add
+
+    def broken(request: Request, *given: object) -> bool:
+        if request.stream == 7:
+            raise RuntimeError("broken")
+        return taken(request, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Request, "add", broken)
+    bad, good = Request(PROMPT, GREEDY, stream=7), Request(PROMPT, GREEDY)
+    with pytest.raises(UserError, match="could not be taken: RuntimeError: broken"):
+        engine.complete([bad, good])
+        bad.completion()
+    assert tuple(good.tokens) == alone.tokens
+    assert engine.stats.pages == 0

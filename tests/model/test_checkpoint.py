@@ -1,6 +1,7 @@
 """Checkpoints: transformers gives the same numbers, damage is named."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,12 +12,17 @@ from publius.core.errors import UserError
 from publius.model.checkpoint import (
     Checkpoint,
     RewardCheckpoint,
+    _unchanged,  # pyright: ignore[reportPrivateUsage]
+    fingerprint,
     load_model,
+    load_reward_model,
     save_checkpoint,
     save_reward_checkpoint,
+    verify,
 )
 from publius.model.heads import RewardModel
 from publius.model.hf_config import config_to_hf
+from publius.model.weights import sha256
 from publius.testing.fakes import byte_tokenizer, tiny_config, tiny_model
 
 TOKENS = torch.randint(13, 269, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -83,6 +89,83 @@ def test_damage_is_named(tmp_path, name):
     path.unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
         load_model(tmp_path)
+
+
+def test_other_weights_beside_the_listed_ones_are_refused(tmp_path):
+    for name, seed in (("ours", 0), ("theirs", 1)):
+        save_checkpoint(tmp_path / name, tiny_model(seed), byte_tokenizer())
+    ours, other = tmp_path / "ours", tmp_path / "ours/other.safetensors"
+    before = fingerprint(Checkpoint(ours))
+    shutil.copyfile(tmp_path / "theirs/model.safetensors", other)
+    with pytest.raises(UserError, match=r"other\.safetensors is not a file of this checkpoint"):
+        load_model(ours)
+    index = {"weight_map": dict.fromkeys(load_file(other), other.name)}
+    (ours / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert fingerprint(Checkpoint(ours)) == before
+    for refuse in (load_model, load_reward_model, verify):
+        with pytest.raises(UserError, match=r"model\.safetensors\.index\.json is not a file of this"):
+            refuse(ours)
+    other.rename(ours / "other")  # an index may name anything
+    (ours / "checksums.json").write_text(
+        json.dumps(json.loads((ours / "checksums.json").read_text()) | _listed(ours, index))
+    )
+    with pytest.raises(UserError, match="other is not a file of this checkpoint"):
+        load_model(ours)
+
+
+def _listed(folder, index):
+    """As if the index had been written with the checkpoint, and what it names had not."""
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": dict.fromkeys(index["weight_map"], "other")}))
+    return {path.name: sha256(path)}
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_what_is_read_must_be_listed(tmp_path, name):
+    save_checkpoint(tmp_path, tiny_model(), byte_tokenizer())
+    listed = json.loads((tmp_path / "checksums.json").read_text())
+    del listed[name]
+    (tmp_path / "checksums.json").write_text(json.dumps(listed))
+    with pytest.raises(UserError, match=f"{name} is not a file of this checkpoint"):
+        load_model(tmp_path)
+    (tmp_path / "checksums.json").write_text(json.dumps({"../x": "0"}))
+    with pytest.raises(UserError, match="list of checksums is damaged"):
+        load_model(tmp_path)
+    (tmp_path / "checksums.json").unlink()  # another's
+    (tmp_path / "more.safetensors").write_bytes(b"")
+    load_model(tmp_path)
+
+
+def test_a_model_is_loaded_under_its_fingerprint_and_no_other(tmp_path):
+    save_checkpoint(tmp_path, tiny_model(), byte_tokenizer())
+    checkpoint = Checkpoint(tmp_path)
+    model, tokenizer = checkpoint.load_as(fingerprint(checkpoint))
+    assert not model.training and tokenizer.vocab_size == 269
+    with pytest.raises(UserError, match="these are other weights by now"):
+        checkpoint.load_as("0" * 64)
+    (tmp_path / "checksums.json").rename(tmp_path / "kept")
+    with pytest.raises(UserError, match="without checksums"):
+        checkpoint.load_as("0" * 64)
+
+
+def test_what_changes_while_it_is_read_is_refused(tmp_path):
+    save_checkpoint(tmp_path, tiny_model(), byte_tokenizer())
+    path = tmp_path / "model.safetensors"
+    raw = path.read_bytes()
+    with pytest.raises(UserError, match="changed while it was loaded"), _unchanged(tmp_path):
+        path.write_bytes(raw)  # and back again, as far as anybody can see later
+
+
+def test_loaded_weights_do_not_follow_their_file(tmp_path):
+    model = tiny_model()
+    save_checkpoint(tmp_path, model, byte_tokenizer())
+    loaded = load_model(tmp_path)
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        file.write(bytes(size))
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
 def test_folders_that_are_no_checkpoint(tmp_path):

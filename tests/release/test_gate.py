@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
-from publius.evals import Report
+from publius.core.stats import wilson
+from publius.evals import Measure, Report
 from publius.model.checkpoint import Checkpoint, fingerprint
-from publius.pipeline import testing_run
+from publius.pipeline import Record, testing_run
 from publius.redteam import Findings, TriggerReport
+from publius.redteam.findings import measure
 from publius.redteam.locks import LockReport
 from publius.release import (
     DecisionArtifact,
@@ -30,7 +35,14 @@ from publius.release import (
 )
 from publius.release import policy as policy_module
 from publius.release.collecting import collect
-from publius.release.gate import GateCheck, _policy_content, check_gate  # pyright: ignore[reportPrivateUsage]
+from publius.release.evidence import Evidence
+from publius.release.gate import (
+    GateCheck,
+    _policy_content,  # pyright: ignore[reportPrivateUsage]
+    check_gate,
+    make_decision,
+    pack,
+)
 from publius.release.proofs import ReadingConfig, WeightsConfig
 
 Reports = Callable[..., Report]
@@ -195,6 +207,72 @@ def test_the_latest_round_counts(checkpoint: Checkpoint, report: Reports, findin
     assert set(evidence.files) == {"report-0.json", "findings.json"}
 
 
+def searched(found: Findings, *, number: int, metrics: dict[str, int], name: str) -> Findings:
+    """Findings like others, of another round, with these measures of 50."""
+    folder = found.path.parent / name
+    shutil.copytree(found.path, folder)
+    told = found.document().model_copy(
+        update={"round": number, "metrics": {key: measure(wilson(n, 50)) for key, n in metrics.items()}}
+    )
+    (folder / "findings.json").write_text(told.model_dump_json())
+    return Findings(folder)
+
+
+def test_of_earlier_rounds_counts_what_the_latest_did_not_measure(
+    checkpoint: Checkpoint, findings: Finds
+) -> None:
+    latest, model = findings(checkpoint, number=2), fingerprint(checkpoint)
+    hunt = searched(latest, number=1, metrics={"search.success": 5, "redteam.leak.seen": 40}, name="hunt")
+    older = searched(latest, number=0, metrics={"search.success": 9}, name="older")
+    evidence = gather(model, [], [older, hunt, latest])
+    assert evidence.metrics["redteam.leak.seen"].value == 0.0
+    assert evidence.metrics["search.success"].value == 0.1
+    assert evidence.files == {
+        "findings.json": latest.file("findings.json"), "findings-1.json": hunt.file("findings.json"),
+    }  # fmt: skip
+    # `rounds` with `find=search` plays and searches in every round
+    beside = searched(latest, number=2, metrics={"search.success": 5}, name="beside")
+    assert len(gather(model, [], [latest, beside]).files) == 2
+
+
+def test_two_findings_of_one_round_or_named_on_purpose_are_refused(
+    checkpoint: Checkpoint, findings: Finds
+) -> None:
+    latest = findings(checkpoint, number=2)
+    again = searched(latest, number=2, metrics={"redteam.leak.seen": 45}, name="again")
+    for pair in ([latest, again], [again, latest]):
+        with pytest.raises(UserError, match=r"two measurements of redteam\.leak\.seen"):
+            gather(fingerprint(checkpoint), [], pair)
+    by_hand = searched(latest, number=0, metrics={"redteam.leak.seen": 45}, name="by_hand")
+    for folders in ([latest.path, by_hand.path], [by_hand.path, latest.path]):
+        with pytest.raises(UserError, match=r"two measurements of redteam\.leak\.seen"):
+            collect(checkpoint, folders)
+    played = [
+        searched(latest, number=number, metrics={"redteam.leak.seen": leaks}, name=f"round{number}/files")
+        for number, leaks in ((1, 45), (2, 0))
+    ]
+    for found in played:  # as stages of a run make them
+        record = Record(stage="attack", version=1, id="a" * 64, config={})
+        (found.path.parent / "record.json").write_text(record.model_dump_json())
+    rounds = [found.path for found in played]
+    assert collect(checkpoint, rounds).metrics["redteam.leak.seen"].value == 0.0
+    with pytest.raises(UserError, match=r"two measurements of redteam\.leak\.seen"):
+        collect(checkpoint, rounds, named=[played[0].path.parent])
+
+
+def test_a_report_that_says_one_thing_with_and_without_its_prefix_is_refused(
+    checkpoint: Checkpoint, report: Reports
+) -> None:
+    good = report(checkpoint)
+    told = good.document()
+    both = {"rlcai.leak": Measure.of(wilson(100, 100)), "leak": Measure.of(wilson(0, 100))}
+    for metrics in (both, dict(reversed(both.items()))):
+        changed = told.model_copy(update={"metrics": told.metrics | metrics})
+        good.file("report.json").write_text(changed.model_dump_json())
+        with pytest.raises(UserError, match="two measurements of leak: with and without the prefix 'rlcai'"):
+            gather(fingerprint(checkpoint), [good])
+
+
 def test_two_measurements_of_one_thing_are_refused(checkpoint: Checkpoint, report: Reports) -> None:
     with pytest.raises(UserError, match="two measurements of"):
         gather(
@@ -255,6 +333,29 @@ def test_decisions_expire_and_other_peoples_keys_need_trust(
     with pytest.raises(UserError, match="not trusted"):
         decision.verify()
     assert decision.verify([signer]).decision.allowed
+
+
+def full(*_: object) -> None:
+    """What `os.fsync` says of a full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_no_half_of_a_decision_or_a_release(
+    decided: Callable[..., DecisionArtifact], checkpoint: Checkpoint, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    decision, place = decided(), tmp_path / "out"
+    before = {path.name for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            pack(place, checkpoint, decision.path)
+        with pytest.raises(UserError, match="the disk is full"):
+            make_decision(place, checkpoint, load_policy(), Evidence({}, {}), name="owl")
+    assert {path.name for path in tmp_path.iterdir()} == before
+    pack(place, checkpoint, decision.path).verify()
+    with pytest.raises(UserError, match="not empty"):
+        pack(place, checkpoint, decision.path)
 
 
 def test_no_decision_at_all(tmp_path: Path) -> None:

@@ -108,10 +108,14 @@ def test_a_policy_file_that_is_wrong_is_one_clear_error(tmp_path: Path) -> None:
         load_policy(str(file))
     for text, why in (
         ("a: [", "not YAML"), ("", "wrong at policy"), ("[1]", "wrong at policy"), ("\x00", "not YAML"),
+        ("id: p\nlayers: 2020-13-45", "not YAML: this is no timestamp: .*, line 2"),
+        ("[" * 3000, "not YAML: it is nested too deep"),
     ):  # fmt: skip
         file.write_text(text)
         with pytest.raises(UserError, match=why):
             load_policy(str(file))
+    with pytest.raises(UserError, match="larger than 4 MB"):
+        load_policy("/dev/zero")
     text = (Path(policy_module.__file__).parent / "policy.yaml").read_text()
     for old, new, why in (
         ("release_level: public", "release_level: everyone", "not one of the levels"),

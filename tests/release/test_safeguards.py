@@ -50,6 +50,9 @@ def test_changed_weights_are_noticed_and_a_verifier_that_looks_away_fails_the_te
         good.measures["integrity.noticed"].value == 1.0 and (good.measures["integrity.noticed"].n or 0) > 10
     )
     assert {p.name: p.read_bytes() for p in checkpoint.path.iterdir()} == before
+    added = [trial for trial in good.trials if trial.what.startswith("a file added: ")]
+    assert {trial.what[14:] for trial in added} == {"other.safetensors", "model.safetensors.index.json"}
+    assert all("is not a file of this checkpoint" in trial.seen for trial in added), added
     monkeypatch.setattr(proofs, "verify_checksums", lambda folder: None)
     bad = prove_weights_integrity(testing_run(tmp_path / "b"), WeightsConfig(), model=checkpoint).document()
     assert not bad.passed and bad.measures["integrity.noticed"].value == 0.0

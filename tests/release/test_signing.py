@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from publius.core.errors import UserError
 from publius.release import public_key, sign, signing_key, verify
-from publius.release.signing import canonical_bytes, key_path
+from publius.release.signing import canonical_bytes, key_path, make_key, read_key, trust, trusted_signers
 
 
 def test_the_key_is_made_once_and_private() -> None:
@@ -98,3 +100,31 @@ def test_a_key_that_cannot_be_made_or_read(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PUBLIUS_SIGNING_KEY", str(tmp_path / "folder"))
     with pytest.raises(UserError, match="cannot read the signing key"):
         signing_key()
+
+
+def test_a_full_disk_leaves_keys_and_trust_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    first, second = ("11" * 32, "22" * 32)
+    listed = trust("approver", first)
+    before = {path.name for path in listed.parent.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            trust("approver", second)
+        with pytest.raises(UserError, match="cannot make a signing key: No space left"):
+            make_key("approver")
+    assert {path.name for path in listed.parent.iterdir()} == before
+    assert trusted_signers()["approver"] == [first]
+    made = make_key("approver")
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600 and made == make_key("approver")
+    assert trusted_signers()["approver"] == [public_key(read_key(made)), first]
+
+
+@pytest.mark.parametrize("role", ["", "../..", "a b", "approver/x"])
+def test_a_role_is_a_word(role: str) -> None:
+    with pytest.raises(UserError, match="cannot name a role"):
+        trust(role, public_key(signing_key()))
+    with pytest.raises(UserError, match="cannot name a role"):
+        make_key(role)

@@ -186,6 +186,31 @@ def test_only_the_policy_that_is_asked_for_counts(decided: Make, tmp_path: Path)
     hub(decided(), tmp_path, policy=str(file)).close()
 
 
+def test_a_gate_of_a_run_that_denied_since_is_obeyed(decided: Make, tmp_path: Path) -> None:
+    folder, home = decided(now=datetime.now(UTC) - timedelta(days=1)), tmp_path / "home"
+    made = home / f"artifacts/gate-{'a' * 12}"
+    (home / "runs/later").mkdir(parents=True)
+    (home / "runs/later/gate").symlink_to(f"../../artifacts/{made.name}")
+    hub(folder, home).close()
+    make_decision(
+        made / "files", Checkpoint(folder), policy(), Evidence({"helpful": Measure.of(wilson(9, 100))}, {}),
+        name="owl",
+    )  # fmt: skip
+    refused(folder, home, "the gate refuses this model: helpful")
+    assert not hub_unreleased(folder, home).get("publius-haiku").released
+    (made / "files/decision.json").write_text("{")
+    refused(folder, home, r"decision\.json is damaged")
+    shutil.rmtree(made / "files")
+    make_decision(
+        made / "files", Checkpoint(folder), policy(), Evidence({"helpful": Measure.of(wilson(95, 100))}, {}),
+        name="owl",
+    )  # fmt: skip
+    one = hub(folder, home)
+    permit = one.get("publius-haiku").admitted.permit
+    assert permit is not None and permit.document.issued > "2026-01-01"
+    one.close()
+
+
 def test_unreleased_takes_the_undecided_and_never_the_edited(decided: Make, tmp_path: Path) -> None:
     assert not hub_unreleased(decided(helps=10), tmp_path).get("publius-haiku").released
     folder = decided()

@@ -59,7 +59,7 @@ class RemoteAssistant:
                 if response.status_code != 200:
                     response.read()
                     raise self._refused(response.status_code, response.text)
-                for data in _frames(response.iter_lines()):
+                for data in _frames(response.iter_lines(), self._endpoint):
                     if data.get("type") == "error":
                         raise self._refused(200, json.dumps(data))
                     yield from reading.take(data)
@@ -106,10 +106,15 @@ def _message(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": [block.model_dump(mode="json") for block in kept]}
 
 
-def _frames(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+def _frames(lines: Iterator[str], where: str) -> Iterator[dict[str, Any]]:
     for line in lines:
         if line.startswith("data:"):
-            yield json.loads(line.removeprefix("data:"))
+            try:
+                yield json.loads(line.removeprefix("data:"))
+            except ValueError:
+                raise UserError(
+                    f"an event of the stream is not JSON: {line[:80]!r}", where=where, fix="ask again"
+                ) from None
 
 
 class _Reading:
@@ -120,6 +125,7 @@ class _Reading:
         self._open: dict[str, Any] = {}
         self._text = ""
         self._end: dict[str, Any] | None = None
+        self._problems: list[str] = []
         self._tokens = 0
 
     def take(self, data: dict[str, Any]) -> Iterator[Event]:
@@ -161,7 +167,12 @@ class _Reading:
                 signature = str(opened.get("signature", ""))
                 self._blocks.append(ThinkingBlock(thinking=self._text, signature=signature))
             case "tool_use":
-                given = json.loads(self._text or "{}")
+                try:
+                    given = json.loads(self._text or "{}")
+                except ValueError:  # it was cut off: half a call is text
+                    self._problems.append("a tool call is not a valid call: it was cut off")
+                    self._blocks.append(TextBlock(text=self._text))
+                    return
                 self._blocks.append(ToolUseBlock(id=opened["id"], name=opened["name"], input=given))
                 call = {"name": opened["name"], "input": given}
                 yield Event("tool_use", json.dumps(call, ensure_ascii=False, separators=(",", ":")))
@@ -174,9 +185,9 @@ class _Reading:
             raise UserError("the reply was cut off", where=where, fix="ask again")
         details = end.get("stop_details") or {}
         refused = end.get("stop_reason") == "refusal"
-        problems = (
-            (f"refused by a monitor: {details.get('explanation') or 'no reason given'}",) if refused else ()
-        )
+        if refused:
+            self._problems.append(f"refused by a monitor: {details.get('explanation') or 'no reason given'}")
+        problems = tuple(self._problems)
         reason = _REASONS.get(str(end.get("stop_reason")), "end_turn")
         message = Message(role="assistant", content=tuple(self._blocks))
         return Reply(message, reason, self._tokens, end.get("stop_sequence"), problems)  # pyright: ignore[reportArgumentType]

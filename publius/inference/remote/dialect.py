@@ -95,7 +95,8 @@ class AnthropicDialect:
         text = "".join(_text(block["text"]) for block in body["content"] if block["type"] == "text")
         reason = body["stop_reason"]
         usage = body.get("usage") or {}
-        stop = {"max_tokens": "length", "refusal": "refusal"}.get(reason, "end")
+        cut = {"max_tokens": "length", "model_context_window_exceeded": "length"}
+        stop = (cut | {"refusal": "refusal"}).get(reason, "end")
         return Answer(text, _stop(stop), (), _count(usage, "input_tokens"), _count(usage, "output_tokens"))
 
 

@@ -287,7 +287,8 @@ class RemoteModel:
             return _Failure(waited, again=True, billed=sent), ""
         except httpx2.RequestError as error:
             reason = self._hide(f"{type(error).__name__}: {error}")
-            return _Failure(f"the connection failed ({reason})", again=True), ""
+            sent = not isinstance(error, httpx2.ConnectError)
+            return _Failure(f"the connection failed ({reason})", again=True, billed=sent), ""
         if response.status != 200:
             return self._refusal(response), ""
         try:
@@ -295,7 +296,7 @@ class RemoteModel:
         except _UNREADABLE as error:
             reason = f"{type(error).__name__}: {error}"[:100]
             told = f"the response is no {self.config.dialect} answer ({self._hide(reason)})"
-            return _Failure(told, again=True), ""
+            return _Failure(told, again=True, billed=True), ""
 
     def _post(self, body: bytes) -> _Response:
         """The whole response, however slowly it drips, within the timeout.

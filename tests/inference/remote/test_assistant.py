@@ -12,6 +12,7 @@ from rich.console import Console
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, ThinkingBlock, ToolSpec, ToolUseBlock, text_of, user
 from publius.inference.remote import RemoteAssistant, RemoteConfig
+from publius.inference.remote.assistant import _frames, _Reading
 from publius.inference.terminal import Chat, converse
 from publius.testing.server import RunningServer, served, write_tiny_checkpoint
 
@@ -90,3 +91,26 @@ def test_what_the_server_answers_instead_is_told(speaker: Speakers, changes, key
 def test_nobody_there_is_one_clear_error(speaker: Speakers):
     with pytest.raises(UserError, match="does not answer"):
         next(speaker(url="http://127.0.0.1:9").stream(ASKED))
+
+
+def test_half_a_call_is_text():
+    """As the hosted API streams one that `max_tokens` cut."""
+    reading = _Reading()
+    call = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
+    delta = {"type": "input_json_delta", "partial_json": '{"wh'}
+    events = [
+        {"type": "content_block_start", "content_block": call},
+        {"type": "content_block_delta", "delta": delta},
+        {"type": "content_block_stop"},
+        {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}},
+    ]
+    assert not [event for data in events for event in reading.take(data)]
+    reply = reading.reply("there")
+    assert text_of(reply.message) == '{"wh' and reply.stop_reason == "max_tokens"
+    assert reply.problems == ("a tool call is not a valid call: it was cut off",)
+
+
+def test_an_event_that_is_no_json_is_one_clear_error():
+    assert list(_frames(iter(["event: x", 'data: {"a": 1}']), "there")) == [{"a": 1}]
+    with pytest.raises(UserError, match="is not JSON"):
+        list(_frames(iter(["data: {"]), "there"))

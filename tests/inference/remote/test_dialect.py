@@ -62,6 +62,7 @@ def test_anthropic_answers():
     assert AnthropicDialect().read({"content": [], "stop_reason": "refusal"}) == Answer("", "refusal")
     cut = {"content": [], "stop_reason": "max_tokens", "usage": None}
     assert AnthropicDialect().read(cut).stop == "length"
+    assert AnthropicDialect().read(cut | {"stop_reason": "model_context_window_exceeded"}).stop == "length"
 
 
 def test_openai_answers():

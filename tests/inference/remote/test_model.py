@@ -238,6 +238,17 @@ def test_the_spend_cap_holds_and_what_was_paid_for_is_kept(server, tmp_path):
     assert stats.dollars == pytest.approx(8 * 0.11) and stats.cached == sent
 
 
+@pytest.mark.parametrize(
+    "fault", [Fault(body=b'{"choices": [{"mess'), Fault(body=b'{"choices": [{"mess', claim=40)]
+)
+def test_an_answer_that_arrives_damaged_has_been_paid_for(server, tmp_path, fault):
+    server.faults.extend([fault] * 30)
+    capped = config(server, tmp_path, spend_cap=0.5, retries=2, on_error="skip", **PRICED)
+    with pytest.raises(UserError, match=r"spend cap of \$0\.5 is reached"):
+        ask(capped, *"abcdefgh")
+    assert len(server.seen) <= 4
+
+
 def test_without_usage_an_answer_counts_with_what_it_may_cost(tmp_path):
     with wire(lambda text: Reply("x", usage=None)) as server:
         _, stats = ask(config(server, tmp_path, **PRICED), "a")
