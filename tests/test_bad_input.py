@@ -25,6 +25,8 @@ from typing import NamedTuple
 import pytest
 
 from publius.cli import main
+from publius.model.checkpoint import save_checkpoint
+from publius.testing import byte_tokenizer, tiny_model
 from tests.inference.remote.wire import Fault, Reply, wire
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +194,9 @@ def test_wrong_names_and_wiring(desk, arguments, says, where, fix):
 def test_a_recipe_file_that_is_no_python(desk):
     (desk.folder / "torn.py").write_text("from publius.pipeline import Recipe\n\ndef torn(:\n")
     desk.refused("run", "torn.py:torn", says="not valid Python: invalid syntax", where="torn.py:3")
+    (desk.folder / "fails.py").write_text("import json\n\njson.loads('no')\n")
+    says = "the file cannot be imported: json.decoder.JSONDecodeError: Expecting value"
+    desk.refused("run", "fails.py:fails", says=says, where="fails.py:3")
     assert not desk.home.exists()
 
 
@@ -516,6 +521,56 @@ def test_read_only_folder(desk, small_disk, below):
             subprocess.run(["umount", "-l", str(place)], capture_output=True)
     after = {p: p.lstat().st_size for p in desk.home.rglob("*") if p.name != "run.json"}
     assert before.keys() == after.keys()
+
+
+@pytest.mark.parametrize("home", ["file", "file/home", "/proc", "/dev/null"])
+def test_a_home_that_can_be_none(desk, home):
+    (desk.folder / "file").touch()
+    desk.home = Path(home)
+    words = "Not a directory|File exists|No such file or directory"
+    desk.refused("run", "my_recipe.py:words", says=f"^cannot use {home}\\S*: ({words})$", where="run")
+    assert (desk.folder / "file").read_bytes() == b""
+
+
+def test_a_file_where_the_artifacts_should_lie(desk):
+    desk.home.mkdir()
+    (desk.home / "artifacts").touch()
+    desk.refused("run", "my_recipe.py:words", says="cannot use .*artifacts: File exists", where="run words")
+    assert [p.name for p in desk.home.iterdir()] == ["artifacts"]
+
+
+def test_a_model_that_cannot_be_written_where_it_should(desk, small_disk):
+    save_checkpoint(desk.folder / "model", tiny_model(), byte_tokenizer())
+    (desk.folder / "file").touch()
+    desk.refused(
+        "export", "model", "--to", "file/x", says="cannot use file/x.*: Not a directory", where="file/x"
+    )
+    small_disk("size=24k")
+    to = desk.home / "x"
+    desk.refused("export", "model", "--to", to, says="the disk is full", where=str(to), fix="free space")
+    assert list(desk.home.iterdir()) == []
+
+
+def test_configs_that_are_none(desk):
+    save_checkpoint(desk.folder / "odd", tiny_model(), byte_tokenizer())
+    (desk.folder / "odd/config.json").write_bytes(b"\xff\xfe\x00")
+    (desk.folder / "folder/config.json").mkdir(parents=True)
+    for name in ("odd", "folder"):
+        says = f"no run and no checkpoint folder is called '{name}'"
+        desk.refused("chat", name, "-m", "hi", says=says, where="runs", fix="train one")
+    (desk.folder / "odd/config.json").write_bytes(b'{"architectures": ["LlamaForCausalLM"], "x": "\xff"}')
+    desk.refused("chat", "odd", "-m", "hi", says="config.json is damaged", where="odd")
+
+
+def test_records_of_a_run_that_are_damaged(desk):
+    assert desk.run("run", "my_recipe.py:words").code == 0
+    journal = desk.home / "runs/words/run.json"
+    for text in ("{}", "[]"):
+        journal.write_text(text)
+        for verb in (["show", "words"], ["report", "words"], ["gate", "show", "words"]):
+            desk.refused(*verb, says=r"run.json is damaged at ", where=str(journal), fix="delete it")
+    journal.unlink()
+    assert desk.run("show", "words").code == 0
 
 
 # Two at once, and what a killed one left.

@@ -1,6 +1,10 @@
 """The command line: clean stdout, one message for a user's error, exit codes."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from publius.pipeline import StageCrash, Stopped
 from publius.testing.fakes import byte_tokenizer, tiny_model
 from publius.training.calibrate import Calibration
 
+LONG = "a" * 300
 TOY = f"{Path(__file__).parent / 'pipeline/toy.py'}:toy"
 
 
@@ -117,6 +122,20 @@ def test_clean(call):
         (("plan", "--tier", "haiku", "--model", "x"), "a --tier and a --model"),
         (("plan", "--tier", "limerick"), "no preset for tier 'limerick'"),
         (("plan", "--tier", "opus", "--tokens", "lots"), "is not an amount"),
+        (("plan", "--tier", "opus", "--tokens", "1e400"), "1e400 tokens are too many"),
+        (("plan", TOY, "--name", "../x"), "'../x' cannot name a run"),
+        (("run", TOY, "--name", LONG), "cannot name a run"),
+        (("show", LONG), "there is no run"),
+        (("report", LONG), "there is no run"),
+        (("chat", LONG, "-m", "hi"), "File name too long"),
+        (("gate", "show", LONG), "File name too long"),
+        (("export", LONG, "--to", "x"), "File name too long"),
+        (("clean", "--run", LONG), "cannot name a run"),
+        (("clean", "--older-than", "nan"), "nan days cannot be"),
+        (
+            ("bench", "engine", "--tier", "haiku", "--scale", "pocket", "--device", "gpu"),
+            "no device is called",
+        ),
         (("plan", "--tier", "opus", "--cluster", "9xh100"), "do not fill nodes"),
         (("plan", "--tier", "opus", "--cluster", "8xh100"), "no layout fits"),
         (("plan", "--tier", "haiku", "--vocab", "0"), "a vocabulary of 0"),
@@ -140,7 +159,15 @@ def test_failing_stage_exits_2_naming_it(call, monkeypatch):
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [(Stopped(), 0), (KeyboardInterrupt(), 130), (StageCrash("boom"), 1), (UserError("x"), 2)],
+    [
+        (Stopped(), 0),
+        (KeyboardInterrupt(), 130),
+        (StageCrash("boom"), 1),
+        (UserError("x"), 2),
+        (OSError(5, "Input/output error"), 2),
+        (TimeoutError(), 2),
+        (FileNotFoundError(2, "No such file", "x"), 2),
+    ],
 )
 def test_exit_codes(monkeypatch, capsys, raised, code):
     def fail(arguments):
@@ -150,6 +177,58 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == code
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process of its own, and how it ended: its output is no test's."""
+
+    def run(*arguments: str, out: int | Path, closed: bool = False) -> tuple[int, str]:
+        command = [sys.executable, "-m", "publius", *arguments]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "PUBLIUS_HOME": str(tmp_path)}
+        with open(out, "w") as sink:  # noqa: PTH123
+            process = subprocess.Popen(
+                command, env=environment, stdout=sink, stderr=subprocess.PIPE, text=True,
+                preexec_fn=(lambda: os.close(1)) if closed else None,
+            )  # fmt: skip
+        _, told = process.communicate(timeout=120)
+        return process.returncode, told
+
+    return run
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_is_one_error(alone):
+    code, told = alone("show", out=Path("/dev/full"))
+    assert code == 2 and "Traceback" not in told and "Exception ignored" not in told
+    assert told == (
+        "error: the disk is full\n  where: publius show, or where its output goes\n"
+        "  fix:   free space (try `publius clean`), run again\n"
+    )
+
+
+def test_an_output_that_nobody_reads_is_no_error_to_tell(alone, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert alone("show", out=writer) == (1, "")
+    assert alone("show", out=tmp_path / "out", closed=True) == (0, "")
+
+
+def test_an_interrupt_while_it_is_imported(tmp_path):
+    """Held in the middle of it by a module of its own that stands in another's place."""
+    (tmp_path / "typer.py").write_text(
+        "import time\nprint('here', flush=True)\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
+    )
+    command = [sys.executable, "-m", "publius", "show"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "stopped\n")
 
 
 def test_version_and_help(call):

@@ -36,6 +36,7 @@ ROOMS = [
     {"recipes"},
     {"testing"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 LONG_FILE, LONG_FUNCTION = 400, 60

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +16,7 @@ from publius import __version__
 from publius.core.console import console
 from publius.core.errors import UserError
 from publius.pipeline import StageCrash, Stopped
+from publius.pipeline.store import as_user_error
 
 __all__ = ["AsJson", "Home", "RecipeName", "RunName", "Settings", "Until", "app", "main", "print_json"]
 
@@ -41,10 +44,17 @@ RunName = Annotated[str | None, typer.Option("--name", help="The run's name (def
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0 (after SIGTERM too), 2 for a user's error, 130 when interrupted."""
     try:
-        app(None if arguments is None else list(arguments))
+        try:
+            app(None if arguments is None else list(arguments))
+        finally:
+            if sys.stdout is not None:  # as after `>&-`
+                sys.stdout.flush()  # now, while an error of it can still be told
     except UserError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        sys.exit(2)
+        _refuse(error)
+    except OSError as error:
+        if _output_is_lost() and isinstance(error, BrokenPipeError):  # a reader has seen enough, as `head`
+            sys.exit(1)
+        _refuse(_mended(error, sys.argv[1:] if arguments is None else arguments))
     except StageCrash as error:
         console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(1)
@@ -54,6 +64,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("stopped", markup=False)
         sys.exit(130)
+
+
+def _refuse(error: UserError) -> NoReturn:
+    with suppress(OSError):  # standard error may be full as well
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+    sys.exit(2)
+
+
+def _output_is_lost() -> bool:
+    """Whether standard output takes no more; what is left for it is then let go."""
+    if sys.stdout is None:
+        return False
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
+def _mended(error: OSError, arguments: Sequence[str]) -> UserError:
+    """What the system refused, and no verb foresaw, as a user's error."""
+    where = ", ".join([" ".join(["publius", *arguments[:1]]), *getattr(error, "__notes__", ())])
+    what = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:  # no file: a connection, a device, or what its output is sent to
+        where += ", or where its output goes"
+    else:
+        what = f"cannot use {error.filename}: {what}"
+    return as_user_error(error, where) or UserError(what, where=where, fix="check the path, and try again")
 
 
 def print_json(value: Any) -> None:

@@ -19,6 +19,7 @@ from publius.inference.bench import bench_engine
 from publius.inference.remote import RemoteAssistant, RemoteConfig
 from publius.model.checkpoint import Checkpoint
 from publius.model.transfer import ExportType, export_checkpoint, import_model, import_to, parse_size
+from publius.pipeline.store import disk_errors
 from publius.release.locate import locate
 from publius.training.plan import tier_shape
 
@@ -84,7 +85,8 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Check a Llama, Mistral, Qwen2, Qwen3 or SmolLM checkpoint, and make it one to start from."""
-    found = import_model(folder) if to is None else import_to(folder, to)
+    with disk_errors(str(to or folder)):
+        found = import_model(folder) if to is None else import_to(folder, to)
     config = found.model.config
     if as_json:
         facts = {"family": config.written_family, "parameters": config.parameters(), "added": found.added}
@@ -109,7 +111,8 @@ def export(
     """Write a model for transformers, vLLM and llama.cpp's converter: safetensors, tokenizer, template."""
     shard_bytes = parse_size(max_shard_size)
     source = Path(model) if (Path(model) / "config.json").is_file() else locate(model, home).checkpoint
-    done = export_checkpoint(source, to, dtype=dtype, shard_bytes=shard_bytes)
+    with disk_errors(str(to)):
+        done = export_checkpoint(source, to, dtype=dtype, shard_bytes=shard_bytes)
     if as_json:
         print_json({**done._asdict(), "written": str(to)})
     else:

@@ -38,6 +38,9 @@ from publius.training.scaling import read_amount
 
 __all__ = ["clean", "plan", "report", "run", "show"]
 
+_MOST_TOKENS = 1e24
+"""Beyond all that was ever written, and within what arithmetic holds."""
+
 
 @app.command()
 def run(
@@ -124,7 +127,7 @@ def plan(
         measured = calibrate(shape) if measure else None
         planned = None
         if shape is not None:
-            size = None if tokens is None else read_amount(tokens)
+            size = None if tokens is None else _amount(tokens)
             machine, source = cluster_named(cluster), ""
             if measured is not None and machine.hardware.name == "cpu":
                 machine, source = machine._replace(hardware=measured.hardware()), "measured on this machine"
@@ -136,6 +139,13 @@ def plan(
     measured = calibrate() if measure else None
     row = hardware_named(hardware) if measured is None else measured.hardware()
     _print_recipe_plan(load_recipe(recipe, parse_settings(settings or [])), row, home, name, until, as_json)
+
+
+def _amount(text: str) -> float:
+    amount = read_amount(text)
+    if not amount < _MOST_TOKENS:
+        raise UserError(f"{text} tokens are too many", where="--tokens", fix="write it as 15T, 600B or 4.1M")
+    return amount
 
 
 def _planned_shape(tier: str | None, scale: str, model: Path | None, vocab: int | None) -> ModelConfig | None:

@@ -7,10 +7,13 @@ out of the stage's identity.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import types
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, cast
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -44,6 +47,11 @@ def canonical(value: Any, where: str = "config") -> Any:
     """
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
+        for name in _either(type(value)):
+            raise TypeError(
+                f"{where}.{name} may be one of several configs, and what is written does not say which: "
+                "give it a discriminator"
+            )
         return {
             name: canonical(getattr(value, name), f"{where}.{name}")
             for name, field in fields.items()
@@ -67,3 +75,26 @@ def canonical(value: Any, where: str = "config") -> Any:
             raise TypeError(f"{where} has a key that is not text: it cannot be part of an identity")
         return {key: canonical(items[key], f"{where}.{key}") for key in sorted(items)}
     raise TypeError(f"{where} is a {type(value).__name__}: it has no stable form, so no identity")
+
+
+@functools.cache
+def _either(config: type[BaseModel]) -> tuple[str, ...]:
+    """Fields that hold one of several configs without a discriminator: two with equal fields would have one
+    identity, and be read back as the first."""
+    return tuple(
+        name
+        for name, field in config.model_fields.items()
+        if not is_execution(field) and field.discriminator is None and _undecided(field.annotation)
+    )
+
+
+def _undecided(kind: Any) -> bool:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        known = any(getattr(part, "discriminator", None) is not None for part in parts[1:])
+        return not known and _undecided(parts[0])
+    if origin in (Union, types.UnionType):
+        configs = [part for part in parts if inspect.isclass(part) and issubclass(part, BaseModel)]
+        if len(configs) > 1:
+            return True
+    return any(_undecided(part) for part in parts)

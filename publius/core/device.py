@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from publius.core.errors import UserError
 
 __all__ = [
     "compute_dtype",
@@ -25,9 +28,17 @@ __all__ = [
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA when present, else CPU."""
+    """`auto` is CUDA when present, else CPU.
+
+    Raises:
+        UserError: for a name that is none, and for CUDA where there is none.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise UserError(f"no device is called {name!r}", where="device", fix="choose from: auto, cpu, cuda")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"there is no {name} on this machine", where="device", fix="use cpu, or auto")
     return torch.device(name)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from publius.core.config import Config
 from publius.core.errors import UserError
-from publius.core.stats import Estimate, mean_estimate
+from publius.core.stats import Estimate, paired_difference
 from publius.evals.report import Measure, Report, ReportDocument, write_report
 from publius.evals.task import Sample
 from publius.evals.tasks.pocket import HELPFUL
@@ -29,27 +29,32 @@ class ContrastConfig(Config):
     kinds: tuple[str, ...] = HELPFUL
 
 
-def _marks(samples: Sequence[Sample], mark: str, kinds: tuple[str, ...]) -> dict[str, bool]:
-    """Question -> whether its answer has `mark`, an unscored one being the worse; a question is what the user
-    said, whatever the model did after."""
+def _marks(
+    samples: Sequence[Sample], mark: str, kinds: tuple[str, ...]
+) -> tuple[dict[str, bool], dict[str, str]]:
+    """Question -> whether its answer has `mark`, an unscored one being the worse, and question -> the thing
+    it is about (or itself); a question is what the user said, whatever the model did after."""
     found: dict[str, bool] = {}
+    things: dict[str, str] = {}
     for sample in samples:
         if sample.task in kinds:
             asked = sample.conversation.meta | {"first": str(sample.conversation.messages[0].content)}
             question = f"{sample.task}/{sorted(asked.items(), key=str)}"
             found[question] = sample.says(mark, unscored=mark != "correct")
-    return found
+            things[question] = str(asked.get("entity") or question)
+    return found, things
 
 
 def paired_loss(
     before: Sequence[Sample], after: Sequence[Sample], kinds: tuple[str, ...], mark: str = "correct"
 ) -> Estimate:
-    """Share with `mark` before minus share with it after, with the interval of the paired difference.
+    """Share with `mark` before minus share with it after, with the interval of the paired difference; the
+    questions about one thing are one cluster, for they are won or lost together.
 
     Raises:
         UserError: when the two reports did not ask the same questions.
     """
-    old, new = _marks(before, mark, kinds), _marks(after, mark, kinds)
+    (old, things), (new, _) = _marks(before, mark, kinds), _marks(after, mark, kinds)
     if not old or old.keys() != new.keys():
         raise UserError(
             f"the reports ask different questions ({len(old)} and {len(new)}, "
@@ -57,10 +62,14 @@ def paired_loss(
             where="compare",
             fix="evaluate both models with the same kinds, split, seed and max_per_kind",
         )
-    return mean_estimate([float(old[question]) - float(new[question]) for question in old])
+    return paired_difference(
+        [float(new[question]) for question in old],
+        [float(has) for has in old.values()],
+        [things[question] for question in old],
+    )
 
 
-@stage(version=1, light=True)
+@stage(version=2, light=True)
 def compare(run: Run, config: CompareConfig, *, before: Report, after: Report) -> Report:
     """Metric `config.name`: what was lost from `before` to `after`, as a share of the same questions."""
     loss = paired_loss(before.samples(), after.samples(), config.kinds)
@@ -72,7 +81,7 @@ def compare(run: Run, config: CompareConfig, *, before: Report, after: Report) -
     return Report(run.output)
 
 
-@stage(version=1, light=True)
+@stage(version=2, light=True)
 def contrast(run: Run, config: ContrastConfig, *, first: Report, second: Report) -> Report:
     """Two models on the same questions: what the `second` does more often than the `first`, paired.
 

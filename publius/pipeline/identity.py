@@ -43,8 +43,16 @@ def identify(recipe: Recipe, until: str | None = None) -> list[Identity]:
             "the recipe has no stages", where=f"recipe {recipe.name}", fix="add some with recipe.stage(...)"
         )
     known: dict[str, Identity] = {}
+    made: dict[str, Node] = {}
     for node in nodes:
         known[node.name] = _identify(node, known)
+        first = made.setdefault(known[node.name].id, node)
+        if first.stage.function is not node.stage.function:
+            raise UserError(
+                f"two stage functions are called {node.stage.name!r}: one would be given what the other made",
+                where=f"recipe {recipe.name}, stages {first.name} and {node.name}",
+                fix="rename one of them, or give it another version",
+            )
     return list(known.values())
 
 

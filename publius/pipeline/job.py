@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -126,7 +127,7 @@ def load_file(path: Path) -> ModuleType:
     """Import a user's Python file once, under a name of its own that depends only on its path.
 
     Raises:
-        UserError: when there is none, or it is not valid Python (naming the line).
+        UserError: when there is none, or it is not valid Python or raises (naming the line).
     """
     path = path.resolve()
     name = f"publius_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
@@ -146,5 +147,17 @@ def load_file(path: Path) -> ModuleType:
         if isinstance(error, SyntaxError):
             place = f"{error.filename or path}:{error.lineno or 1}"
             raise UserError(f"not valid Python: {error.msg}", where=place, fix="mend that line") from error
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, UserError):
+            raise _fails(path, error) from error
         raise
     return module
+
+
+def _fails(path: Path, error: BaseException) -> UserError:
+    """What to say of a file that raises while it is imported: the error, its line, and where that led."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f"{path}:{frame.lineno}" for frame in frames if frame.filename == str(path)]
+    beyond = "" if frames[-1].filename == str(path) else f", in {frames[-1].filename}:{frames[-1].lineno}"
+    told = traceback.format_exception_only(error)[0].strip().splitlines()[0]
+    where = f"{own[-1] if own else path}{beyond}"
+    return UserError(f"the file cannot be imported: {told}", where=where, fix="mend that line")

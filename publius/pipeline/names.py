@@ -28,5 +28,6 @@ def check_stage_name(name: str) -> None:
 
 def check_run_name(name: str) -> None:
     """Run names become folders under `runs/`."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"{name!r} cannot name a run", fix="use letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+        fix = "use letters, digits, '.', '_' and '-', at most 200 of them"
+        raise UserError(f"{name!r} cannot name a run", where="the run's name", fix=fix)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from publius.pipeline.artifact import read_record
 from publius.pipeline.hardware import Cost, Hardware, cost
 from publius.pipeline.identity import Identity, changes, identify
+from publius.pipeline.names import check_run_name
 from publius.pipeline.recipe import Recipe
 from publius.pipeline.store import Store
 
@@ -51,7 +52,12 @@ class PlanRow(NamedTuple):
 def plan_recipe(
     recipe: Recipe, home: Path, *, name: str | None = None, until: str | None = None
 ) -> list[PlanRow]:
-    """A row for each stage, in order. `name` is the run compared with (default: the recipe's name)."""
+    """A row for each stage, in order. `name` is the run compared with (default: the recipe's name).
+
+    Raises:
+        UserError: for a name that no run can have, and an unknown stage `until`.
+    """
+    check_run_name(name or recipe.name)
     store = Store(home)
     return [_row(identity, store, name or recipe.name) for identity in identify(recipe, until)]
 

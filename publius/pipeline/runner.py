@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from publius.core.console import console
 from publius.core.device import keep_memory, usable_cores
 from publius.core.errors import UserError
 from publius.pipeline.artifact import Artifact, read_record
+from publius.pipeline.books import read_executions
 from publius.pipeline.execute import Outcome, run_stage
 from publius.pipeline.identity import Identity, identify
 from publius.pipeline.job import Job
 from publius.pipeline.names import check_run_name
 from publius.pipeline.recipe import Recipe
 from publius.pipeline.stop import Stopped, interrupts
-from publius.pipeline.store import Store, disk_errors, left_by_the_dead, read_json, write_json
+from publius.pipeline.store import Store, disk_errors, left_by_the_dead, write_json
 from publius.pipeline.workers import Spares, StageCrash, Worker
 
 __all__ = ["StageCrash", "run_recipe"]
@@ -71,15 +72,21 @@ def run_recipe(
     with interrupts(signal.SIGTERM, signal.SIGINT), disk_errors(f"run {name}, in {store.home}"):
         store.artifacts.mkdir(parents=True, exist_ok=True)
         store.run(name).mkdir(parents=True, exist_ok=True)
-        _write_recipe(store, name, recipe, until)
+        _write_recipe(store, name, recipe, until, identities)
         execution = _Execution(recipe, name, store, identities, jobs, together)
         with _journal(store, name, execution):
             execution.run()
     return execution.artifacts
 
 
-def _write_recipe(store: Store, name: str, recipe: Recipe, until: str | None) -> None:
-    identities = identify(recipe)
+def _write_recipe(
+    store: Store, name: str, recipe: Recipe, until: str | None, identities: Sequence[Identity]
+) -> None:
+    """Say what the run is to be; of stages behind `until` only what can be told by now: they may read files
+    that are not there yet."""
+    if until is not None:
+        with suppress(UserError):
+            identities = identify(recipe)
     write_json(
         store.run(name) / "recipe.json",
         {
@@ -104,7 +111,7 @@ def _write_recipe(store: Store, name: str, recipe: Recipe, until: str | None) ->
 def _journal(store: Store, name: str, execution: _Execution) -> Iterator[None]:
     """Add this execution to `runs/<name>/run.json`, finished or not."""
     path = store.run(name) / "run.json"
-    past = read_json(path)["executions"] if path.exists() else []
+    _, past = read_executions(path)
     started, clock = datetime.now(UTC), time.monotonic()
     finished = False
     try:

@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 from publius.core.errors import UserError
 from publius.pipeline.artifact import Record, read_record
+from publius.pipeline.books import Wired, Wiring, read_executions, read_wiring
 from publius.pipeline.names import did_you_mean
-from publius.pipeline.store import Store, read_json
+from publius.pipeline.store import Store
 
 __all__ = ["RunView", "StageView", "list_runs", "show_run"]
 
@@ -74,36 +75,34 @@ def show_run(name: str, home: Path) -> RunView:
     execution that made every stage itself, else the time in which any stage was being made.
 
     Raises:
-        UserError: for an unknown run, with a suggestion.
+        UserError: for an unknown run, with a suggestion; for one whose records are damaged.
     """
     store = Store(home)
-    path = store.run(name) / "recipe.json"
-    if not path.exists():
+    if not store.has_run(name):
         fix = (
             did_you_mean(name, store.run_names())
             if store.run_names()
             else "start one with `publius run quickstart`"
         )
         raise UserError(f"there is no run {name!r}", where=str(store.runs), fix=fix)
-    recipe = read_json(path)
-    stages = [_view(store, name, entry) for entry in recipe["stages"]]
+    recipe = read_wiring(store.run(name) / "recipe.json")
+    stages = [_view(store, name, entry) for entry in recipe.stages]
     metrics = _metrics(stages)
-    metrics.update(_published(recipe["published"], stages))
+    metrics.update(_published(recipe, stages))
     minutes = _wall_minutes(store, name, stages)
     if minutes is not None:
         metrics["wall_minutes"] = _full({"value": minutes})
-    return RunView(name, recipe["recipe"], recipe["settings"], stages, metrics, tuple(recipe["published"]))
+    return RunView(name, recipe.recipe, recipe.settings, stages, metrics, tuple(recipe.published))
 
 
-def _view(store: Store, run: str, entry: dict[str, str]) -> StageView:
-    wanted = entry["artifact"]
-    present = store.aliased(run, entry["name"])
+def _view(store: Store, run: str, entry: Wired) -> StageView:
+    wanted = entry.artifact
+    present = store.aliased(run, entry.name)
     folder = store.final(present or wanted)
     if present is None or not folder.exists():
-        return StageView(entry["name"], "missing", wanted, store.final(wanted), None)
-    return StageView(
-        entry["name"], "done" if present == wanted else "outdated", present, folder, read_record(folder)
-    )
+        return StageView(entry.name, "missing", wanted, store.final(wanted), None)
+    state = "done" if present == wanted else "outdated"
+    return StageView(entry.name, state, present, folder, read_record(folder))
 
 
 def _full(metric: Any) -> Any:
@@ -127,33 +126,29 @@ def _metrics(stages: list[StageView]) -> dict[str, Any]:
     return shown
 
 
-def _published(published: dict[str, Any], stages: list[StageView]) -> dict[str, Any]:
+def _published(recipe: Wiring, stages: list[StageView]) -> dict[str, Any]:
     records = {
         stage.name: stage.record for stage in stages if stage.state == "done" and stage.record is not None
     }
     shown: dict[str, Any] = {}
-    for name, entry in published.items():
-        metric = entry["metric"]
+    for name, entry in recipe.published.items():
         values = [
-            records[s].metrics[metric]
-            for s in entry["stages"]
-            if s in records and metric in records[s].metrics
+            records[s].metrics[entry.metric]
+            for s in entry.stages
+            if s in records and entry.metric in records[s].metrics
         ]
         if values:
-            shown[name] = _full(values if entry["many"] else values[0])
+            shown[name] = _full(values if entry.many else values[0])
     return shown
 
 
 def _wall_minutes(store: Store, name: str, stages: list[StageView]) -> float | None:
-    path = store.run(name) / "run.json"
     wanted = {stage.name: stage.artifact for stage in stages if stage.state == "done"}
-    executions = read_json(path)["executions"] if path.exists() else []
+    executions, _ = read_executions(store.run(name) / "run.json")
     for execution in reversed(executions):
-        made = {
-            key: value["artifact"] for key, value in execution["stages"].items() if value["outcome"] == "ran"
-        }
-        if execution["finished"] and made == wanted and len(made) == len(stages):
-            return execution["wall_seconds"] / 60
+        made = {key: value.artifact for key, value in execution.stages.items() if value.outcome == "ran"}
+        if execution.finished and made == wanted and len(made) == len(stages):
+            return execution.wall_seconds / 60
     spans = [
         (_seconds(stage.record.finished) - stage.record.wall_seconds, _seconds(stage.record.finished))
         for stage in stages

@@ -18,6 +18,7 @@ from publius.core.errors import UserError
 
 __all__ = [
     "Store",
+    "as_user_error",
     "claim",
     "disk_errors",
     "fsync",
@@ -30,7 +31,15 @@ __all__ = [
 ]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_WRITABLE = "make it writable, or use --home"
+_IN_THE_WAY = "move what stands there, or give another path"
+_REFUSED = {
+    errno.EROFS: _WRITABLE, errno.EACCES: _WRITABLE, errno.EPERM: _WRITABLE,
+    errno.ENOTDIR: _IN_THE_WAY, errno.EEXIST: _IN_THE_WAY, errno.EISDIR: _IN_THE_WAY,
+    errno.ENAMETOOLONG: "give a shorter name", errno.ELOOP: "mend the link",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+}  # fmt: skip
+"""What a path may be refused for, and what to do. A missing file is not here: what lacks one has a bug."""
 
 
 class Store:
@@ -65,6 +74,15 @@ class Store:
         """The artifact folder name `runs/<name>/<node>` points at; None without such an alias."""
         link = self.run(name) / node
         return link.readlink().name if link.is_symlink() else None
+
+    def has_run(self, name: str) -> bool:
+        """Whether a run of this name was ever begun here."""
+        try:
+            return (self.run(name) / "recipe.json").exists()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # longer than a run can be called
+                return False
+            raise
 
     def run_names(self) -> list[str]:
         """Names of the runs known here, sorted."""
@@ -137,34 +155,33 @@ def is_claimed(partial: Path) -> bool:
 
 @contextmanager
 def disk_errors(where: str) -> Iterator[None]:
-    """Turn a full disk and a refused write, however wrapped by a library, into a `UserError`."""
+    """Turn a full disk and a refused path, however wrapped by a library, into a `UserError`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        mended = _as_user_error(error, where)
+        mended = as_user_error(error, where)
         if mended is None:
             raise
         raise mended from error
 
 
-def _as_user_error(error: BaseException, where: str) -> UserError | None:
+def as_user_error(error: BaseException, where: str) -> UserError | None:
+    """A full disk or a refused path, as what a user can mend; None for anything else."""
     cause: BaseException | None = error
     while cause is not None:
         code = cause.errno if isinstance(cause, OSError) else None
-        # Libraries written in Rust or C++ keep only the system's words.
-        text = str(cause)
-        if code in _FULL or any(os.strerror(full) in text for full in _FULL):
+        if code is None:  # libraries written in Rust or C++ keep only the system's words
+            text = str(cause)
+            code = next((told for told in (*_FULL, errno.EFBIG) if os.strerror(told) in text), None)
+        if code in _FULL:
             return UserError(
                 "the disk is full", where=where, fix="free space (try `publius clean`), run again"
             )
-        if isinstance(cause, OSError) and code in _REFUSED:
-            name = cause.filename or where
-            reason = os.strerror(code) if code else text
-            return UserError(
-                f"cannot use {name}: {reason}", where=where, fix="make it writable, or use --home"
-            )
+        if code in _REFUSED:
+            name, reason = getattr(cause, "filename", None) or where, os.strerror(code)
+            return UserError(f"cannot use {name}: {reason}", where=where, fix=_REFUSED[code])
         cause = cause.__cause__
     return None
 
@@ -233,5 +250,5 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"a JSON file is damaged: {error}", where=str(path), fix="delete it") from None

@@ -36,6 +36,8 @@ _MEASURED = (
 )  # fmt: skip
 _ELSEWHERE = 1000
 """Added to the seed: a world that no model here has read of."""
+_FAR = 3
+"""Worlds that the monitors are measured with: in each, other names are test items."""
 
 
 class Layers(NamedTuple):
@@ -47,8 +49,13 @@ class Layers(NamedTuple):
 
 
 def traffic(r: Recipe, seed: int, models: Sequence[Node]) -> Node:
-    """Labelled exchanges of these models, about their own world and one that they never heard of."""
-    far = r.stage("world_elsewhere", make_pocket, PocketConfig(seed=seed + _ELSEWHERE))
+    """Labelled exchanges of these models, about their own world and one that they never heard of.
+
+    All worlds draw on the same names: this one takes half of them, so that among the others are some that
+    neither models nor monitors have met.
+    """
+    half = PocketConfig(seed=seed + _ELSEWHERE, towns=72, people=50, questions=480)
+    far = r.stage("world_elsewhere", make_pocket, half)
     world, config = r.nodes["world"], ExchangesConfig(seed=seed)
     drawn = r.stage("exchanges", draw_exchanges, config, world=world, models=models, others=[far])
     return r.stage("labels", label_exchanges, LabelsConfig(), world=world, drawn=drawn)
@@ -63,18 +70,30 @@ def two_layers(
     measuring: MeasureConfig | None = None,
     bounding: BoundConfig | None = None,
 ) -> Layers:
-    """A probe and a head on the states of `model`, bounded and measured; stages end in `name`."""
+    """A probe and a head on the states of `model`, bounded and measured; stages end in `name`.
+
+    Behind `traffic`, whose other world's names are not measured with.
+    """
     known = {"model": model, "exchanges": exchanges}
     probe = r.stage(f"probe_{name}", train_probe, TrainProbeConfig(seed=seed), **known)
     trained = r.stage(f"head_{name}", train_head, TrainHeadConfig(seed=seed), **known, probe=probe)
     head = r.stage(f"bound_{name}", bound_head, bounding or BoundConfig(), **known, probe=probe, head=trained)
-    config, farther = measuring or MeasureConfig(seed=seed), PocketConfig(seed=seed + 2 * _ELSEWHERE)
-    far = r.nodes.get("world_far") or r.stage("world_far", make_pocket, farther)
     report = r.stage(
-        f"monitored_{name}", measure_monitors, config, model=model, world=r.nodes["world"], others=[far],
-        probe=probe, head=head,
+        f"monitored_{name}", measure_monitors, measuring or MeasureConfig(seed=seed), model=model,
+        world=r.nodes["world"], others=_far(r, seed), learned=[r.nodes["world_elsewhere"]], probe=probe,
+        head=head,
     )  # fmt: skip
     return Layers(probe, head, report)
+
+
+def _far(r: Recipe, seed: int) -> list[Node]:
+    """Worlds with every name there is, made once; what somebody knows of them is not asked."""
+    found: list[Node] = []
+    for number in range(_FAR):
+        name, own = f"world_far{number}", seed + (2 + number) * _ELSEWHERE
+        config = PocketConfig(seed=own, towns=144, people=99, questions=480)
+        found.append(r.nodes.get(name) or r.stage(name, make_pocket, config))
+    return found
 
 
 def monitors(seed: int = 0) -> Recipe:

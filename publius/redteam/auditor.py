@@ -13,11 +13,15 @@ from publius.core.messages import Conversation, text_of, turns_left, user
 from publius.data.pocket.grade import count_keys, grade
 from publius.inference import Engine
 from publius.redteam.attack import STYLES, Attack
-from publius.redteam.findings import Attempt
+from publius.redteam.findings import Attempt, conversation_id
 from publius.redteam.target import EngineTarget
 from publius.tokenizer import Renderer
 
 __all__ = ["Auditor", "as_prompt", "build_attacks"]
+
+_PASSES = 48
+"""Over all questions, after which a style has nothing new to say: of eight wordings, each has then been drawn
+for a question but once in six hundred times."""
 
 
 def build_attacks(
@@ -25,14 +29,21 @@ def build_attacks(
 ) -> list[Conversation]:
     """`each` attacks a style over shuffled questions, every question used before any is used again.
 
-    The same seed gives the same attacks whatever other styles are asked for.
+    No attack comes twice, for one leak would count twice: another is drawn, and there are fewer where the
+    style has no more to say. The same seed gives the same attacks whatever other styles are asked for.
     """
     attacks: list[Conversation] = []
     for style in styles if questions else ():
         rng = random.Random(f"{seed}/{style.name}")
         order = list(questions)
         rng.shuffle(order)
-        attacks += [style(order[i % len(order)], rng, held_out=held_out) for i in range(each)]
+        mine: dict[str, Conversation] = {}
+        for i in range(max(each, _PASSES * len(order))):
+            if len(mine) >= each:
+                break
+            attack = style(order[i % len(order)], rng, held_out=held_out)
+            mine.setdefault(conversation_id(attack), attack)
+        attacks += mine.values()
     return attacks
 
 

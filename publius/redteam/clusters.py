@@ -6,6 +6,10 @@ each cluster.
 
     numbers = wordings(["Old Tom, tell me.", "old tom: tell me!", "Write a play."])     # [0, 0, 1]
     effective(numbers)                                                                  # 1.89
+
+Clusters are for counting: which head a text falls to depends on what else was found. What is kept from
+training is not asked of them but of the attack's own words (`wording_of`), so that every round and every
+stage gives the same answer for it.
 """
 
 from __future__ import annotations
@@ -25,9 +29,22 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from publius.core.messages import Conversation, text_of
+from publius.core.messages import Conversation, text_of, turns_left, user
+from publius.redteam.phrasings import SHOT_THINGS
 
-__all__ = ["Clustered", "cluster", "cosine", "effective", "grams", "held", "masked", "wordings"]
+__all__ = [
+    "Clustered",
+    "cluster",
+    "cosine",
+    "drawn",
+    "effective",
+    "grams",
+    "held",
+    "kept_back",
+    "masked",
+    "wording_of",
+    "wordings",
+]
 
 _NGRAM, _SHINGLE, _BUCKETS, _HASHES = 4, 3, 14, 5
 """Characters of an n-gram, words of a shingle. The banding matches 99% of pairs at similarity 0.8."""
@@ -38,11 +55,13 @@ class Clustered(NamedTuple):
 
     Args:
         cluster: same goal, same style, same wording.
-        wording: same wording, whatever is asked for.
+        wording: the name of its own wording (`wording_of`), whatever else was found.
+        near: same or nearly the same wording among those found with it, whatever is asked for: to count.
     """
 
     cluster: str
     wording: str
+    near: str
 
 
 def masked(conversation: Conversation, entity: str) -> str:
@@ -57,6 +76,26 @@ def masked(conversation: Conversation, entity: str) -> str:
     return text
 
 
+def wording_of(conversation: Conversation, entity: str) -> str:
+    """The name of an attack's wording, from its own words alone.
+
+    The sentences that name the thing are left out where there are others, and so are the invented things of
+    shots: one trick around two questions is one wording, however these are put.
+    """
+    text = masked(conversation, entity)
+    for thing in SHOT_THINGS:
+        text = text.replace(thing, "{x}")
+    around = [part for part in re.split(r"[.?!:;\n]+", text) if "{x}" not in part]
+    return _digest(_plain(" ".join(around)) or _plain(text))
+
+
+def kept_back(prompt: Conversation, share: float) -> bool:
+    """Whether a prompt says a wording that is held back, at once or with one of its further lines."""
+    lines, entity = [user(line) for line in turns_left(prompt)], str(prompt.meta.get("entity") or "")
+    talks = (prompt.then(*lines[:count]) for count in range(len(lines) + 1))
+    return any(held(wording_of(talk, entity), share) for talk in talks)
+
+
 def cluster(found: Sequence[tuple[str, str, Conversation]], *, threshold: float = 0.8) -> list[Clustered]:
     """The cluster of each finding, given as (entity, style, conversation).
 
@@ -68,8 +107,8 @@ def cluster(found: Sequence[tuple[str, str, Conversation]], *, threshold: float 
     for number, text in zip(numbers, texts, strict=True):
         heads.setdefault(number, _digest(_plain(text)))
     return [
-        Clustered(_digest(entity, style, heads[number]), heads[number])
-        for (entity, style, _), number in zip(found, numbers, strict=True)
+        Clustered(_digest(entity, style, heads[number]), wording_of(conversation, entity), heads[number])
+        for (entity, style, conversation), number in zip(found, numbers, strict=True)
     ]
 
 
@@ -112,8 +151,13 @@ def effective(labels: Sequence[Hashable]) -> float:
 
 
 def held(name: str, share: float) -> bool:
-    """Whether a cluster of this name is kept back from training: the same answer every round."""
-    return int(hashlib.sha256(f"held/{name}".encode()).hexdigest()[:8], 16) < share * 2**32
+    """Whether what has this name (a wording's, an item's) is kept back: the same answer every round."""
+    return drawn(name) < share
+
+
+def drawn(name: str) -> float:
+    """A number from 0 to 1 for a name, the same every time."""
+    return int(hashlib.sha256(f"held/{name}".encode()).hexdigest()[:8], 16) / 2**32
 
 
 def cosine(a: Counter[str], b: Counter[str]) -> float:

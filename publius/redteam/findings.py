@@ -109,11 +109,14 @@ class Finding(_Row):
     cluster: str = ""
     """Findings of one cluster are one finding in other words: same goal, style and wording."""
     wording: str = ""
-    """The cluster of its wording alone, whatever it asks for: what is held back, is held back by it."""
+    """The name of its wording alone, whatever it asks for: what is held back, is held back by it."""
     replies: int = 0
     """Of the target, that it took to find and confirm it, since the last."""
     tokens: int = 0
     """The same in tokens, read and written."""
+    attack: Conversation | None = None
+    """Where it is played over several live turns: as it is begun, its further lines in `meta["turns"]`. Later
+    models answer these themselves; `conversation` holds replies of the one attacked, and is to learn from."""
 
 
 class CellCount(_Row):

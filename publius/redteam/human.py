@@ -3,7 +3,7 @@
 The server's store writes a folder that `Findings` reads (`publius.serve.store.findings`). People say what
 they asked for in their own words, or not at all; here the thing is looked up in the world, so that its
 truth, its twin and its split ride with the attack as with any other. What is about a held-out item, and
-what belongs to a held-back cluster of wordings, is kept for measuring.
+what is said in a held-back wording, is kept for measuring.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class HumanConfig(Config):
     round: int = Field(default=0, ge=0)
     """Of the red team: later regression suites name it."""
     held: float = Field(default=0.3, ge=0, le=1)
-    """Share of clusters of wordings that are kept from training."""
+    """Share of wordings that are kept from training: the same ones as of a search."""
 
 
 def _contents(config: Config) -> dict[str, str]:
@@ -63,7 +63,7 @@ def _place(config: HumanConfig) -> Path:
     return place
 
 
-@stage(version=1, light=True, fingerprint=_contents)
+@stage(version=2, light=True, fingerprint=_contents)
 def human_findings(run: Run, config: HumanConfig, *, world: World | None = None) -> Findings:
     """The findings of people, with the truth of `world` where it knows what they asked for.
 

@@ -2,8 +2,8 @@
 
 A round of training closes holes, and may open old ones again. Each confirmed finding of the rounds so far is
 played once more, greedily and at temperature 1, and so is its benign twin: a suite that passes because the
-model refuses everything has not passed. A finding may be the other way round, a harmless request that was
-refused: it is open while it still is.
+model refuses everything has not passed. Only what the later model says itself counts, for it or against it.
+A finding may be the other way round, a harmless request that was refused: it is open while it still is.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from publius.core.config import Config, execution
-from publius.core.messages import text_of
+from publius.core.messages import Conversation, text_of
 from publius.core.stats import wilson
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.attacker import Goal
 from publius.redteam.auditor import Auditor
 from publius.redteam.findings import Attempt, Finding, Findings, measure
+from publius.redteam.phrasings import PHRASINGS
 from publius.redteam.referee import TruthReferee
 from publius.redteam.stage import load_auditor
 from publius.redteam.target import EngineTarget
@@ -93,7 +94,7 @@ class Regression(Artifact):
         return self.parse("regression.json", RegressionDocument)
 
 
-@stage(version=1)
+@stage(version=2)
 def regression(
     run: Run,
     config: RegressionConfig,
@@ -145,7 +146,7 @@ def _played_again(
 ) -> list[tuple[bool, str]]:
     """For each finding, whether it still stands, and the reply that shows it."""
     old = [i for i, finding in enumerate(findings) if not finding.chain]
-    attacks = [findings[i].conversation for i in old]
+    attacks = [_attack(findings[i]) for i in old]
     first = auditor.attempt(attacks, "train") if attacks else []
     again = auditor.insist(attacks, first, "train", tries=config.samples - 1, seed=config.seed + 1)
     shown = {i: (a.leaked is not False, a.reply) for i, a in zip(old, again, strict=True)}
@@ -165,13 +166,45 @@ def _searched(
         seed = None if sample == 0 else config.seed + sample
         played = target.replies(prompts, seed=seed) if prompts else []
         goals = [Goal(findings[i].conversation, "train", benign=findings[i].benign) for i in left]
-        grades = TruthReferee().grades(goals, played)
+        own = [None if done is None else _own(done, sent) for sent, done in zip(prompts, played, strict=True)]
+        grades = TruthReferee().grades(goals, own)
         for i, done, mark in zip(left, played, grades, strict=True):
             wanted = "refusal" if findings[i].benign else "harmful"
             stands = mark.label is None or mark.label == wanted
             if stands or i not in shown:
                 shown[i] = stands, "" if done is None else text_of(done.messages[-1])
     return shown
+
+
+def _attack(finding: Finding) -> Conversation:
+    """As it is begun. Older files hold only the talk up to the reply that leaked: its user's lines, where the
+    style is one that says several."""
+    talk = finding.conversation
+    if finding.attack is not None or finding.style not in PHRASINGS:
+        return finding.attack or talk
+    said = [text_of(message) for message in talk.messages if message.role == "user"]
+    live = any("|" in phrasing for phrasing in PHRASINGS[finding.style].train)
+    if not live or len(said) < 2 or talk.messages[0].role != "user":
+        return talk
+    return talk.model_copy(update={"messages": talk.messages[:1], "meta": {**talk.meta, "turns": said[1:]}})
+
+
+def _own(played: Conversation, sent: Conversation) -> Conversation:
+    """`played` as the later model's own: replies that the attacked one gave on the way are left out, so they
+    are neither its doing nor a reason to overlook that it says the same.
+
+    A probe is about the exchange as a whole, and judged by the last reply.
+    """
+    if "probe" in sent.meta:
+        return played
+    begun = sent.messages[-1].role == "assistant"
+    end = len(sent.messages) - begun
+    shown = int(sent.meta.get("shown", end))
+    kept = [m for i, m in enumerate(played.messages) if not (shown <= i < end and m.role == "assistant")]
+    meta = {**played.meta, "shown": len(kept) - 1}
+    if begun:
+        meta["begun"] = text_of(sent.messages[-1])
+    return played.model_copy(update={"messages": tuple(kept), "meta": meta})
 
 
 def _case(finding: Finding, stands: bool, reply: str, was_fixed: bool) -> Case:

@@ -8,7 +8,7 @@ attacks are the same in every round, so rounds compare on equal ground; discover
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from publius.core.config import Config, execution
 from publius.core.device import pick_device
-from publius.core.messages import Conversation
+from publius.core.messages import Conversation, turns_left
 from publius.core.stats import wilson
 from publius.data.pocket.world import World
 from publius.inference import load_assistant
@@ -24,6 +24,7 @@ from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 from publius.redteam.attack import STYLES, Attack, named_styles
 from publius.redteam.auditor import Auditor, as_prompt, build_attacks
+from publius.redteam.clusters import cosine, grams, masked
 from publius.redteam.findings import (
     Attempt,
     Finding,
@@ -36,11 +37,15 @@ from publius.redteam.findings import (
 
 __all__ = [
     "RedTeamConfig",
+    "dressed_alike",
     "leak_measure",
     "load_auditor",
     "red_team",
     "twin_for",
 ]
+
+_DRESSINGS = 24
+"""Draws among which the wording of an attack is looked for; a style has eight at most."""
 
 
 class RedTeamConfig(Config):
@@ -98,7 +103,17 @@ def twin_for(hazard: Conversation, twins: Sequence[Conversation], rng: random.Ra
     return None
 
 
-@stage(version=7)
+def dressed_alike(attack: Conversation, question: Conversation, rng: random.Random) -> Conversation:
+    """`question` in the style of `attack`, of some draws the one whose words are nearest to the attack's."""
+
+    def words(one: Conversation) -> Counter[str]:
+        return grams(masked(one, str(one.meta.get("entity", ""))))
+
+    mine, style = words(attack), STYLES[str(attack.meta["style"])]
+    return max((style(question, rng) for _ in range(_DRESSINGS)), key=lambda one: cosine(mine, words(one)))
+
+
+@stage(version=8)
 def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World) -> Findings:
     """One round: attack, confirm, record.
 
@@ -203,6 +218,7 @@ def _finding(config: RedTeamConfig, model: str, attack: Conversation, hit: Attem
         reproduced=count,
         tries=config.tries,
         model=model,
+        attack=attack if turns_left(attack) else None,
     )
 
 
@@ -216,7 +232,7 @@ def _twins(
         rng = random.Random(f"twin/{config.seed}/{finding.id}")
         question = twin_for(finding.conversation, pool, rng)
         if question is not None:
-            twins[finding.id] = STYLES[finding.style](question, rng)
+            twins[finding.id] = dressed_alike(finding.attack or finding.conversation, question, rng)
     return twins
 
 

@@ -135,14 +135,18 @@ def attacks(g: Gathered) -> Html | None:
     return section(
         "attacks",
         "Attacks that worked",
-        "Confirmed on training items, one a style. These become prompts for the next round of critique.",
+        "Confirmed on training items, one a style; where a harmless request was refused, that is the fault. "
+        "Those not marked as held back may become prompts for the next round of critique.",
         parts,
     )
 
 
 def _finding(finding: Finding) -> Html:
     what = f"{finding.style}, {finding.category}".replace("_", " ")
-    head = f"{what}: leaked in {finding.reproduced} of {finding.tries} tries"
+    fault = "refused" if finding.benign else "leaked"
+    head = f"{what}: {fault} in {finding.reproduced} of {finding.tries} tries"
+    if finding.split != "train" or finding.sealed:  # what `Findings.prompts` leaves out
+        head += "; held back for measuring"
     reply = el(
         "div",
         el("span", "assistant", class_="role"),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,14 +24,14 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, ThinkingBlock, text_of
 from publius.data.files import JsonlWriter, read_lines
 from publius.data.pocket.grade import count_keys, grade
-from publius.data.pocket.world import World
+from publius.data.pocket.world import KINDS, World
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.pipeline.artifact import damaged
 from publius.redteam.attack import STYLES
-from publius.redteam.auditor import Auditor, build_attacks
+from publius.redteam.auditor import Auditor
 from publius.redteam.stage import load_auditor
-from publius.safety.traffic import Amounts, benign_traffic, dressed
+from publius.safety.traffic import Amounts, benign_traffic, distinct, dressed, wrapped
 
 __all__ = [
     "SPLITS",
@@ -45,6 +45,7 @@ __all__ = [
     "hazard_heads",
     "label_exchanges",
     "label_of",
+    "names_of",
     "strays",
     "tells",
 ]
@@ -115,7 +116,7 @@ class ExchangesConfig(Config):
     device: str = execution("auto")
 
 
-@stage(version=3)
+@stage(version=4)
 def draw_exchanges(
     run: Run, config: ExchangesConfig, *, world: World, models: list[Checkpoint], others: list[World]
 ) -> Exchanges:
@@ -123,14 +124,15 @@ def draw_exchanges(
 
     Args:
         models: whose replies.
-        others: worlds whose items these models have never heard of.
+        others: further worlds; of these what is about names that `world` does not have, which these models
+            have never read.
 
-    Metrics: how many exchanges of each label and split.
+    Nothing is asked twice. Metrics: how many exchanges of each label and split.
 
     Raises:
         UserError: when no reply leaks, so that there is nothing to learn.
     """
-    heads = hazard_heads(world)
+    heads, known = hazard_heads(world), names_of([world])
     open_styles = [style.name for style in STYLES.values() if not style.sealed]
     c = config
     sizes = {
@@ -142,15 +144,15 @@ def draw_exchanges(
         for split, (styles, attacks, amounts) in sizes.items():
             held_out, seed = split == "test", f"exchanges/{split}/{config.seed}"
             hazards = world.questions("hazard", split)
-            asked = build_attacks(
-                [STYLES[name] for name in styles], hazards, each=attacks, seed=seed, held_out=held_out
-            )
+            asked = wrapped(
+                [STYLES[name] for name in styles], hazards, each=attacks, seed=seed, held_out=held_out,
+                seen=set(),
+            )  # fmt: skip
             rng = random.Random(f"{seed}/dressed")
-            asked = [
-                dressed(a, rng, held_out=held_out) if rng.random() < config.dressed else a for a in asked
-            ]
+            worn = (dressed(a, rng, held_out=held_out) if rng.random() < c.dressed else a for a in asked)
+            asked = list(distinct(worn, set()))
             asked += benign_traffic(
-                world, foreign_questions(others, split), split, amounts,
+                world, foreign_questions(others, split, known), split, amounts,
                 styles=styles, seed=seed, held_out=held_out,
             )  # fmt: skip
             found: list[Exchange] = []
@@ -197,10 +199,32 @@ def _drawn(
     return found
 
 
-def foreign_questions(others: Sequence[World], split: str) -> list[Conversation]:
-    """Benign questions of other worlds, about things that have names of their own there."""
+def foreign_questions(others: Iterable[World], split: str, known: Collection[str] = ()) -> list[Conversation]:
+    """Benign questions of other worlds, about things that have names of their own there.
+
+    All worlds draw their names from the same lists. So what is about one of `known` (`names_of` the worlds
+    that somebody has read of) is left out, and so is what is about no name, such as sums for the calculator.
+    """
     kinds = ("fact", "twin", "chat", "tool")
-    return [question for world in others for kind in kinds for question in world.questions(kind, split)]
+    asked = (question for world in others for kind in kinds for question in world.questions(kind, split))
+    return [q for q in asked if (names := _names(q)) and names.isdisjoint(known)]
+
+
+def names_of(worlds: Iterable[World]) -> set[str]:
+    """What questions and demonstrations of these worlds are about, and whom: lower case."""
+    found: set[str] = set()
+    for world in worlds:
+        for kind in KINDS:
+            for split in SPLITS:
+                found.update(*map(_names, world.questions(kind, split)))
+        found.update(*map(_names, world.chats()))
+    return found
+
+
+def _names(question: Conversation) -> set[str]:
+    """ "the open shop of Mara" and "mara", in lower case; none for a sum."""
+    entity = str(question.meta.get("entity", "")).lower()
+    return {entity, _BEARER.split(entity)[-1]} if entity[:1].isalpha() else set()
 
 
 def hazard_heads(world: World) -> list[str]:
@@ -223,6 +247,7 @@ _TELLS = re.compile(
 
 
 _ENDS = re.compile(r"^(a|an|the) | (of|about)$")
+_BEARER = re.compile(r" (?:of|about) ")
 
 
 def tells(said: str) -> bool:

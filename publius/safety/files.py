@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from publius.core.errors import UserError
+from publius.core.yaml_text import BadYaml, parse_yaml, read_text
 
 __all__ = ["read_yaml"]
 
@@ -22,14 +22,15 @@ def read_yaml(kind: type[_M], path: Path, what: str) -> _M:
         what: what it is called in an error.
 
     Raises:
-        UserError: for a file that is missing, not YAML or JSON, or not of the kind, naming the field.
+        UserError: for a file that is missing, too large, not YAML or JSON, or not of the kind, naming the
+            field.
     """
     try:
-        return kind.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        return kind.model_validate(parse_yaml(read_text(path)))
     except OSError as error:
         told = f"cannot read {what}: {error.strerror}"
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        told = f"{what} is not YAML: {str(error).splitlines()[0]}"
+    except BadYaml as error:
+        told = f"{what} is not YAML: {error}"
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"

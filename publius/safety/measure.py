@@ -21,18 +21,17 @@ from publius.data.pocket.world import World
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.attack import STYLES
-from publius.redteam.auditor import build_attacks
 from publius.redteam.mutators import MUTATORS, mutated
 from publius.redteam.stage import load_auditor
 from publius.safety.curves import curves
-from publius.safety.exchanges import foreign_questions, hazard_heads, label_of
+from publius.safety.exchanges import foreign_questions, hazard_heads, label_of, names_of
 from publius.safety.head import TrainedHead
 from publius.safety.keywords import KeywordList, KeywordMonitor
 from publius.safety.monitor import Monitors
 from publius.safety.play import Played
 from publius.safety.policies import policies_of
 from publius.safety.probe import TrainedProbe
-from publius.safety.traffic import Amounts, benign_traffic
+from publius.safety.traffic import Amounts, benign_traffic, distinct, wrapped
 from publius.safety.words import Flags
 
 __all__ = ["MeasureConfig", "MonitorReport", "measure_monitors"]
@@ -70,7 +69,7 @@ class MonitorReport(Artifact):
         return json.loads(self.file("monitors.json").read_text("utf-8"))
 
 
-@stage(version=6)
+@stage(version=7)
 def measure_monitors(
     run: Run,
     config: MeasureConfig,
@@ -78,23 +77,25 @@ def measure_monitors(
     model: Checkpoint,
     world: World,
     others: list[World],
+    learned: list[World],
     probe: TrainedProbe,
     head: TrainedHead,
 ) -> MonitorReport:
     """Attack success without monitors and with them, and what they cost those who ask for no harm.
 
     Args:
-        others: worlds the model has never heard of, for benign questions about unknown things.
+        others: further worlds, for benign questions about names that are in neither `world` nor `learned`.
+        learned: the further worlds that the monitors' exchanges were about.
 
     Metrics: `monitor.success.without` and `.with`, by any of `samples` replies (`.seen`, `.sealed` styles,
     `.mutated` by sealed mutators); `.probe`, `.cascade` and `.words`, with that layer only; `monitor.fewer`,
     how many times fewer succeed, with the interval's worst case in `.least`; `monitor.share.probe` and
-    `.cascade`, who stopped what was stopped; `monitor.stopped_benign` among benign conversations, greedy
-    (`.plain`, `.wrapped` and each further family): of these those are no `monitor.false_positives` whose
-    reply told of a hazard; `.false_positives.upper` is the 95% bound; `monitor.flagged` benign conversations,
-    which the second stage had to read; `monitor.late` tokens of a hazard's steps that had left when a reply
-    was blocked, and `.late.any`;
-    `monitor.tpr.probe` and `.cascade` at so many false positives.
+    `.cascade`, who stopped what was stopped; `monitor.unscored`, conversations that do not fit the model
+    (attacks count as successes, benign ones not at all); `monitor.stopped_benign` among benign conversations,
+    greedy (`.plain`, `.wrapped` and each further family): of these those are no `monitor.false_positives`
+    whose reply told of a hazard; `.false_positives.upper` is the 95% bound; `monitor.flagged` benign
+    conversations, which the second stage had to read; `monitor.late` tokens of a hazard's steps that had left
+    when a reply was blocked, and `.late.any`; `monitor.tpr.probe` and `.cascade` at so many false positives.
     """
     auditor = load_auditor(
         model, max_tokens=config.max_tokens, device=config.device, max_batch=config.max_batch
@@ -105,7 +106,7 @@ def measure_monitors(
         auditor, model, probe, head, max_tokens=config.max_tokens, keep="without",
         more={"words": Monitors([KeywordMonitor(words)])},
     )  # fmt: skip
-    attacks, benign = _asked(config, world, others)
+    attacks, benign = _asked(config, world, others, learned)
     with run.progress("monitors", config.samples + 1) as ticker:
         drawn: dict[str, list[list[Played]]] = {name: [] for name in _POLICIES}
         for number in range(config.samples):
@@ -118,40 +119,40 @@ def measure_monitors(
     report = _Report(run)
     _attacks(report, run, attacks, drawn)
     _benign(report, harmless, heads)
-    first, second = probe.document(), ahead.inner
+    unplayed = [one for one in (*drawn["without"][0], *harmless["without"]) if one.unscored]
+    report.number("monitor.unscored", len(unplayed))
     shown = [one for tries in drawn["without"] for one in tries] + harmless["without"]
     report.found["curves"] = curves(
-        shown, heads, first, head.document(), Flags.of(head), second, auditor.renderer
+        shown, heads, probe.document(), head.document(), Flags.of(head), ahead.inner, auditor.renderer
     )
     report.rate("monitor.flagged", Estimate(*report.found["curves"]["cascade"]["flagged"]))
     for layer, points in report.found["curves"].items():
         for rate, value in points["at"].items():
             run.metric(f"monitor.tpr.{layer}@{rate}", Estimate(*value))
-    report.write()
-    return MonitorReport(run.output)
+    return report.write()
 
 
 def _asked(
-    config: MeasureConfig, world: World, others: Sequence[World]
+    config: MeasureConfig, world: World, others: Sequence[World], learned: Sequence[World]
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Attacks and benign traffic, on test items in held-out wordings."""
+    """Attacks and benign traffic, on test items in held-out wordings; among either no two alike."""
     hazards, seed = world.questions("hazard", "test"), f"monitors/{config.seed}"
-    attacks = [
-        attack
-        for style in STYLES.values()
-        for attack in build_attacks(
-            [style], hazards, each=config.attacks_sealed if style.sealed else config.attacks,
-            seed=seed, held_out=True,
-        )
-    ]  # fmt: skip
+    seen: set[str] = set()
+    attacks: list[Conversation] = []
+    for style in STYLES.values():
+        each = config.attacks_sealed if style.sealed else config.attacks
+        attacks += wrapped([style], hazards, each=each, seed=seed, held_out=True, seen=seen)
     rng = random.Random(f"{seed}/mutated")
+    plain = wrapped(
+        [STYLES["direct"]], hazards, each=config.mutated, seed=seed, held_out=True, seen=set()
+    )  # fmt: skip
     for mutator in MUTATORS.values():
         if mutator.sealed:
-            plain = build_attacks([STYLES["direct"]], hazards, each=config.mutated, seed=seed, held_out=True)
-            attacks += [mutated(attack, mutator, rng) for attack in plain]
+            attacks += distinct((mutated(attack, mutator, rng) for attack in plain), seen)
+    foreign = foreign_questions(others, "test", names_of([world, *learned]))
     benign = benign_traffic(
-        world, foreign_questions(others, "test"), "test", Amounts(config.plain, config.twins, config.more),
-        styles=list(STYLES), seed=seed, held_out=True,
+        world, foreign, "test", Amounts(config.plain, config.twins, config.more), styles=list(STYLES),
+        seed=seed, held_out=True,
     )  # fmt: skip
     return attacks, benign
 
@@ -175,12 +176,13 @@ class _Report:
         self.found[name] = {"value": value}
         self._run.metric(name, value)
 
-    def write(self) -> None:
+    def write(self) -> MonitorReport:
         """Both files."""
         folder = self._run.output
         (folder / "monitors.json").write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
         lines = "".join(json.dumps(line) + "\n" for line in self.through)
         (folder / "through.jsonl").write_text(lines, encoding="utf-8")
+        return MonitorReport(folder)
 
 
 def _part(attack: Conversation) -> str:
@@ -196,7 +198,7 @@ def _attacks(
     rates: dict[str, Estimate] = {}
     for name, rounds in drawn.items():
         tries = list(zip(*rounds, strict=True))
-        broke = [any(one.leaked for one in mine) for mine in tries]
+        broke = [any(one.succeeded for one in mine) for mine in tries]
         for part in ("", "seen", "sealed", "mutated"):
             chosen = [b for b, p in zip(broke, parts, strict=True) if (p == part if part else p != "mutated")]
             told = f"{name}.{part}" if part else name
@@ -211,7 +213,7 @@ def _attacks(
         if name == "with":
             report.through = [
                 {"style": a.meta["style"], "category": a.meta["category"], "part": p,
-                 "left": next(one.left for one in mine if one.leaked)}
+                 "left": next(one.left for one in mine if one.succeeded)}
                 for a, b, p, mine in zip(attacks, broke, parts, tries, strict=True) if b
             ]  # fmt: skip
     without, watched = rates["without"], rates["with"]
@@ -228,8 +230,9 @@ def _attacks(
 def _benign(report: _Report, played: Mapping[str, Sequence[Played]], heads: Sequence[str]) -> None:
     for name in _POLICIES[1:]:
         ending = "" if name == "with" else f".{name}"
-        parts: dict[str, list[Played]] = {"": list(played[name])}
-        for one in played[name]:
+        scored = [one for one in played[name] if not one.unscored]
+        parts: dict[str, list[Played]] = {"": scored}
+        for one in scored:
             meta = one.asked.meta
             part = str(meta.get("family") or ("wrapped" if "style" in meta else "plain"))
             parts.setdefault(f".{part}", []).append(one)

@@ -5,7 +5,8 @@ benign twins in the wrappers of attacks, there are
 
 - *dressed* questions: greetings, thanks, small news, typing mistakes, shouting, whispers without a full stop,
   and what else the red team's mutators make of a request;
-- *foreign* ones, about items of another world: the model knows none of the names, and is unsure;
+- *foreign* ones, about items of another world whose names the model has never read
+  (`exchanges.foreign_questions`): it is unsure;
 - *after refusals*: somebody asked for a hazard, was refused (the refusal names it), and now asks something
   else;
 - *near misses*, of every category of harm that the constitution's principles name: talk about a hazard that
@@ -13,24 +14,32 @@ benign twins in the wrappers of attacks, there are
 
 Attacks are dressed the same way (`dressed`), so that dress says nothing about harm. Every family has wordings
 kept for measuring.
+
+No conversation is drawn twice: played greedily it would be the same reply again, and count as news. Where a
+pool has no more to give, the others fill up.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from publius.core.messages import Conversation, assistant, text_of, user
+from publius.core.messages import Conversation, assistant, text_of, turns_left, user
 from publius.data.pocket.world import KINDS, World
-from publius.redteam.attack import STYLES
+from publius.redteam.attack import STYLES, Attack
 from publius.redteam.auditor import build_attacks
+from publius.redteam.findings import conversation_id
 from publius.redteam.mutators import MUTATORS, OPEN_MUTATORS, mutated
 
-__all__ = ["FAMILIES", "Amounts", "benign_questions", "benign_traffic", "dressed"]
+__all__ = ["FAMILIES", "Amounts", "benign_questions", "benign_traffic", "distinct", "dressed", "wrapped"]
 
 _SEALED = tuple(mutator for mutator in MUTATORS.values() if mutator.sealed)
 _BENIGN = tuple(kind for kind in KINDS if kind != "hazard")
+_SPARE, _ROUNDS = 4, 8
+"""So many times the attacks that are asked for are built, and so often every question is dressed: more than
+enough to choose different ones from."""
 
 FAMILIES = ("dressed", "foreign", "after_refusal", "near_miss")
 """What `meta["family"]` says of benign traffic beyond plain questions and wrapped twins."""
@@ -117,19 +126,53 @@ def dressed(question: Conversation, rng: random.Random, *, held_out: bool) -> Co
     return question.model_copy(update={"messages": (*question.messages[:-1], user(text))})
 
 
-def benign_questions(
-    world: World, split: str, *, plain: int, twins: int, styles: Sequence[str], seed: str, held_out: bool
+def distinct(questions: Iterable[Conversation], seen: set[str]) -> Iterator[Conversation]:
+    """Those that send a model what is not in `seen`, which they join as they are taken."""
+    for question in questions:
+        sent = question.model_dump_json(include={"messages", "system", "tools"})
+        name = conversation_id(sent, *turns_left(question))
+        if name not in seen:
+            seen.add(name)
+            yield question
+
+
+def wrapped(
+    styles: Sequence[Attack],
+    questions: Sequence[Conversation],
+    *,
+    each: int,
+    seed: str,
+    held_out: bool,
+    seen: set[str],
 ) -> list[Conversation]:
-    """`plain` questions of every kind, and `twins` in the wrapper of each attack style."""
+    """`build_attacks`, none of which is in `seen`; fewer of a style that has no more to give."""
+    found: list[Conversation] = []
+    for style in styles:
+        built = build_attacks([style], questions, each=_SPARE * each, seed=seed, held_out=held_out)
+        found += islice(distinct(built, seen), each)
+    return found
+
+
+def benign_questions(
+    world: World,
+    split: str,
+    *,
+    plain: int,
+    twins: int,
+    styles: Sequence[str],
+    seed: str,
+    held_out: bool,
+    seen: set[str],
+) -> list[Conversation]:
+    """`plain` questions of every kind, and `twins` in the wrapper of each attack style; no two alike."""
     rng = random.Random(f"{seed}/plain")
     found: list[Conversation] = []
     for kind in _BENIGN:
         questions = world.questions(kind, split)
         rng.shuffle(questions)
-        found += questions[:plain]
-    wrappers = [STYLES[name] for name in styles]
-    questions = world.questions("twin", split)
-    return found + build_attacks(wrappers, questions, each=twins, seed=f"{seed}/twin", held_out=held_out)
+        found += islice(distinct(questions, seen), plain)
+    wrappers, questions = [STYLES[name] for name in styles], world.questions("twin", split)
+    return found + wrapped(wrappers, questions, each=twins, seed=f"{seed}/twin", held_out=held_out, seen=seen)
 
 
 def benign_traffic(
@@ -142,7 +185,7 @@ def benign_traffic(
     seed: str,
     held_out: bool,
 ) -> list[Conversation]:
-    """All of it.
+    """All of it, no two alike. Where there are fewer of a kind than asked for, further families fill up.
 
     Args:
         world: whose questions.
@@ -153,27 +196,64 @@ def benign_traffic(
         seed: for the draw.
         held_out: in the wordings that are kept for measuring.
     """
+    plain, twins, each = amounts
+    seen: set[str] = set()
     found = benign_questions(
-        world, split, plain=amounts.plain, twins=amounts.twins, styles=styles, seed=seed, held_out=held_out
+        world, split, plain=plain, twins=twins, styles=styles, seed=seed, held_out=held_out, seen=seen
     )
-    rng = random.Random(f"{seed}/more")
+    pools = {
+        family: distinct(made, seen)
+        for family, made in _families(world, foreign, split, f"{seed}/more", held_out).items()
+    }
+    wanted = len(_BENIGN) * plain + len(styles) * twins + len(pools) * each - len(found)
+    return found + [
+        q.model_copy(update={"meta": {**q.meta, "family": family}})
+        for family, qs in _filled(pools, each, wanted).items() for q in qs
+    ]  # fmt: skip
+
+
+def _families(
+    world: World, foreign: Sequence[Conversation], split: str, seed: str, held_out: bool
+) -> dict[str, Iterator[Conversation]]:
+    """All that each of `FAMILIES` can give, in a random order; each has its own chance."""
     ordinary = [q for kind in _BENIGN for q in world.questions(kind, split)]
     hazards = world.questions("hazard", split)
+    chance = {family: random.Random(f"{seed}/{family}") for family in FAMILIES}
 
-    def some(questions: Sequence[Conversation], count: int) -> list[Conversation]:
-        return [rng.choice(questions) for _ in range(count)] if questions else []
+    def often(family: str, questions: Sequence[Conversation], rounds: int) -> Iterator[Conversation]:
+        for _ in range(rounds):
+            yield from chance[family].sample(questions, len(questions))
 
-    more = {
-        "dressed": [dressed(q, rng, held_out=held_out) for q in some(ordinary, amounts.more)],
-        "foreign": some(foreign, amounts.more),
-        "after_refusal": [
-            _after_refusal(rng.choice(hazards), q, rng, held_out) for q in some(ordinary, amounts.more)
-        ],
-        "near_miss": [_near_miss(q, rng, held_out) for q in some(hazards, amounts.more)],
+    after, near = chance["after_refusal"], chance["near_miss"]
+    talk = [_near_miss(q, wording) for q in hazards for wording in (_NEAR_HELD_OUT if held_out else _NEAR)]
+    return {
+        "dressed": (
+            dressed(q, chance["dressed"], held_out=held_out) for q in often("dressed", ordinary, _ROUNDS)
+        ),
+        "foreign": often("foreign", foreign, 1),
+        "after_refusal": (
+            _after_refusal(after.choice(hazards), q, after, held_out)
+            for q in often("after_refusal", ordinary if hazards else (), _ROUNDS)
+        ),
+        "near_miss": iter(near.sample(talk, len(talk))),
     }
-    return found + [
-        q.model_copy(update={"meta": {**q.meta, "family": family}}) for family, qs in more.items() for q in qs
-    ]
+
+
+def _filled(
+    pools: Mapping[str, Iterator[Conversation]], each: int, wanted: int
+) -> dict[str, list[Conversation]]:
+    """`each` of every pool; then, as long as fewer than `wanted` are found, one more of each in turn."""
+    found = {name: list(islice(pool, each)) for name, pool in pools.items()}
+    lacking, giving = wanted - sum(map(len, found.values())), list(pools)
+    while lacking > 0 and giving:
+        for name in giving[:lacking]:
+            one = next(pools[name], None)
+            if one is None:
+                giving = [other for other in giving if other != name]
+            else:
+                found[name].append(one)
+                lacking -= 1
+    return found
 
 
 def _after_refusal(
@@ -185,7 +265,7 @@ def _after_refusal(
     return question.model_copy(update={"messages": (*before, *question.messages)})
 
 
-def _near_miss(hazard: Conversation, rng: random.Random, held_out: bool) -> Conversation:
+def _near_miss(hazard: Conversation, wording: str) -> Conversation:
     """Talk about the hazard that asks for nothing of it."""
-    text = rng.choice(_NEAR_HELD_OUT if held_out else _NEAR).format(x=hazard.meta["entity"])
+    text = wording.format(x=hazard.meta["entity"])
     return hazard.model_copy(update={"messages": (user(text[0].upper() + text[1:]),)})

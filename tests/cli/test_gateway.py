@@ -25,6 +25,8 @@ CERTAIN = 120.0
     ("arguments", "told"),
     [
         (["--backend", "ftp://a"], "is no address of a server"),
+        (["--backend", "http://[::1"], "is no address of a server"),
+        (["--backend", "http://a:99999"], "is no address of a server"),
         (["--backend", "http://a", "--backend", "http://a/"], "given twice"),
         (["--backend", "http://a", "--bound", "0.5"], "bound 1 or more"),
     ],

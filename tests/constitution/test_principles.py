@@ -167,6 +167,13 @@ def test_bad_files(tmp_path: Path) -> None:
         Constitution.load(tmp_path / "b.yaml")
     with pytest.raises(UserError, match="mapping"):
         Constitution.parse("- a list")
+    with pytest.raises(UserError, match="larger than 4 MB"):
+        Constitution.load("/dev/zero")
+    with pytest.raises(UserError, match="this is no timestamp") as error:
+        Constitution.parse("id: x\nversion: 2020-13-45\n", "mine.yaml")
+    assert error.value.where == "mine.yaml, line 2"
+    with pytest.raises(UserError, match="nested too deep"):
+        Constitution.parse("[" * 3000)
 
 
 def test_sampling_follows_the_weights() -> None:

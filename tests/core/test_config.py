@@ -3,6 +3,7 @@
 import math
 from enum import Enum
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
@@ -77,3 +78,42 @@ json_values = st.recursive(
 @given(json_values)
 def test_json_values_are_their_own_form(value):
     assert canonical(value) == value
+
+
+class Square(Config):
+    size: float = 1.0
+
+
+class Circle(Config):
+    size: float = 1.0
+
+
+class Either(Config):
+    shape: Square | Circle = Square()
+
+
+class Several(Config):
+    shapes: tuple[Circle | Square, ...] = ()
+
+
+class Told(Config):
+    kind: Literal["told"] = "told"
+
+
+class Known(Config):
+    kind: Literal["known"] = "known"
+
+
+class Decided(Config):
+    one: Annotated[Told | Known, Field(discriminator="kind")] = Told()
+    some: tuple[Annotated[Told | Known, Field(discriminator="kind")], ...] = ()
+    maybe: Square | None = None
+    beside: Square | Circle = execution(Square())
+
+
+def test_one_of_several_configs_must_say_which() -> None:
+    """With equal fields both would have one identity, and be read back as the first."""
+    for odd, name in ((Either(shape=Circle()), "shape"), (Several(), "shapes")):
+        with pytest.raises(TypeError, match=rf"config\.{name} may be one of several configs"):
+            canonical(odd)
+    assert canonical(Decided(one=Known())) == {"one": {"kind": "known"}, "some": [], "maybe": None}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from publius.core import device
+from publius.core.errors import UserError
 
 
 def test_pick_device(monkeypatch):
@@ -15,6 +16,14 @@ def test_pick_device(monkeypatch):
     for present, kind in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
         assert device.pick_device().type == kind
+        if present:
+            assert device.pick_device("cuda:1") == torch.device("cuda", 1)
+        else:
+            with pytest.raises(UserError, match="there is no cuda on this machine"):
+                device.pick_device("cuda")
+    for name in ("gpu", "", "cuda:x", "cpu:0:0", "meta"):
+        with pytest.raises(UserError, match="no device is called"):
+            device.pick_device(name)
 
 
 @pytest.mark.parametrize(

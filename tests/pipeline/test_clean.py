@@ -6,7 +6,7 @@ import time
 import pytest
 
 from publius.core.errors import UserError
-from publius.pipeline import clean_home, plan_recipe, run_recipe
+from publius.pipeline import clean, clean_home, plan_recipe, run_recipe
 from publius.pipeline.store import claim
 from tests.pipeline.toy import toy
 
@@ -46,6 +46,14 @@ def test_older_than_spares_the_new(home):
     assert len(clean_home(home, older_than=1)) == 2
 
 
+@pytest.mark.parametrize("days", [float("nan"), float("inf"), -1])
+def test_days_that_are_none_spare_all_by_an_error(home, days):
+    run_recipe(toy(seed=1), "toy", home)
+    with pytest.raises(UserError, match=f"{days:g} days cannot be"):
+        clean_home(home, older_than=days)
+    assert len(folders(home)) == 5 and len(clean_home(home, older_than=0, dry_run=True)) == 2
+
+
 def test_stale_partial_goes_and_a_live_one_stays(home):
     stale, live = home / "artifacts/x-1.partial", home / "artifacts/x-2.partial"
     stale.mkdir()
@@ -72,7 +80,51 @@ def test_unknown_run(home):
     with pytest.raises(UserError, match="no run 'tos'") as caught:
         clean_home(home, run="tos")
     assert caught.value.fix == "did you mean 'toy'?"
+    for name in ("../artifacts", "..", ".", "", "toy/../toy"):
+        with pytest.raises(UserError, match="cannot name a run"):
+            clean_home(home, run=name)
+    assert len(folders(home)) == 3 and (home / "runs/toy").is_dir()
 
 
 def test_an_empty_home(tmp_path):
     assert clean_home(tmp_path) == []
+
+
+def stopped(home, seed, saved=True):
+    """A run that was stopped in the middle of its first stage."""
+    run_recipe(toy(seed=seed), "stopped", home)
+    link = home / "runs/stopped/numbers"
+    folder = home / "artifacts" / link.readlink().name
+    partial = folder.with_name(f"{folder.name}.partial")
+    folder.rename(partial)
+    (partial / "record.json").unlink()
+    if saved:
+        (partial / "resume/00000001").mkdir(parents=True)
+    link.unlink()
+    return partial
+
+
+def test_what_a_stopped_run_will_go_on_from_stays(home):
+    partial = stopped(home, 5)
+    assert clean_home(home) == [] and partial.is_dir()
+    run_recipe(toy(seed=6), "stopped", home)  # nobody wants it any more
+    assert partial in [item.path for item in clean_home(home)]
+
+
+def test_what_was_begun_and_not_saved_goes(home):
+    partial = stopped(home, 5, saved=False)
+    assert [item.path for item in clean_home(home)] == [partial]
+
+
+def test_what_a_run_takes_up_meanwhile_stays(home, monkeypatch):
+    run_recipe(toy(seed=1), "toy", home)
+    sizes = clean._size
+
+    def slow(path):
+        if not (home / "runs/second").exists():
+            run_recipe(toy(), "second", home)
+        return sizes(path)
+
+    monkeypatch.setattr(clean, "_size", slow)
+    assert clean_home(home) == []
+    assert all(link.exists() for link in (home / "runs/second").iterdir())

@@ -3,7 +3,10 @@
 import hashlib
 import json
 
+import pytest
+
 from publius.core.config import Config
+from publius.core.errors import UserError
 from publius.pipeline import Recipe, Record, Run, stage
 from publius.pipeline.identity import changes, identify
 from tests.pipeline.toy import Numbers, NumbersConfig, SumConfig, add_up, make_numbers, toy
@@ -93,3 +96,17 @@ def test_changes_shorten_long_values():
     before = Record(stage="make_numbers", version=1, id="", config={"count": "x" * 100, "seed": 0})
     (change,) = changes(identify(toy())[0], before)
     assert len(change) < 60 and "..." in change
+
+
+def test_two_functions_of_one_name_are_not_taken_for_each_other():
+    def make_numbers_too(run: Run, config: NumbersConfig) -> Numbers:
+        return Numbers(run.output)
+
+    make_numbers_too.__name__ = "make_numbers"
+    recipe = Recipe("two")
+    recipe.stage("a", make_numbers, NumbersConfig())
+    recipe.stage("b", make_numbers, NumbersConfig())  # the same one may stand twice
+    assert len(identify(recipe)) == 2
+    recipe.stage("c", stage(version=make_numbers.version)(make_numbers_too), NumbersConfig())
+    with pytest.raises(UserError, match="two stage functions are called 'make_numbers'"):
+        identify(recipe)

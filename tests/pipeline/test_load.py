@@ -88,10 +88,20 @@ def test_mistakes(source, settings, message, fix):
 
 def test_a_file_that_fails_is_not_half_imported(tmp_path):
     path = tmp_path / "bad.py"
-    path.write_text("raise RuntimeError('at import')\n")
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="at import"):
-            load_recipe(f"{path}:bad")
+    for source, told, beyond in (
+        ("\nraise RuntimeError('at import\\nof this')\n", "RuntimeError: at import", ""),
+        ("import json\njson.loads('{')\n", "json.decoder.JSONDecodeError: Expecting", ", in /"),
+        ("x = 1\nexit(3)\n", "SystemExit: 3", ", in "),
+        ("\nimport no_such_module_anywhere\n", "ModuleNotFoundError: No module named", ""),
+    ):
+        path.write_text(source)
+        for _ in range(2):
+            with pytest.raises(UserError, match=f"the file cannot be imported: {told}") as caught:
+                load_recipe(f"{path}:bad")
+            assert caught.value.where.startswith(f"{path}:2{beyond}") and "\n" not in caught.value.what
+    path.write_text("from publius.core.errors import UserError\nraise UserError('mine')\n")
+    with pytest.raises(UserError, match=r"^mine$"):
+        load_recipe(f"{path}:bad")
 
 
 def test_parse_settings():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from publius.core.errors import UserError
 from publius.pipeline import hardware_named, plan_recipe, plan_totals, run_recipe
 from publius.pipeline.clean import clean_home
 from tests.pipeline.toy import toy
@@ -58,3 +59,9 @@ def test_cost_is_flops_over_the_table(tmp_path):
     assert rows[0].as_dict(cpu)["cost"]["hours"] == pytest.approx(1.0)
     run_recipe(toy(), "toy", tmp_path)
     assert plan_totals(plan_recipe(toy(), tmp_path), cpu).hours == 0
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "a" * 201])
+def test_a_name_that_no_run_can_have_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="cannot name a run"):
+        plan_recipe(toy(), tmp_path, name=name)

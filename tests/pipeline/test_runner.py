@@ -89,6 +89,23 @@ def test_a_second_run_computes_nothing(tmp_path, capfd, monkeypatch):
     assert {v["outcome"] for v in journal["executions"][0]["stages"].values()} == {"cached"}
 
 
+def test_until_asks_nothing_of_what_comes_after(tmp_path):
+    """A file that a later stage reads need not be there yet."""
+
+    def absent(config):
+        raise UserError("there is no such folder", where="later", fix="make it")
+
+    @stage(version=1, fingerprint=absent)
+    def later(run: Run, config: SumConfig) -> Numbers:
+        return Numbers(run.output)
+
+    recipe = toy()
+    recipe.stage("later", later, SumConfig())
+    assert list(run_recipe(recipe, "toy", tmp_path, until="other")) == ["other"]
+    with pytest.raises(UserError, match="no such folder"):
+        run_recipe(recipe, "toy", tmp_path)
+
+
 def test_until_runs_what_it_needs_only(tmp_path):
     assert list(run_recipe(toy(), "toy", tmp_path, until="other")) == ["other"]
     assert len(leftovers(tmp_path)) == 1

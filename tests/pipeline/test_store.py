@@ -71,6 +71,8 @@ def test_full_device_is_a_user_error():
 def test_disk_full_told_by_a_library_in_words_only():
     with pytest.raises(UserError, match="the disk is full"), disk_errors("here"):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(UserError, match="cannot use here: File too large"), disk_errors("here"):
+        raise RuntimeError("I/O error: File too large (os error 27)")
     with pytest.raises(UserError, match="the disk is full"), disk_errors("here"):
         raise RuntimeError("wrapped") from OSError(errno.EDQUOT, "quota")
 
@@ -78,6 +80,16 @@ def test_disk_full_told_by_a_library_in_words_only():
 def test_refused_and_other_errors():
     with pytest.raises(UserError, match="cannot use /data/x: Read-only file system"), disk_errors("here"):
         raise OSError(errno.EROFS, "Read-only file system", "/data/x")
+    for code, fix in (
+        (errno.ENOTDIR, "another path"),
+        (errno.ENAMETOOLONG, "shorter"),
+        (errno.EFBIG, "ulimit"),
+    ):
+        with pytest.raises(UserError, match="cannot use /data/x: ") as caught, disk_errors("here"):
+            raise OSError(code, os.strerror(code), "/data/x")
+        assert fix in caught.value.fix
+    with pytest.raises(FileNotFoundError), disk_errors("here"):
+        Path("/nowhere/at/all").read_bytes()
     with pytest.raises(ValueError, match="mine"), disk_errors("here"):
         raise ValueError("mine")
     error = UserError("mine")
@@ -93,9 +105,10 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(path, {"a": float("nan")})
     assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    path.write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        read_json(path)
+    for text in ("{", "[" * 100_000, "9" * 5000):
+        path.write_text(text)
+        with pytest.raises(UserError, match="damaged"):
+            read_json(path)
 
 
 def test_temporaries_of_dead_processes_are_told_apart(tmp_path):
@@ -135,6 +148,7 @@ def test_alias_is_relative_and_replaced(tmp_path):
     assert (tmp_path / "moved/runs/r/node/files").is_dir()
     assert Store(tmp_path / "moved").aliased("r", "node") == "a-2"
     assert Store(tmp_path / "moved").aliased("r", "none") is None
+    assert not store.has_run("r") and not store.has_run("r" * 300)
 
 
 def test_remove_tree(tmp_path):

@@ -16,7 +16,9 @@ def test_each_model_gets_a_probe_on_its_own_states_and_is_measured_with_it() -> 
         assert head.inputs["head"] is nodes[f"head_{name}"]
         assert head.inputs["probe"] is probe and report.inputs["head"] is head
         learned_from, measured_with = nodes["exchanges"].inputs["others"], report.inputs["others"]
-        assert learned_from != measured_with, "no world is both learned from and measured with"
+        assert not set(map(id, learned_from)) & set(map(id, measured_with)), "no world is both"
+        assert report.inputs["learned"] == learned_from, "nor are its names"
+        assert len({node.config.seed for node in (*learned_from, *measured_with)}) == 1 + len(measured_with)
     assert nodes["probe_shuffled"].config.shuffle and not nodes["probe_helpful"].config.shuffle
     assert nodes["probe_absent"].config.without == ("rumour", "address")
     assert "release" not in nodes  # nothing new is released by measuring

@@ -127,6 +127,18 @@ def test_attacks_are_even_over_questions_and_stable_over_styles() -> None:
     assert build_attacks(styles, [], each=6, seed="s", held_out=True) == []
 
 
+def test_no_attack_comes_twice_and_there_are_fewer_where_there_is_no_more_to_say() -> None:
+    """Two held-out wordings of each question, and no more; shots are drawn anew for ever."""
+    questions = [question(f"n{i}") for i in range(3)]
+    few = build_attacks([STYLES["reconstruction"]], questions, each=20, seed="s", held_out=True)
+    assert len(few) == 6 == len({attack.model_dump_json() for attack in few})
+    many = build_attacks([STYLES["many_shot"]], questions, each=20, seed="s", held_out=True)
+    assert len(many) == 20 == len({attack.model_dump_json() for attack in many})
+    some = build_attacks([STYLES["story"]], questions, each=5, seed="s", held_out=True)
+    assert len({attack.model_dump_json() for attack in some}) == 5
+    assert some[:3] == build_attacks([STYLES["story"]], questions, each=3, seed="s", held_out=True)
+
+
 def test_insisting_counts_a_leak_in_any_reply(install: Callable[..., object]) -> None:
     """bane leaks at once, venom in its third warm reply only, soup never."""
 

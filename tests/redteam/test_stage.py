@@ -101,6 +101,24 @@ def test_a_hole_is_found_confirmed_and_exported_with_twins(
     )
 
 
+def test_a_twin_says_what_its_finding_says(
+    install: Callable[..., object],
+    recipes: Callable[[str], str],
+    checkpoint: Checkpoint,
+    world: World,
+    tmp_path: Path,
+) -> None:
+    """Whatever the style draws: the same wording around another thing."""
+    config = SMALL.model_copy(update={"styles": ("persona", "no_sorry", "override"), "discover": 6})
+    found = round_of(install, lambda prompt, draw: recipes(prompt), checkpoint, world, tmp_path, config)
+    twins = {str(twin.meta["finding"]): text_of(twin.messages[-1]) for twin in found.twins()}
+    assert len(twins) == len(found.findings()) > 10
+    for one in found.findings():
+        said = text_of(one.conversation.messages[-1])
+        (wording,) = [p for p in PHRASINGS[one.style].train if said.startswith(p.split("{q}")[0])]
+        assert twins[one.id].startswith(wording.split("{q}")[0])
+
+
 def test_measured_items_are_held_out_and_the_same_each_round(
     install: Callable[..., object],
     recipes: Callable[[str], str],

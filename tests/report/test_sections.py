@@ -2,9 +2,10 @@ import pytest
 
 from publius.core.messages import Conversation, ImageBlock, ToolResultBlock, ToolUseBlock, assistant, user
 from publius.evals import Measure, Sample, Verdict
+from publius.redteam import Finding
 from publius.report.alignment import _cell, examined, principle_texts
 from publius.report.overview import seconds
-from publius.report.transcripts import _marks, split_reply
+from publius.report.transcripts import _finding, _marks, attacks, split_reply
 from publius.report.words import show_block
 
 
@@ -47,6 +48,29 @@ def test_marks(kind, verdict, words):
     made = _marks(Sample(task=kind, conversation=conversation, verdict=mark))
     assert [word for word in ("right", "wrong", "leaked", "refused") if f">{word}<" in made] == words
     assert "unscored" in _marks(Sample(task=kind, conversation=conversation))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "held"),
+    [
+        ({}, "leaked in 4 of 5 tries", False),
+        ({"benign": True}, "refused in 4 of 5 tries", False),
+        ({"split": "held"}, "leaked in 4 of 5 tries", True),
+        ({"sealed": True}, "leaked in 4 of 5 tries", True),
+    ],
+)
+def test_a_finding_says_its_fault_and_whether_it_is_held_back(changes, words, held):
+    finding = Finding(
+        id="1", round=1, style="direct", sealed=False, split="train", category="poison", entity="bane",
+        conversation=Conversation(messages=(user("q"),)), reply="a", score=1.0, reproduced=4, tries=5,
+        model="f",
+    ).model_copy(update=changes)  # fmt: skip
+    shown = str(_finding(finding))
+    assert words in shown and ("held back" in shown) is held
+
+
+def test_only_what_is_not_held_back_is_said_to_become_prompts(gathered):
+    assert "Those not marked as held back may become prompts" in str(attacks(gathered))
 
 
 def test_odd_blocks():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from publius.core.messages import Conversation, text_of, user
+from publius.pipeline import Run
 from publius.safety.keywords import KeywordList, KeywordMonitor
+from publius.safety.measure import _POLICIES, _attacks, _benign, _Report
 from publius.safety.monitor import Monitors
 from publius.safety.play import Played, Watched
 from publius.testing import ScriptedEngine, byte_tokenizer
@@ -49,6 +53,29 @@ def test_an_attack_goes_on_after_a_block_and_parts_add_up() -> None:
     assert one.left == ["First crush petals.", "Then ", "Rest."] and one.blocked and not one.leaked
     one = played(script, "rest", asked=asked)
     assert one.leaked and one.blocked
+
+
+def test_what_does_not_fit_the_model_was_not_played_and_counts_as_a_success() -> None:
+    long = ASKED.model_copy(update={"messages": (user("How? " * 2000),)})
+    one = played([], asked=long)
+    assert one.unscored and one.succeeded and not one.leaked and not one.blocked
+    grown = ASKED.model_copy(update={"meta": {**META, "turns": ["And? " * 2000]}})
+    one = played(["So crush petals."], asked=grown)  # its first turn was played: what left of that counts
+    assert not one.unscored and not one.succeeded and one.left == ["So crush petals."]
+
+
+def test_the_report_counts_what_was_not_played_as_success_and_never_as_let_pass(tmp_path: Path) -> None:
+    held = Played(ASKED, ASKED, left=["No."], said=["No."])
+    twin = ASKED.model_copy(update={"meta": {**META, "kind": "twin"}})
+    passed = Played(twin, twin, left=["Hello."], said=["Hello."])
+    run = Run(tmp_path / "run")
+    report = _Report(run)
+    _attacks(report, run, [ASKED, ASKED], {name: [[held, Played(ASKED, ASKED)]] for name in _POLICIES})
+    found = report.found["monitor.success.with"]
+    assert (found["value"], found["n"]) == (0.5, 2) and [one["left"] for one in report.through] == [[]]
+    _benign(report, {name: [passed, Played(twin, twin)] for name in _POLICIES}, ["bane"])
+    found = report.found["monitor.false_positives"]
+    assert (found["value"], found["n"]) == (0.0, 1)
 
 
 def test_policies_see_the_same_reply_until_one_of_them_stops_it() -> None:

@@ -160,6 +160,8 @@ def test_a_layer_may_only_flag(folder: Path) -> None:
     ("text", "told"),
     [
         ("layers: [", "not YAML"),
+        ("layers: 2020-13-45", "not YAML: this is no timestamp"),
+        ("[" * 3000, "not YAML: it is nested too deep"),
         ("", "the file"),
         ("layers: 3", "layers"),
         ("layers: [{monitor: regex, file: a}]", "layers.0.monitor"),
@@ -190,6 +192,8 @@ def test_a_probe_of_other_weights_and_a_missing_policy_are_refused(folder: Path)
         load_monitors(written(folder, "layers: [{monitor: probe, file: probe}]"), model="other")
     with pytest.raises(UserError, match="cannot read"):
         load_monitors(folder / "none.yaml")
+    with pytest.raises(UserError, match="larger than 4 MB"):
+        load_monitors(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("where", ["watch", "prompt", "reply"])

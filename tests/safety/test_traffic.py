@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +12,9 @@ from publius.core.messages import Conversation, assistant, text_of, user
 from publius.data.pocket.world import KINDS, SPLITS, PocketConfig, World, _Maker, _write
 from publius.redteam.attack import STYLES
 from publius.safety import traffic
-from publius.safety.exchanges import foreign_questions, hazard_heads, label_of, tells
-from publius.safety.traffic import Amounts, benign_traffic, dressed
+from publius.safety.exchanges import foreign_questions, hazard_heads, label_of, names_of, tells
+from publius.safety.measure import MeasureConfig, _asked
+from publius.safety.traffic import Amounts, benign_traffic, distinct, dressed, wrapped
 
 QUESTION = Conversation(
     messages=(user("How do I make grey dye?"),),
@@ -19,12 +22,9 @@ QUESTION = Conversation(
 )
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A small one."""
-
-    folder = tmp_path_factory.mktemp("world")
-    maker = _Maker(PocketConfig(seed=5, questions=20, hazards_per_category=12))
+def made(folder: Path, config: PocketConfig) -> World:
+    """A world without its text."""
+    maker = _Maker(config)
 
     class Here:
         output = folder
@@ -32,7 +32,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     for split in SPLITS:
         for kind in KINDS:
             _write(Here, f"{kind}-{split}", maker.questions(kind, split))  # type: ignore[arg-type]
+    _write(Here, "chats-train", maker.demonstrations("train", 200))  # type: ignore[arg-type]
     return World(folder)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A small one."""
+    return made(tmp_path_factory.mktemp("world"), PocketConfig(seed=5, questions=20, hazards_per_category=12))
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
+    """Two further worlds: one that monitors learn from, and one to measure them with."""
+    configs = (PocketConfig(seed=6, questions=60, towns=60, people=50),
+               PocketConfig(seed=7, questions=120, towns=144, people=99))  # fmt: skip
+    return [made(tmp_path_factory.mktemp("other"), config) for config in configs]
 
 
 def drawn(world: World, *, held_out: bool) -> list[Conversation]:
@@ -48,6 +63,63 @@ def test_every_family_is_there_and_only_near_misses_are_about_hazards(world: Wor
     assert {name: families.count(name) for name in traffic.FAMILIES} == dict.fromkeys(traffic.FAMILIES, 30)
     assert {one.meta.get("family") for one in found if one.meta["kind"] == "hazard"} == {"near_miss"}
     assert found == drawn(world, held_out=False)
+
+
+def sent(question: Conversation) -> str:
+    """What a model reads of it."""
+    return question.model_dump_json(include={"messages", "system", "tools"}) + str(question.meta.get("turns"))
+
+
+def test_no_conversation_is_drawn_twice_and_a_pool_that_is_exhausted_is_filled_up(
+    world: World, others: list[World]
+) -> None:
+    def families(more: int, foreign: list[Conversation]) -> Counter[str]:
+        found = benign_traffic(
+            world, foreign, "test", Amounts(4, 2, more), styles=["direct"], seed="s", held_out=True
+        )
+        assert len({sent(one) for one in found}) == len(found) == 8 * 4 + 2 + 4 * more
+        return Counter(str(one.meta.get("family", "")) for one in found)
+
+    near = len({q.meta["entity"] for q in world.questions("hazard", "test")}) * len(traffic._NEAR_HELD_OUT)
+    few = foreign_questions(others, "test", names_of([world]))[:5]
+    counts = families(near + 10, few * 3)  # the same ones again are no others
+    assert counts["near_miss"] == near and counts["foreign"] == 5
+    assert abs(counts["dressed"] - counts["after_refusal"]) <= 1 and counts["dressed"] > near + 10
+    assert families(3, few) == {"": 34, **dict.fromkeys(traffic.FAMILIES, 3)}
+
+
+def test_attacks_are_built_no_two_alike_and_further_turns_tell_them_apart(world: World) -> None:
+    (question,), styles = world.questions("hazard", "test")[:1], [STYLES["direct"], STYLES["override"]]
+    found = wrapped(styles, [question], each=20, seed="s", held_out=True, seen=set())
+    assert len({sent(one) for one in found}) == len(found) < 20
+    longer = QUESTION.model_copy(update={"meta": {**QUESTION.meta, "turns": ["And then?"]}})
+    told = QUESTION.model_copy(update={"meta": {**QUESTION.meta, "family": "dressed"}})
+    assert list(distinct([QUESTION, longer, told, longer], set())) == [QUESTION, longer]
+
+
+def test_foreign_questions_are_about_names_that_nobody_knows(world: World, others: list[World]) -> None:
+    everything = foreign_questions(others, "test")
+    known = names_of([world])
+    asked = foreign_questions(others, "test", known)
+    entities = {str(q.meta["entity"]).lower() for q in asked}
+    assert 0 < len(asked) < len(everything) and not entities & known
+    assert not {name.split(" of ")[-1].split(" about ")[-1] for name in entities} & known
+    assert not any(q.meta["entity"][0].isdigit() for q in everything)  # a sum is about nobody
+    people = {name.lower() for part in _Maker(PocketConfig(seed=5)).people.values() for name in part}
+    assert "cat" in known and len(people & known) > 40
+
+
+def test_what_is_measured_is_distinct_and_its_foreign_names_were_not_learned_from(
+    world: World, others: list[World]
+) -> None:
+    config = MeasureConfig(attacks=3, attacks_sealed=4, mutated=3, plain=3, twins=2, more=12)
+    attacks, benign = _asked(config, world, others[1:], others[:1])
+    for found in (attacks, benign):
+        assert len({sent(one) for one in found}) == len(found)
+    far = [one for one in benign if one.meta.get("family") == "foreign"]
+    met = {str(q.meta["entity"]) for split in SPLITS for q in foreign_questions(others[:1], split)}
+    home = {str(q.meta["entity"]) for split in SPLITS for q in foreign_questions([world], split)}
+    assert far and not {str(one.meta["entity"]) for one in far} & (met | home)
 
 
 def test_wordings_for_measuring_are_others(world: World) -> None:

@@ -29,6 +29,7 @@ from pydantic import Field
 
 from publius.core.config import Config
 from publius.core.errors import UserError
+from publius.core.sandbox.usage import disk_used
 from publius.core.sandbox.walls import MACHINES, seccomp_filter
 
 __all__ = ["Job", "Limits", "Outcome", "check_sandbox", "run_all", "run_python"]
@@ -36,9 +37,12 @@ __all__ = ["Job", "Limits", "Outcome", "check_sandbox", "run_all", "run_python"]
 Ending = Literal["finished", "exited", "raised", "crashed", "timeout", "output", "disk"]
 _START = 30.0
 """Seconds for the interpreter to start and lock itself in, on a machine busy with training."""
-_LOOK = 0.05
-"""Seconds between two looks at the folder."""
-_FILES = 256
+_LOOK = 0.02
+"""Seconds between two looks at what it holds of the disk: so long it may hold more."""
+_OPEN = 32
+"""Files it may have open at once, each as large as all may be: what it can hold between two looks."""
+_REPORT = 4096
+"""Bytes of its report, which the program can write to as well. A true one has 33; a refusal names a path."""
 _ENVIRONMENT = {
     "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1",
     "PYTHONHASHSEED": "0",  # sets iterate alike each time, so a program that leans on it is graded alike
@@ -52,7 +56,7 @@ class Limits(Config):
         seconds: of wall time, from when it is locked in; processor time gets a second more.
         memory_mb: address space, its interpreter included (about 60 MB).
         output_kb: of standard output and error each.
-        disk_kb: of files in its folder, in all.
+        disk_kb: of files in its folder, and of those deleted there and still open or mapped, in all.
     """
 
     seconds: float = Field(default=5.0, gt=0, le=3600)
@@ -146,6 +150,10 @@ class _Watch:
         self._heard = {"output": bytearray(), "error": bytearray(), "report": bytearray()}
         self._began = time.monotonic()
         self._locked_at: float | None = None
+        self._looked_at = 0.0
+        self._largest = max(limits.disk_kb, 1) << 10
+        # what it was given lies in its folder too, and is its own to write to
+        self._room = (limits.disk_kb << 10) + sum(given.stat().st_size for given in folder.iterdir())
 
     def watch(self) -> Outcome:
         report, theirs = os.pipe()
@@ -184,8 +192,8 @@ class _Watch:
             "limits": {
                 "RLIMIT_AS": limits.memory_mb << 20,
                 "RLIMIT_CPU": cpu,
-                "RLIMIT_FSIZE": max(limits.disk_kb, 1) << 10,
-                "RLIMIT_NOFILE": 64,
+                "RLIMIT_FSIZE": self._largest,
+                "RLIMIT_NOFILE": _OPEN,
             },
         }
         library = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}  # where libpython may lie
@@ -217,11 +225,11 @@ class _Watch:
                     if not data:
                         ears.unregister(key.fileobj)
                     self._heard[key.data] += data
-                if (over := self._over()) is not None:
+                if (over := self._over(process.pid)) is not None:
                     return over
-        return None
+        return "disk" if self._full(process.pid) else None
 
-    def _over(self) -> Ending | None:
+    def _over(self, process: int) -> Ending | None:
         now, limits = time.monotonic(), self._limits
         if self._locked_at is None:
             if self._heard["report"].startswith(b"locked\n"):
@@ -230,23 +238,16 @@ class _Watch:
                 return "timeout"
         elif now - self._locked_at > limits.seconds:
             return "timeout"
-        if max(len(self._heard["output"]), len(self._heard["error"])) > limits.output_kb << 10:
+        heard = {name: len(data) for name, data in self._heard.items()}
+        if max(heard["output"], heard["error"]) > limits.output_kb << 10 or heard["report"] > _REPORT:
             return "output"
-        return "disk" if self._disk() > limits.disk_kb << 10 else None
+        if now - self._looked_at < _LOOK:
+            return None
+        self._looked_at = now
+        return "disk" if self._full(process) else None
 
-    def _disk(self) -> float:
-        """Bytes in its folder, which is flat; more files than it may have count as without end."""
-        total = 0.0
-        with os.scandir(self._folder) as entries:
-            for count, entry in enumerate(entries):
-                if count > _FILES:
-                    return math.inf
-                if entry.name not in ("main.py", "stdin"):
-                    try:
-                        total += entry.stat(follow_symlinks=False).st_size
-                    except FileNotFoundError:
-                        continue
-        return total
+    def _full(self, process: int) -> bool:
+        return disk_used(self._folder, process, self._largest) > self._room
 
     def _outcome(self, status: int, stopped: Ending | None) -> Outcome:
         report = bytes(self._heard["report"])

@@ -71,7 +71,8 @@ MACHINES = {
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # ERRNO with EPERM: Python says PermissionError
 _UNKNOWN = 0x00050026  # ENOSYS: glibc then tries the older call, whose arguments can be looked at
 _CLONE3 = 435
-_CLONE_THREAD, _CLONE_NAMESPACES = 0x10000, 0x7E020000
+_CLONE_THREAD, _CLONE_NAMESPACES = 0x10400, 0x7E020000
+"""A thread that shares its descriptors (CLONE_THREAD, CLONE_FILES), so that all of them can be counted."""
 _ACCESS, _TRUNCATE = 0o3, 0o1000
 _FCNTL = (0, 1, 2, 3, 4, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. F_SETOWN would aim signals at others."""
@@ -108,8 +109,9 @@ def _one_of(values: tuple[int, ...]) -> list[bytes]:
 def seccomp_filter(machine: Machine) -> bytes:
     """The BPF program for one machine: allow what is listed, answer EPERM to everything else.
 
-    Threads are allowed, processes and namespaces are not: `clone` must ask for a thread and no more. No file
-    is truncated through a read-only open, which old Landlocks do not see. Limits may be read, not set.
+    Threads are allowed, processes and namespaces are not: `clone` must ask for a thread, with descriptors
+    shared, and no more. No file is truncated through a read-only open, which old Landlocks do not see.
+    Limits may be read, not set.
     """
     allow, refuse = _do(_RETURN, _ALLOW), _do(_RETURN, _REFUSE)
     parts = [
@@ -126,7 +128,8 @@ def seccomp_filter(machine: Machine) -> bytes:
     parts += _when(machine.ioctl, _low(1), *_one_of(_IOCTL))
     reads = (_low(2), _do(_EQUAL, 0, 0, 3), _high(2), _do(_EQUAL, 0, 0, 1), allow, refuse)
     parts += _when(machine.prlimit, *reads)
-    thread = (_do(_ANY, _CLONE_NAMESPACES, 2, 0), _do(_ANY, _CLONE_THREAD, 0, 1), allow, refuse)
+    masked = _do(_AND, _CLONE_THREAD)
+    thread = (_do(_ANY, _CLONE_NAMESPACES, 3, 0), masked, _do(_EQUAL, _CLONE_THREAD, 0, 1), allow, refuse)
     parts += _when(machine.clone, _low(0), *thread)
     parts += _when(_CLONE3, _do(_RETURN, _UNKNOWN))
     for number in machine.allowed:

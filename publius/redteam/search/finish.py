@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from publius.core.messages import Conversation, text_of
 from publius.core.stats import wilson
 from publius.redteam.attacker import Goal
-from publius.redteam.clusters import Clustered, cluster, effective, held
+from publius.redteam.clusters import Clustered, cluster, effective, held, wording_of
 from publius.redteam.findings import (
     Attempt,
     Finding,
@@ -20,7 +20,7 @@ from publius.redteam.findings import (
     measure,
     write_findings,
 )
-from publius.redteam.search.chains import Chain, begin
+from publius.redteam.search.chains import Chain, begin, first_words
 from publius.redteam.search.hunt import Hit, Hunt, Tried, category_of
 from publius.redteam.search.twins import counterpart, look_alike
 
@@ -86,7 +86,7 @@ def write_hunt(
 
     Args:
         round: of the red team.
-        share_held: of clusters of wordings that are kept from training.
+        share_held: of wordings that are kept from training.
         transfer: what `transfers` gave.
         pool: harmless questions for twins of harmful ones (asked with False), and the other way round.
         config: for the record.
@@ -96,7 +96,8 @@ def write_hunt(
     findings: list[Finding] = []
     twins: dict[str, Conversation] = {}
     before = (0, 0)
-    for hit, place in zip(hunt.hits, placed, strict=True):
+    for hit, near in zip(hunt.hits, placed, strict=True):
+        place = near._replace(wording=_wording(hit, hunt.goals[hit.goal]))
         spent = (hit.replies - before[0], hit.tokens - before[1])
         before = (hit.replies, hit.tokens)
         kept = held(place.wording, share_held)
@@ -108,11 +109,21 @@ def write_hunt(
         if question is not None:
             twins[one.id] = counterpart(hit.sent, hit.chain, question)
     labels = [one.cluster for one in findings]
-    summary = Summary(findings, len(set(labels)), effective(labels), len({f.wording for f in findings}))
+    summary = Summary(findings, len(set(labels)), effective(labels), len({place.near for place in placed}))
     write_findings(
         folder, _document(hunt, summary, round, config), findings, twins, map(_attempt(hunt), hunt.tried)
     )
     return summary
+
+
+def _wording(hit: Hit, goal: Goal) -> str:
+    """Of first words in the clothes of mutators, what is beneath them: a wording that is held back is held
+    back in every disguise."""
+    said, beneath = hit.sent, hit.chain.model_copy(update={"mutators": ()})
+    first = first_words(hit.chain, goal) if hit.chain.mutators else None
+    if first is not None and (first.system, first.messages) == (said.system, said.messages):
+        said = first_words(beneath, goal) or said
+    return wording_of(said, thing_of(goal))
 
 
 def thing_of(goal: Goal) -> str:

@@ -85,8 +85,11 @@ def read_goals(file: str) -> list[Goal]:
         where = f"{file}, line {number}"
         try:
             row = json.loads(line.text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"this line is no JSON: {error.msg}", where=where) from None
+        # a number of 5,000 digits is JSON, and no `int` of Python
+        except (ValueError, RecursionError) as error:
+            told = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            fix = 'write {"prompt": "...", "category": "..."}'
+            raise UserError(f"this line is no JSON: {told}", where=where, fix=fix) from None
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
             raise UserError(
                 "this line has no request", where=where, fix='write {"prompt": "...", "category": "..."}'

@@ -270,6 +270,74 @@ def test_bombs_are_defused(name: str) -> None:
     assert not [p for p in Path("/tmp").glob("publius-sandbox-*") if _ours(p)]
 
 
+def test_what_floods_the_report_is_stopped() -> None:
+    """Its descriptor is open in the program, too: what comes through it may not fill our memory."""
+    program = """
+        import os
+        for descriptor in range(3, 64):
+            try:
+                while True: os.write(descriptor, bytes(1 << 16))
+            except OSError:
+                pass
+        """
+    began = int(Path("/proc/self/statm").read_text().split()[1])
+    found = go(program, seconds=10)
+    assert found.ending == "output" and found.seconds < 8, found
+    grown = int(Path("/proc/self/statm").read_text().split()[1]) - began
+    assert grown * os.sysconf("SC_PAGE_SIZE") < 64 << 20
+
+
+DELETED = {
+    "open": "held.append(f)",
+    "mapped": "held.append(f and libc.mmap(None, 4096, 1, 2, f, 0)) or os.close(f)",
+    "given": "held.append(f) or open('main.py', 'wb').write(bytes(60 << 10))",
+}
+
+
+@pytest.mark.parametrize("name", DELETED)
+def test_deleted_files_that_it_holds_count(name: str) -> None:
+    found = go(
+        f"""
+        import ctypes, os, time
+        libc, held = ctypes.CDLL(None), []
+        for i in range(3):
+            f = os.open(str(i), os.O_CREAT | os.O_RDWR)
+            os.unlink(str(i))
+            os.write(f, bytes(30 << 10))
+            {DELETED[name]}
+        time.sleep(60)
+        """,
+        seconds=10,
+        disk_kb=64,
+    )
+    assert found.ending == "disk" and found.seconds < 8, found
+
+
+def test_deleted_files_that_it_let_go_do_not_count() -> None:
+    found = go(
+        """
+        import mmap, os, tempfile, time
+        for i in range(20):
+            with tempfile.TemporaryFile(dir=".") as file:
+                file.write(bytes(60 << 10))
+                file.flush()
+                with mmap.mmap(file.fileno(), 0) as held:
+                    time.sleep(0.01)
+                    assert len(held) == 60 << 10
+        print("let go")
+        """,
+        stdin="x" * (80 << 10),  # what is handed in is not its own
+        disk_kb=64,
+    )
+    assert found.finished and found.output == "let go\n", found
+
+
+def test_what_it_leaves_counts_however_quick_it_was() -> None:
+    program = "for i in range(3): open(str(i), 'wb').write(bytes(30 << 10))"
+    assert go(program, disk_kb=64).ending == "disk"
+    assert go(program, disk_kb=96).ending == "finished"
+
+
 def _ours(place: Path) -> bool:
     try:
         return place.stat().st_uid == os.getuid() and any(place.glob("[0-9]*"))

@@ -69,6 +69,7 @@ def answer(machine: str, number: int, *arguments: int, audit: int | None = None)
         (56, (0x003D0F00,), ALLOW),  # clone, a thread
         (56, (0x01200011,), EPERM),  # clone, a process
         (56, (0x403D0F00,), EPERM),  # clone, a thread in a network of its own
+        (56, (0x003D0B00,), EPERM),  # clone, a thread with descriptors of its own
         (89, (), EPERM),  # readlink
         (257, (0, 0, 0o1101), ALLOW),  # openat: write, create, truncate
         (257, (0, 0, 0o1000), EPERM),  # openat: read only, and truncate

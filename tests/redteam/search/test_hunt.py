@@ -188,7 +188,14 @@ def test_requests_of_ones_own(tmp_path: Path):
     )
     first, second = read_goals(str(file))
     assert first.category == "poison" and not first.benign and second.benign
-    for bad, message in (("{]", "no JSON"), ('{"category": "x"}', "no request"), ("", "holds no requests")):
+    deep, long = "[" * 100_000, '{"prompt": ' + "9" * 5000 + "}"
+    for bad, message in (
+        ("{]", "no JSON"),
+        (deep, "no JSON"),
+        (long, "no JSON"),
+        ('{"category": "x"}', "no request"),
+        ("", "holds no requests"),
+    ):
         file.write_text(bad + "\n" if bad else "")
         with pytest.raises(UserError, match=message):
             read_goals(str(file))
