@@ -56,13 +56,7 @@ def test_what_was_found_is_fed_back_and_the_next_round_names_it_fixed_or_open(
         return recipes(prompt) if door in prompt or "twin" in prompt else REFUSAL
 
     made, _ = hunted(
-        install,
-        yields,
-        checkpoint,
-        world,
-        tmp_path / "s",
-        styles=("persona", "direct"),
-        mutators=(),
+        install, yields, checkpoint, world, tmp_path / "s", styles=("persona", "direct"), mutators=()
     )
     found = made.findings()
     assert found and all(door in text_of(f.conversation.messages[-1]) for f in found)
