@@ -121,7 +121,8 @@ def wire_rounds(
     """
     if rounds < 1:
         raise UserError(f"{rounds} rounds", where="--set rounds", fix="ask for one round or more")
-    w, course = ground.w, _Course(ground, arm, feedback)
+    held = SearchConfig().held if find == "search" else 0.0
+    w, course = ground.w, _Course(ground, arm, feedback, held)
     policy, made = ground.helpful, list[Round]()
     found, suites = list[Node](), list[Node]()
     for number in range(rounds + 1):
@@ -162,8 +163,10 @@ def _attacked(ground: Ground, arm: str, number: int, policy: Node, find: Find) -
 class _Course:
     """What is learned in all rounds so far: revisions and labels pile up."""
 
-    def __init__(self, ground: Ground, arm: str, feedback: Feedback) -> None:
+    def __init__(self, ground: Ground, arm: str, feedback: Feedback, held: float) -> None:
         self._ground, self._w, self._arm, self._feedback = ground, ground.w, arm, feedback
+        self._held = held
+        """Share of wordings that are not trained on."""
         self._lessons: list[Node] = []
         self._labels: list[Node] = []
 
@@ -202,7 +205,7 @@ class _Course:
         w, sizes = self._w, self._w.sizes
         found = w.export(
             f"{self._arm}findings{number}", sizes.known_prompts, attacks, begun=sizes.feedback_begun,
-            grows=True,
+            grows=True, held=self._held,
         )  # fmt: skip
         if self._feedback == "findings":
             return found
