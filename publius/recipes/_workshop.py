@@ -306,8 +306,8 @@ class Workshop:
         grows: bool = False,
         held: float = 0.0,
     ) -> Node:
-        """What attacks and scans found, as `prompts` prompts (as more when it `grows`). A search keeps some of
-        the wordings back that it shares with training (`held`); the red team measures by words of its own."""
+        """What attacks and scans found, as `prompts` prompts (as more when it `grows`). A search keeps some
+        of the wordings back that it shares with training (`held`); the red team has its own to measure by."""
         limit = None if grows else prompts
         config = ExportConfig(minimum=prompts, limit=limit, begun=begun, held=held, seed=self.seed)
         return self.stage(name, export_prompts, config, findings=findings, scans=scans, world=self.world)
