@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from publius.core.errors import UserError
 from publius.pipeline.store import disk_errors
@@ -244,7 +244,7 @@ def _signers() -> dict[str, list[str]]:
         return _SIGNERS.validate_python(yaml.safe_load(path.read_text("utf-8")) or {})
     except FileNotFoundError:
         return {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, ValidationError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         raise UserError(
             "the list of trusted signers cannot be read", where=str(path),
             fix="write ROLE: [PUBLIC_KEY, ...], or make it anew: publius gate trust ROLE KEY",

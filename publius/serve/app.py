@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from publius import __version__
 from publius.core.errors import UserError
 from publius.serve import bedrock, messages, openai, web
-from publius.serve.errors import ApiError, api_error
+from publius.serve.errors import ApiError, ClientGone, api_error
 from publius.serve.http import new_id, request_id
 from publius.serve.messages.batches import BatchRunner, batch_router
 from publius.serve.openapi import describe
@@ -103,9 +103,12 @@ async def _failed(request: Request, error: Exception) -> Response:
     server: Server = request.app.state.server
     known = isinstance(error, HTTPException)
     told = _of_status(error.status_code, request) if known else api_error(error)
-    if told.type == "api_error":
-        _log.error("a request failed", exc_info=error, extra={"request_id": request_id(request)})
-    server.metrics.error(told.type)
+    if isinstance(told, ClientGone):
+        _log.info("the client left before its reply", extra={"request_id": request_id(request)})
+    else:
+        if told.type == "api_error":
+            _log.error("a request failed", exc_info=error, extra={"request_id": request_id(request)})
+        server.metrics.error(told.type)
     dialect, path = _dialect(request.scope["path"]), request.scope["path"]
     if path.startswith("/v1/models") and "anthropic-version" not in request.headers:
         dialect = openai  # the path is both vendors'; only one of them says its version

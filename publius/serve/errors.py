@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from publius.core.errors import UserError
 
-__all__ = ["STATUS", "ApiError", "ErrorType", "api_error"]
+__all__ = ["STATUS", "ApiError", "ClientGone", "ErrorType", "api_error"]
 
 ErrorType = Literal[
     "invalid_request_error",
@@ -67,6 +67,13 @@ class ApiError(Exception):
         self.type: ErrorType = type
         self.message, self.details, self.headers = message, details, dict(headers or {})
         self.status = STATUS[type] if status is None else status
+
+
+class ClientGone(ApiError):
+    """The client left before its reply began: nobody reads this, and nothing has failed."""
+
+    def __init__(self) -> None:
+        super().__init__("api_error", "the client went away", status=499)
 
 
 def api_error(error: Exception) -> ApiError:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from publius.serve.errors import ApiError
+from publius.serve.errors import ClientGone
 from publius.serve.exchange import Ask
 from publius.serve.guard import Caller
 from publius.serve.server import Reply, Server
@@ -58,13 +58,13 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """What comes of `work`, which is cancelled, and has ended, when the client has left.
 
     Raises:
-        ApiError: which nobody reads any more, when it has left; else what `work` raises.
+        ClientGone: which nobody reads any more, when it has left; else what `work` raises.
     """
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=_LOOK))[0]:
             if await request.is_disconnected():
-                raise ApiError("api_error", "the client went away")
+                raise ClientGone
         return task.result()
     finally:
         if not task.done():

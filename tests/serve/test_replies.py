@@ -117,5 +117,6 @@ def test_a_stream_whose_client_leaves_before_it_begins_gives_up_its_place(
                     client.request("POST", path, json.dumps(body), headers)
                 within(lambda: len(model.worker.active) == REPLIES)
             within(lambda: not model.worker.active and server.live == 0)
+            assert b'publius_errors_total{type="api_error"}' not in server.metrics.text()  # nothing failed
         finally:
             go.set()
