@@ -3,7 +3,8 @@
     python benchmarks/quickstart_seeds.py --home /tmp/seeds --seeds 0 1 2 --out docs/results
 
 Runs what is not made yet (about a quarter of an hour a seed on two cores, in turn, so that wall time is
-honest), writes one JSON a seed with date, hardware and command, and prints a Markdown table.
+honest), writes one JSON a seed with date, hardware and command, and prints a Markdown table. A seed whose model
+the gate refuses is in the table too, as far as it came; its JSON says how it ended.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from publius.core.device import describe_hardware
+from publius.core.errors import UserError
 from publius.pipeline import load_recipe, run_recipe, show_run
 from publius.report import write_report
 
@@ -100,7 +102,12 @@ def main() -> None:
     results: dict[int, dict[str, Any]] = {}
     for seed in options.seeds:
         name = "quickstart" if seed == 0 else f"quickstart-{seed}"
-        run_recipe(load_recipe("quickstart", {"seed": str(seed)}), name, options.home, jobs=options.jobs)
+        ended = "released"
+        try:
+            run_recipe(load_recipe("quickstart", {"seed": str(seed)}), name, options.home, jobs=options.jobs)
+        except UserError as error:  # such a seed is a result, and no reason to keep the others back
+            ended = str(error)
+            sys.stderr.write(f"seed {seed}: {ended}\n")
         write_report(options.home, name)
         shown = show_run(name, options.home).as_dict()
         results[seed] = shown["metrics"]
@@ -108,6 +115,7 @@ def main() -> None:
             "date": datetime.date.today().isoformat(),
             "hardware": describe_hardware(torch.device("cpu")),
             "command": f"publius run quickstart --set seed={seed}",
+            "ended": ended,
             **shown,
         }
         options.out.mkdir(parents=True, exist_ok=True)
