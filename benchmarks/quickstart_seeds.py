@@ -3,8 +3,8 @@
     python benchmarks/quickstart_seeds.py --home /tmp/seeds --seeds 0 1 2 --out docs/results
 
 Runs what is not made yet (about a quarter of an hour a seed on two cores, in turn, so that wall time is
-honest), writes one JSON a seed with date, hardware and command, and prints a Markdown table. A seed whose model
-the gate refuses is in the table too, as far as it came; its JSON says how it ended.
+honest), writes one JSON a seed with date, hardware and command, and prints a Markdown table. A seed whose
+model the gate refuses is in the table too, as far as it came; its JSON says how it ended.
 """
 
 from __future__ import annotations
