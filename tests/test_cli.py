@@ -223,8 +223,9 @@ def test_an_interrupt_while_it_is_imported(tmp_path):
     command = [sys.executable, "-m", "publius", "show"]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it is ignored
+    ) as process:  # fmt: skip
         assert process.stdout is not None and process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
