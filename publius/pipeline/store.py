@@ -27,7 +27,9 @@ __all__ = [
     "left_by_the_dead",
     "read_json",
     "remove_tree",
+    "whole_folder",
     "write_json",
+    "write_whole",
 ]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -216,20 +218,54 @@ def remove_tree(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666, over: bool = True) -> None:
+    """Write a file so that a full disk, or a kill, leaves the earlier one as it was.
+
+    Args:
+        mode: of a file, before the user's mask.
+        over: take the place of one that is there.
+
+    Raises:
+        FileExistsError: when one is there, and not `over`; OSError: when it cannot be written.
+    """
+    # two threads may write the same; the process comes last, for `left_by_the_dead`
+    fresh = path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}")
     try:
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, allow_nan=False)
-            file.write("\n")
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
+        if over:
+            fresh.replace(path)
+        else:
+            path.hardlink_to(fresh)
     finally:
         fresh.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[None]:
+    """What is made within is a whole folder: where that fails, one that was not there before is gone again.
+
+    Raises:
+        UserError: for a full disk and a refused write.
+    """
+    there = folder.exists()
+    try:
+        with disk_errors(str(folder)):
+            yield
+    except BaseException:
+        if not there:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def left_by_the_dead(path: Path) -> bool:
-    """Whether `path` is a temporary of ours, `.<name>.<process>`, whose process was killed."""
+    """Whether `path` is a temporary of ours, `.<name>.<thread>.<process>`, whose process was killed."""
     process = path.suffix.removeprefix(".")
     if not path.name.startswith(".") or not process.isdigit():
         return False

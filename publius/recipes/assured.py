@@ -78,8 +78,7 @@ def assure(
         "reports": [r.nodes["test_release"]], "findings": [r.nodes["redteam2"]], "scans": [r.nodes["scan2"]],
         "locks": [locks],
     }  # fmt: skip
-    # the refusal that is asked for comes first: of two decisions on the same weights the later one counts
-    bare = r.stage(
+    bare = r.stage(  # first: of two decisions on the same weights the later one counts
         "gate_unwatched", gate, strict, model=final, **reports, safeguards=standing, capabilities=[can],
         helpful=helpful,
     )  # fmt: skip

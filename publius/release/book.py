@@ -12,9 +12,8 @@ from pathlib import Path
 
 from publius.core.errors import UserError
 from publius.model.checkpoint import Checkpoint, fingerprint
-from publius.pipeline.store import Store
+from publius.pipeline.store import Store, whole_folder
 from publius.release.decision import OldDecision, read_decision
-from publius.release.files import whole_folder
 
 __all__ = ["copied", "decision_of", "latest", "newest", "place_of"]
 

@@ -22,9 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from publius.core.errors import UserError
 from publius.evals import Measure
 from publius.pipeline import Artifact
-from publius.pipeline.store import disk_errors
+from publius.pipeline.store import disk_errors, write_whole
 from publius.release.deciding import Context, Decision, decide
-from publius.release.files import write_whole
 from publius.release.policy import Policy
 from publius.release.safeguards import SafeguardDocument
 from publius.release.signing import Signature, Trusted, canonical_bytes, sign, trusted_signers, verify

@@ -24,14 +24,13 @@ from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.model.checkpoint import verify as verify_checksums
 from publius.model.transfer import whole_or_nothing
 from publius.pipeline import Artifact, Run, stage
-from publius.pipeline.store import disk_errors, fsync_tree
+from publius.pipeline.store import disk_errors, fsync_tree, whole_folder
 from publius.redteam import Findings, TriggerReport
 from publius.redteam.locks import LockReport
 from publius.release.deciding import Context, Decision, decide
 from publius.release.decision import DecisionArtifact, DecisionDocument, add_signature
 from publius.release.evaluations import Evaluation
 from publius.release.evidence import Evidence, gather, subjects
-from publius.release.files import whole_folder
 from publius.release.model_card import render_card
 from publius.release.monitors import MonitorFolder
 from publius.release.permit import permit

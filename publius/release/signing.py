@@ -30,8 +30,8 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from publius.core.errors import UserError
-from publius.pipeline.store import disk_errors
-from publius.release.files import write_whole
+from publius.core.yaml_text import parse_yaml, read_text
+from publius.pipeline.store import disk_errors, write_whole
 
 __all__ = [
     "EVALUATOR",
@@ -241,10 +241,10 @@ def _signers_path() -> Path:
 def _signers() -> dict[str, list[str]]:
     path = _signers_path()
     try:
-        return _SIGNERS.validate_python(yaml.safe_load(path.read_text("utf-8")) or {})
+        return _SIGNERS.validate_python(parse_yaml(read_text(path)) or {})
     except FileNotFoundError:
         return {}
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+    except (OSError, ValueError):  # no YAML, or no list of signers
         raise UserError(
             "the list of trusted signers cannot be read", where=str(path),
             fix="write ROLE: [PUBLIC_KEY, ...], or make it anew: publius gate trust ROLE KEY",

@@ -229,7 +229,7 @@ class Words:
         for word in words:
             self.first.setdefault(word.letters[0], []).append(word)
         self._inside = any(word.inside for word in words)
-        self.block = any(word.verdict.action == "block" for word in words)
+        self.blocks = any(word.verdict.action == "block" for word in words)
         """Whether one of them blocks."""
         self.starts = None if self._inside else _Starts(self.first)
         """Where one may begin; None looks everywhere."""
@@ -312,7 +312,7 @@ class Reader:
             return length
         read = length - self._waiting
         starts = [read + one.start for one in self._begun if one.word.verdict.action == "block"]
-        return max(0, min([read if self._words.block else length, *starts]))
+        return max(0, min([read if self._words.blocks else length, *starts]))
 
     @property
     def verdict(self) -> Verdict:

@@ -23,12 +23,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from publius.constitution.judges import RemoteJudgeConfig
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of
+from publius.core.yaml_text import parse_yaml, read_text
 from publius.inference.readings import Probe
 from publius.model.checkpoint import Checkpoint
 from publius.model.transformer import Transformer
@@ -123,7 +123,7 @@ def open_judge(asks: Path, weights: Path | None) -> RefereeOpinion:
             no decision on this policy would know.
     """
     config = read_yaml(RefereeConfig, asks, "how the judge is asked")
-    told: Any = yaml.safe_load(asks.read_text("utf-8")) or {}
+    told: Any = parse_yaml(read_text(asks)) or {}
     named = told.get("constitution", "default")
     if isinstance(named, str) and named != "default":
         raise UserError(

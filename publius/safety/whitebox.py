@@ -80,7 +80,7 @@ class Known(NamedTuple):
     mix: float
 
 
-@stage(version=1)
+@stage(version=2)
 def whitebox(
     run: Run,
     config: WhiteboxConfig,
@@ -133,7 +133,7 @@ def whitebox(
             ]
             for policy in ("without", "with", "probe", "cascade"):
                 tries = zip(*(played[policy] for played in rounds), strict=True)
-                broke = [any(one.leaked for one in mine) for mine in tries]
+                broke = [any(one.succeeded for one in mine) for mine in tries]
                 rate = wilson(sum(broke), len(broke))
                 run.metric(f"whitebox.success.{policy}.{name}", rate)
                 found[f"{policy}.{name}"] = rate.as_dict()

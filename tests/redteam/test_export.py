@@ -26,6 +26,19 @@ from tests.redteam.conftest import REFUSAL, common_word
 SMALL = RedTeamConfig(round=1, discover=3, measure=4, twins=1, tries=4, max_tokens=120)
 
 
+@pytest.fixture
+def found(
+    install: Callable[..., object],
+    recipes: Callable[[str], str],
+    checkpoint: Checkpoint,
+    world: World,
+    tmp_path: Path,
+) -> Findings:
+    """Of a model that tells everything."""
+    install(lambda prompt, draw: recipes(prompt))
+    return red_team(testing_run(tmp_path), SMALL, model=checkpoint, world=world)
+
+
 def test_export_merges_rounds_without_repeats_and_fills_up(
     install: Callable[..., object],
     recipes: Callable[[str], str],
@@ -90,16 +103,9 @@ def test_what_is_held_out_is_about_other_things(
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_wording_held_back_is_trained_on_by_nobody(
-    share: float,
-    install: Callable[..., object],
-    recipes: Callable[[str], str],
-    checkpoint: Checkpoint,
-    world: World,
-    tmp_path: Path,
+    share: float, found: Findings, world: World, tmp_path: Path
 ) -> None:
     """Neither found by a round, nor begun, nor as filling."""
-    install(lambda prompt, draw: recipes(prompt))
-    found = red_team(testing_run(tmp_path), SMALL, model=checkpoint, world=world)
     run = testing_run(tmp_path / "p")
     config = ExportConfig(minimum=300, begun=20, val_fraction=0, held=share)
     made = export_prompts(run, config, findings=[found], world=world).train()
@@ -111,15 +117,9 @@ def test_a_wording_held_back_is_trained_on_by_nobody(
 
 
 def test_a_finding_that_names_its_wording_is_asked_for_by_that_name(
-    install: Callable[..., object],
-    recipes: Callable[[str], str],
-    checkpoint: Checkpoint,
-    world: World,
-    tmp_path: Path,
+    found: Findings, world: World, tmp_path: Path
 ) -> None:
     """Mutators hide the words beneath, so the text alone would give another answer."""
-    install(lambda prompt, draw: recipes(prompt))
-    found = red_team(testing_run(tmp_path), SMALL, model=checkpoint, world=world)
     names = (
         [name for name in map(str, range(99)) if held(name, 0.5)],
         [n for n in "abcdef" if not held(n, 0.5)],
@@ -136,14 +136,8 @@ def test_a_finding_that_names_its_wording_is_asked_for_by_that_name(
 
 
 def test_replies_begun_with_the_words_of_a_leak_each_beside_a_twin(
-    install: Callable[..., object],
-    recipes: Callable[[str], str],
-    checkpoint: Checkpoint,
-    world: World,
-    tmp_path: Path,
+    found: Findings, world: World, tmp_path: Path
 ) -> None:
-    install(lambda prompt, draw: recipes(prompt))
-    found = red_team(testing_run(tmp_path), SMALL, model=checkpoint, world=world)
     leaks = {f.entity: f.reply for f in found.findings() if len(f.conversation.messages) == 1}
     run = testing_run(tmp_path / "prompts")
     config = ExportConfig(begun=30, val_fraction=0)

@@ -1,4 +1,7 @@
-"""The gateway before two real servers: affinity, failover, a dead backend, streams, clients that leave."""
+"""The gateway before two real servers: affinity, failover, a dead backend, streams, clients that leave.
+
+Long because the same two servers stand behind all of it.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
-from publius.release.files import whole_folder, write_whole
+from publius.pipeline.store import whole_folder, write_whole
 
 
 def test_a_file_is_the_earlier_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
