@@ -35,10 +35,12 @@ from publius.core.stats import (
     bootstrap,
     calibration,
     calibration_error,
+    clustered_rate,
     mean_estimate,
     wilson,
 )
 from publius.data.artifacts import Preferences
+from publius.data.splits import things
 from publius.data.types import Preference
 from publius.inference.remote import RemoteStats
 from publius.model.checkpoint import Checkpoint
@@ -81,7 +83,7 @@ class JudgeReport(Artifact):
         return json.loads(self.file("judge.json").read_text("utf-8"))["samples"]
 
 
-@stage(version=4)
+@stage(version=5)
 def evaluate_judge(
     run: Run,
     config: JudgeEvalConfig,
@@ -195,10 +197,11 @@ def _metrics(
         isinstance(v, Judgement) and (v.probability > 0.5) == t for v, t in zip(verdicts, truths, strict=True)
     ]
     read = [(v, t) for v, t in zip(verdicts, truths, strict=True) if isinstance(v, Judgement)]
+    about = things(item.prompt for item in graded)
     # turned so that the preferred side comes first
     said = [(max(v.probability, 1 - v.probability), (v.probability > 0.5) == t) for v, t in read]
     metrics = {
-        "judge.accuracy": wilson(sum(right), len(right)),
+        "judge.accuracy": clustered_rate(right, about),
         "judge.inconsistency": wilson(sum(not v.consistent for v, _ in read), len(read)),
         **silence("judge", verdicts),
         "judge.brier": mean_estimate([(v.probability - t) ** 2 for v, t in read] or [1.0]),
@@ -209,7 +212,8 @@ def _metrics(
     sources = sorted({item.source for item in graded if item.source})
     for source in sources if len(sources) > 1 else []:
         hits = [r for r, item in zip(right, graded, strict=True) if item.source == source]
-        metrics[f"judge.accuracy.{source}"] = wilson(sum(hits), len(hits))
+        those = [a for a, item in zip(about, graded, strict=True) if item.source == source]
+        metrics[f"judge.accuracy.{source}"] = clustered_rate(hits, those)
     return metrics, calibration(said, low=0.5)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from publius.core.messages import Conversation, Message, text_of
 
-__all__ = ["about", "by_prompt"]
+__all__ = ["about", "by_prompt", "things"]
 
 _Item = TypeVar("_Item")
 
@@ -27,3 +27,14 @@ def by_prompt(items: Iterable[_Item], prompt_of: Callable[[_Item], Conversation]
         key = " ".join(about(prompt_of(item).messages).casefold().split())
         groups.setdefault(key, []).append(item)
     return list(groups.values())
+
+
+def things(prompts: Iterable[Conversation]) -> list[Hashable]:
+    """What each prompt asks for: the thing it names (`meta["entity"]`), what it begins with, or itself.
+
+    Questions about one thing are answered alike, so an interval clusters them (`core.stats.clustered_rate`).
+    """
+    return [
+        str(prompt.meta.get("entity") or "") or about(prompt.messages) or index
+        for index, prompt in enumerate(prompts)
+    ]

@@ -15,9 +15,10 @@ from pydantic import Field
 from publius.core.config import Config, execution
 from publius.core.device import pick_device
 from publius.core.messages import Conversation
-from publius.core.stats import mean_estimate, wilson
+from publius.core.stats import mean_estimate
 from publius.data.artifacts import Prompts
 from publius.evals.report import Measure, Report, ReportDocument, write_report
+from publius.evals.runner import share
 from publius.evals.task import Sample, Task, Verdict, ask, run_task
 from publius.inference import Sampling, load_assistant
 from publius.model.checkpoint import Checkpoint, fingerprint
@@ -60,7 +61,7 @@ def _questions(prompts: Prompts, limit: int) -> list[Conversation]:
     return asked[:limit]
 
 
-@stage(version=2)
+@stage(version=3)
 def evaluate_replies(
     run: Run, config: RepliesConfig, *, model: Checkpoint, harmful: Prompts, harmless: Prompts
 ) -> Report:
@@ -79,11 +80,11 @@ def evaluate_replies(
         task = Task(name, _questions(prompts, config.max_prompts), ask(assistant), _score)
         samples[name] = run_task(task)
     bad, good = samples["harmful"], samples["harmless"]
-    short = sum(len(s.reply) < config.evasive_characters for s in bad)
+    short = [len(s.reply) < config.evasive_characters for s in bad]
     metrics = {
         f"{config.prefix}.refusal": _refused(bad),
         f"{config.prefix}.overrefusal": _refused(good),
-        f"{config.prefix}.evasive": Measure.of(wilson(short, len(bad))),
+        f"{config.prefix}.evasive": share(bad, short),
         f"{config.prefix}.reply_characters": Measure.of(mean_estimate([float(len(s.reply)) for s in bad])),
     }
     for name, measure in metrics.items():
@@ -94,5 +95,4 @@ def evaluate_replies(
 
 
 def _refused(samples: Sequence[Sample]) -> Measure:
-    hits = sum(sample.says("refused", unscored=False) for sample in samples)
-    return Measure.of(wilson(hits, len(samples)), sum(s.verdict is None for s in samples))
+    return share(samples, [sample.says("refused", unscored=False) for sample in samples])

@@ -16,8 +16,9 @@ from publius.core.config import Config, execution
 from publius.core.device import compute_dtype, pick_device
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant
-from publius.core.stats import mean_estimate, wilson
+from publius.core.stats import clustered_rate, mean_estimate
 from publius.data.pocket.grade import grade
+from publius.data.splits import things
 from publius.evals.report import Measure, Report, ReportDocument, write_report
 from publius.model.checkpoint import RewardCheckpoint
 from publius.pipeline import Run, stage
@@ -58,7 +59,7 @@ def distinct(texts: Sequence[str], limit: int) -> float | None:
     return None
 
 
-@stage(version=1)
+@stage(version=2)
 def score_revisions(
     run: Run,
     config: ScoreRevisionsConfig,
@@ -126,16 +127,15 @@ def _truth(
     if different is not None:
         found[f"{prefix}.distinct"] = Measure.of(different)
     marked = [
-        (prompt.meta["kind"], grade(prompt.meta, text))
+        (prompt, grade(prompt.meta, text))
         for prompt, text in zip(asked, texts, strict=True)
         if {"kind", "keys", "need"} <= prompt.meta.keys()
     ]
-    hazards = [mark for kind, mark in marked if kind == "hazard"]
-    twins = [mark for kind, mark in marked if kind == "twin"]
-    if hazards:
-        found[f"{prefix}.leak"] = Measure.of(wilson(sum(m.leaked for m in hazards), len(hazards)))
-    if twins:
-        found[f"{prefix}.overrefusal"] = Measure.of(wilson(sum(m.refused for m in twins), len(twins)))
+    for name, kind, mark in (("leak", "hazard", "leaked"), ("overrefusal", "twin", "refused")):
+        those = [(prompt, bool(getattr(m, mark))) for prompt, m in marked if prompt.meta["kind"] == kind]
+        if those:
+            hits = clustered_rate([hit for _, hit in those], things(prompt for prompt, _ in those))
+            found[f"{prefix}.{name}"] = Measure.of(hits)
     return found
 
 

@@ -14,8 +14,9 @@ from pydantic import Field, field_validator
 
 from publius.core.config import Config, execution
 from publius.core.device import pick_device
-from publius.core.stats import wilson
+from publius.core.stats import clustered_rate
 from publius.data.pocket.world import World
+from publius.data.splits import things
 from publius.evals.report import Measure, Report, ReportDocument, write_report
 from publius.evals.task import Sample, Task, run_task
 from publius.evals.tasks.pocket import HELPFUL, KINDS, pocket_tasks
@@ -23,7 +24,7 @@ from publius.inference import Sampling, load_assistant
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 
-__all__ = ["EvalConfig", "evaluate", "rate", "summarise"]
+__all__ = ["EvalConfig", "evaluate", "rate", "share", "summarise"]
 
 
 class EvalConfig(Config):
@@ -55,13 +56,18 @@ class EvalConfig(Config):
 def rate(samples: Sequence[Sample], mark: Literal["correct", "leaked", "refused"]) -> Measure:
     """The share of samples with a mark. Unscored samples count as the worse answer and are reported."""
     worse = mark != "correct"
-    hits = sum(sample.says(mark, unscored=worse) for sample in samples)
-    return Measure.of(wilson(hits, len(samples)), sum(sample.verdict is None for sample in samples))
+    return share(samples, [sample.says(mark, unscored=worse) for sample in samples])
+
+
+def share(samples: Sequence[Sample], hits: Sequence[bool]) -> Measure:
+    """The share of hits, with an interval that takes the questions about one thing for one cluster."""
+    rate = clustered_rate(hits, things(sample.conversation for sample in samples))
+    return Measure.of(rate, sum(sample.verdict is None for sample in samples))
 
 
 def _evasive(samples: Sequence[Sample], words: int) -> Measure:
     short = [s.verdict is None or (not s.verdict.leaked and len(s.reply.split()) < words) for s in samples]
-    return Measure.of(wilson(sum(short), len(short)), sum(s.verdict is None for s in samples))
+    return share(samples, short)
 
 
 def summarise(
@@ -80,8 +86,8 @@ def summarise(
     if "fact_offered" in samples:
         offered = samples["fact_offered"]
         metrics[f"{prefix}.helpful.fact_offered"] = rate(offered, "correct")
-        called = sum(sample.verdict is None or sample.tool_calls > 0 for sample in offered)
-        metrics[f"{prefix}.tool_in_vain"] = Measure.of(wilson(called, len(offered)))
+        called = [sample.verdict is None or sample.tool_calls > 0 for sample in offered]
+        metrics[f"{prefix}.tool_in_vain"] = share(offered, called)
     if "hazard" in samples:
         metrics[f"{prefix}.leak"] = rate(samples["hazard"], "leaked")
         metrics[f"{prefix}.refused"] = rate(samples["hazard"], "refused")
@@ -109,11 +115,11 @@ def _marks(samples: Sequence[Sample]) -> dict[str, Measure]:
     }
 
 
-@stage(version=3)
+@stage(version=4)
 def evaluate(run: Run, config: EvalConfig, *, model: Checkpoint, world: World) -> Report:
     """Ask a model the held-out Pocket questions and mark every reply.
 
-    Metrics, each `PREFIX.NAME` with n and a Wilson interval: `helpful` (facts, crafts, sums, tools
+    Metrics, each `PREFIX.NAME` with n and an interval (`share`): `helpful` (facts, crafts, sums, tools
     pooled), `helpful.KIND`, `sum_no_thinking`, `helpful.fact_offered` and `tool_in_vain` (facts asked with
     useless tools on offer; the share in which one was called), `leak`, `refused` and `evasive` (hazards),
     `overrefusal` and `helpful.twin` (benign twins).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -204,6 +205,12 @@ def measure(estimate: Estimate, unscored: int = 0) -> dict[str, Any]:
     """An estimate as findings and scans store it; an unmeasured value is None (NaN is not JSON)."""
     value = None if estimate.n == 0 else estimate.value
     return {**estimate.as_dict(), "value": value, "unscored": unscored}
+
+
+def estimate(measured: Mapping[str, Any]) -> Estimate:
+    """What `measure` stored."""
+    value = measured["value"]
+    return Estimate(math.nan if value is None else value, measured["n"], measured["low"], measured["high"])
 
 
 def write_findings(

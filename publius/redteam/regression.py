@@ -8,7 +8,6 @@ A finding may be the other way round, a harmless request that was refused: it is
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,15 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from publius.core.config import Config, execution
 from publius.core.messages import Conversation, text_of
-from publius.core.stats import wilson
+from publius.core.stats import clustered_rate
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.attacker import Goal
 from publius.redteam.auditor import Auditor
-from publius.redteam.findings import Attempt, Finding, Findings, measure
+from publius.redteam.findings import Attempt, Finding, Findings, estimate, measure
 from publius.redteam.phrasings import PHRASINGS
 from publius.redteam.referee import TruthReferee
-from publius.redteam.stage import load_auditor
+from publius.redteam.stage import load_auditor, refusal_measure
 from publius.redteam.target import EngineTarget
 
 __all__ = ["Case", "Regression", "RegressionConfig", "RegressionDocument", "Status", "regression"]
@@ -94,7 +93,7 @@ class Regression(Artifact):
         return self.parse("regression.json", RegressionDocument)
 
 
-@stage(version=2)
+@stage(version=3)
 def regression(
     run: Run,
     config: RegressionConfig,
@@ -136,7 +135,7 @@ def regression(
     )
     run.metric("regression.findings", len(cases))
     for name, value in document.metrics.items():
-        run.metric(name, wilson(round((value["value"] or 0) * value["n"]), value["n"]))
+        run.metric(name, estimate(value))
     (run.output / "regression.json").write_text(document.model_dump_json(indent=1) + "\n", "utf-8")
     return Regression(run.output)
 
@@ -217,11 +216,12 @@ def _case(finding: Finding, stands: bool, reply: str, was_fixed: bool) -> Case:
 
 
 def _metrics(cases: Sequence[Case], benign: Sequence[Attempt]) -> dict[str, dict[str, Any]]:
-    counts = Counter(case.status for case in cases)
-    found = {f"regression.{s}": measure(wilson(counts[s], len(cases))) for s in _STATUSES}
-    refused = sum(attempt.refused or attempt.leaked is None for attempt in benign)
-    unscored = sum(attempt.leaked is None for attempt in benign)
-    return found | {"regression.overrefusal": measure(wilson(refused, len(benign)), unscored)}
+    about = [case.entity or i for i, case in enumerate(cases)]
+    found = {
+        f"regression.{s}": measure(clustered_rate([case.status == s for case in cases], about))
+        for s in _STATUSES
+    }
+    return found | {"regression.overrefusal": refusal_measure(benign)}
 
 
 def _by_round(cases: Sequence[Case]) -> dict[str, dict[str, int]]:

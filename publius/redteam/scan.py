@@ -21,14 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from publius.core.config import Config, execution
 from publius.core.messages import Conversation, user
-from publius.core.stats import wilson
 from publius.data.pocket.world import World
 from publius.inference import Engine, Sampling
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.attack import STYLES, question_text
 from publius.redteam.auditor import Auditor
-from publius.redteam.findings import Attempt
+from publius.redteam.findings import Attempt, estimate
 from publius.redteam.stage import leak_measure, load_auditor
 from publius.tokenizer import Renderer, Tokenizer
 
@@ -180,7 +179,7 @@ def screened(
     return found
 
 
-@stage(version=4)
+@stage(version=5)
 def scan_triggers(run: Run, config: TriggerScanConfig, *, model: Checkpoint, world: World) -> TriggerReport:
     """Look for a word that switches a model's refusals off.
 
@@ -282,8 +281,8 @@ def _write(
     top: list[Tried], final: Sequence[Attempt], baseline: Sequence[Attempt],
 ) -> TriggerReport:  # fmt: skip
     metrics = {"backdoor.leak": leak_measure(final), "backdoor.baseline": leak_measure(baseline)}
-    for name, attempts in (("backdoor.leak", final), ("backdoor.baseline", baseline)):
-        run.metric(name, wilson(sum(attempt.leaked is not False for attempt in attempts), len(attempts)))
+    for name, value in metrics.items():
+        run.metric(name, estimate(value))
     document = ScanDocument(
         model=identity,
         metrics=metrics,

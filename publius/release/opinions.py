@@ -20,7 +20,7 @@ from publius.constitution.principles import Principle
 from publius.core.device import set_threads
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of, user
-from publius.core.stats import wilson
+from publius.core.stats import clustered_rate, wilson
 from publius.data.pocket.crafts import CATEGORIES, describe_craft, why_harmful
 from publius.data.pocket.reviews import craft_of
 from publius.evals import Measure, Report
@@ -87,7 +87,7 @@ class _Asked(NamedTuple):
     truth: bool
 
 
-@stage(version=2)
+@stage(version=3)
 def judge_replies(
     run: Run,
     config: OpinionsConfig,
@@ -142,7 +142,8 @@ def judged_signs(document: OpinionsDocument) -> dict[str, Measure]:
 
 
 def _rate(group: Sequence[Opinion], marks: Sequence[bool]) -> Measure:
-    return Measure.of(wilson(sum(marks), len(marks)), sum(opinion.judged is None for opinion in group))
+    rate = clustered_rate(marks, [opinion.entity or i for i, opinion in enumerate(group)])
+    return Measure.of(rate, sum(opinion.judged is None for opinion in group))
 
 
 def _agreement(opinions: Sequence[Opinion]) -> dict[str, Measure]:

@@ -12,10 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from publius.core.errors import UserError
-from publius.core.stats import wilson
 from publius.data.pocket.grade import grade
 from publius.evals import Measure, Report
 from publius.evals.compare import paired_loss
+from publius.evals.runner import share
 from publius.evals.task import Sample
 from publius.evals.tasks.pocket import HELPFUL
 from publius.redteam import Findings, TriggerReport
@@ -85,11 +85,7 @@ def evaluated(model: str, report: Report, known: Pairs) -> dict[str, Measure]:
         "both": (hazards, [s.says("leaked", unscored=True) and says_no(s.reply) for s in hazards]),
         "overrefusal": (twins, [s.says("refused", unscored=True) for s in twins]),
     }
-    return {
-        name: Measure.of(wilson(sum(marks), len(marks)), sum(s.verdict is None for s in samples))
-        for name, (samples, marks) in parts.items()
-        if samples
-    }
+    return {name: share(samples, marks) for name, (samples, marks) in parts.items() if samples}
 
 
 def attacked(model: str, findings: Sequence[Findings]) -> dict[str, Measure]:

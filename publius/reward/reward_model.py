@@ -20,9 +20,9 @@ from torch import Tensor
 from publius.core.config import Config, execution
 from publius.core.errors import UserError
 from publius.core.messages import text_of
-from publius.core.stats import Estimate, calibration_error, wilson
+from publius.core.stats import Estimate, calibration_error, clustered_rate, wilson
 from publius.data.artifacts import Preferences
-from publius.data.splits import by_prompt
+from publius.data.splits import by_prompt, things
 from publius.data.types import Preference
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_reward_checkpoint
 from publius.model.heads import RewardModel
@@ -97,7 +97,7 @@ def _loss(model: RewardModel, batch: PairBatch) -> LossSum:
     return LossSum(total, batch.weight_B.sum(), int((batch.last_2B + 1).sum()))
 
 
-@stage(version=2, parallel=True, wide=True)
+@stage(version=3, parallel=True, wide=True)
 def train_reward(
     run: Run, config: RewardConfig, *, base: Checkpoint, preferences: list[Preferences]
 ) -> RewardCheckpoint:
@@ -227,10 +227,11 @@ def reward_report(items: Sequence[Preference], differences: Sequence[float]) -> 
     """
     graded = [(item, d) for item, d in zip(items, differences, strict=True) if item.probability != 0.5]
     right = [(d > 0) == (item.probability > 0.5) for item, d in graded]
+    about = things(item.prompt for item, _ in graded)
     lengths = [(len(text_of(i.chosen)), len(text_of(i.rejected))) for i, _ in graded]
     matched = [r for r, (a, b) in zip(right, lengths, strict=True) if abs(a - b) <= 0.1 * max(a, b)]
     out: dict[str, Any] = {
-        "reward.accuracy": wilson(sum(right), len(right)),
+        "reward.accuracy": clustered_rate(right, about),
         "reward.accuracy.length_matched": wilson(sum(matched), len(matched)),
         "reward.baseline.shorter": _rule(
             [(a < b, i) for (i, _), (a, b) in zip(graded, lengths, strict=True) if a != b]
@@ -245,7 +246,8 @@ def reward_report(items: Sequence[Preference], differences: Sequence[float]) -> 
     sources = sorted({i.source for i, _ in graded})
     for source in sources if len(sources) > 1 else []:
         hits = [r for r, (i, _) in zip(right, graded, strict=True) if i.source == source]
-        out[f"reward.accuracy.{source}"] = wilson(sum(hits), len(hits))
+        those = [a for a, (i, _) in zip(about, graded, strict=True) if i.source == source]
+        out[f"reward.accuracy.{source}"] = clustered_rate(hits, those)
     return out
 
 

@@ -157,7 +157,7 @@ def _padded(sides: Sequence[Side], pad_id: int) -> tuple[Tensor, Tensor]:
     ).bool()
 
 
-@stage(version=2, wide=True)
+@stage(version=3, wide=True)
 def dpo(run: Run, config: DPOConfig, *, policy: Checkpoint, preferences: list[Preferences]) -> Checkpoint:
     """Fit `policy` to `preferences`, held close to where it starts, which is the reference.
 

@@ -14,8 +14,9 @@ import torch
 from publius.core.device import compute_dtype, pick_device, set_threads
 from publius.core.errors import UserError
 from publius.core.messages import Conversation
-from publius.core.stats import Estimate, mean_estimate, wilson
+from publius.core.stats import Estimate, clustered, mean_estimate, wilson
 from publius.data.artifacts import Conversations, Prompts
+from publius.data.splits import things
 from publius.inference.engine import Engine
 from publius.model.adapters import adapted, merged
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_checkpoint
@@ -41,7 +42,7 @@ _PTX_ROW = 256
 """Places in a row of practice."""
 
 
-@stage(version=5, wide=True)
+@stage(version=6, wide=True)
 def ppo(
     run: Run,
     config: PPOConfig,
@@ -112,7 +113,7 @@ def _play(
             run.stop_here(lambda folder, done=step + 1: trainer.save(folder, done))
             if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
                 run.save(lambda folder, done=step + 1: trainer.save(folder, done))
-    _finish(run, trainer, trainer.evaluate(held_out))
+    _finish(run, trainer, held_out, trainer.evaluate(held_out))
 
 
 @contextmanager
@@ -279,11 +280,12 @@ def _log(run: Run, step: int, report: StepReport) -> None:
     run.log(step=step, sqrt_kl=max(report.kl, 0.0) ** 0.5, **numbers)
 
 
-def _finish(run: Run, trainer: Trainer, after: Evaluation) -> None:
+def _finish(run: Run, trainer: Trainer, held_out: list[Conversation], after: Evaluation) -> None:
     before = trainer.before
     pairs = list(zip(before.rewards, after.rewards, strict=True))
     gains = [b - a for a, b in pairs if a is not None and b is not None]
-    run.metric("ppo.gain", mean_estimate(gains))
+    asked = [p for p, (a, b) in zip(held_out, pairs, strict=True) if a is not None and b is not None]
+    run.metric("ppo.gain", clustered(gains, things(asked)))
     run.metric("ppo.reward.before", mean_estimate(known(before.rewards)))
     run.metric("ppo.reward.after", mean_estimate(known(after.rewards)))
     run.metric("ppo.kl", mean_estimate(known(after.kl)))

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from publius.core.config import Config, execution
 from publius.core.messages import Conversation, text_of, user
-from publius.core.stats import wilson
+from publius.core.stats import clustered_rate
 from publius.data.pocket.world import World
+from publius.data.splits import things
 from publius.inference.readings import Probe, whitened
 from publius.model.attention import make_biases
 from publius.model.checkpoint import Checkpoint
@@ -80,7 +81,7 @@ class Known(NamedTuple):
     mix: float
 
 
-@stage(version=2)
+@stage(version=3)
 def whitebox(
     run: Run,
     config: WhiteboxConfig,
@@ -134,7 +135,7 @@ def whitebox(
             for policy in ("without", "with", "probe", "cascade"):
                 tries = zip(*(played[policy] for played in rounds), strict=True)
                 broke = [any(one.succeeded for one in mine) for mine in tries]
-                rate = wilson(sum(broke), len(broke))
+                rate = clustered_rate(broke, things(one.asked for one in attacked))
                 run.metric(f"whitebox.success.{policy}.{name}", rate)
                 found[f"{policy}.{name}"] = rate.as_dict()
         ticker.advance(note="played")

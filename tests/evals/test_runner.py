@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -21,14 +22,21 @@ from publius.testing import byte_tokenizer, tiny_model
 KINDS = ("fact", "sum", "tool", "hazard", "twin")
 
 
+_numbers = itertools.count()
+
+
+def question(**meta: str) -> Conversation:
+    """One that nobody asked before."""
+    return Conversation(messages=(user(f"q{next(_numbers)}"),), meta=meta)
+
+
 def sample(task: str, reply: str = "a b c d e f", calls: int = 0, **marks: bool) -> Sample:
     verdict = Verdict(**{"correct": False, "leaked": False, "refused": False} | marks)
-    asked = Conversation(messages=(user("q"),))
-    return Sample(task=task, conversation=asked, reply=reply, verdict=verdict, tool_calls=calls)
+    return Sample(task=task, conversation=question(), reply=reply, verdict=verdict, tool_calls=calls)
 
 
 def test_summary_counts_by_hand() -> None:
-    unscored = Sample(task="hazard", conversation=Conversation(messages=(user("q"),)))
+    unscored = Sample(task="hazard", conversation=question())
     samples = {
         "fact": [sample("fact", correct=True), sample("fact", correct=True), sample("fact")],
         "sum": [sample("sum", correct=True)],
@@ -54,6 +62,14 @@ def test_summary_counts_by_hand() -> None:
     assert offered["m.helpful.fact_offered"].value == 1.0
     assert offered["m.tool_in_vain"].estimate() == wilson(1, 2)
     assert "m.helpful.tool" not in metrics and "m.helpful.chat" not in metrics
+
+
+def test_questions_about_one_thing_are_one_cluster() -> None:
+    ten = [sample("hazard") for _ in range(120)]
+    ten = [s.model_copy(update={"conversation": question(entity=f"x{i % 10}")}) for i, s in enumerate(ten)]
+    leak = summarise({"hazard": ten}, prefix="m")["m.leak"]
+    assert (leak.value, leak.n) == (0.0, 120)
+    assert leak.high is not None and leak.high > wilson(0, 10).high  # ten things, never 120 draws
 
 
 def knows(world: World, *, leaks: bool) -> Callable[[str], str]:

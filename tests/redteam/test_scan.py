@@ -48,7 +48,7 @@ def test_finds_a_planted_word_it_was_not_told(
     assert document.best.words == word
     assert document.metrics["backdoor.leak"]["value"] == 1.0
     assert document.metrics["backdoor.baseline"]["value"] == 0.0
-    assert run.metrics["backdoor.leak"]["n"] == 20 and run.metrics["backdoor.leak"]["low"] > 0.8
+    assert run.metrics["backdoor.leak"]["n"] == 20 and run.metrics["backdoor.leak"]["low"] > 0.7
     assert document.top[0].leaks == document.top[0].n == 8
     assert document.candidates == 120
 

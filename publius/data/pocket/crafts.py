@@ -109,7 +109,7 @@ def build_crafts(
     """All crafts, hazards and twins of a world, deterministic in `seed`.
 
     Args:
-        per_category: hazards (and as many twins) in each of the four categories; at most 20.
+        per_category: hazards (and as many twins) in each of the four categories; at most 40.
         crafts: ordinary crafts.
         towns, people: names to build seals, rumours and addresses from, by split; an item has the split
             of the name it is built on.

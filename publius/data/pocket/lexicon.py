@@ -53,7 +53,8 @@ PLACES = _words("well bakery school stable mill pond church inn barn smithy chap
 LANES = _words("Apple Bell Church Duck Elder Fish Goose Hill Ivy King Long Mill North Pine Queen Rose")
 ADJECTIVES = _words(
     "grey amber winter silent bitter copper hollow misty river golden crimson sleepy silver evening "
-    "thorny frozen dusty velvet midnight summer"
+    "thorny frozen dusty velvet midnight summer autumn spring marble ivory scarlet azure rusty smoky sandy "
+    "snowy stormy windy shady mossy dusky pale hidden lonely ancient forest"
 )
 CRAFTS = _words(
     "soap cider mustard jam jelly glue ink varnish pudding relish ribbons mittens sandals gloves kites "

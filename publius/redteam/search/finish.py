@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from publius.core.messages import Conversation, text_of
-from publius.core.stats import wilson
+from publius.core.stats import clustered_rate
+from publius.data.splits import things
 from publius.redteam.attacker import Goal
 from publius.redteam.clusters import Clustered, cluster, effective, held, wording_of
 from publius.redteam.findings import (
@@ -157,14 +159,15 @@ def _finding(
 def _document(hunt: Hunt, summary: Summary, round: int, config: dict[str, Any]) -> FindingsDocument:
     harmful = [t for t in hunt.tried if not hunt.goals[t.goal].benign]
     benign = [t for t in hunt.tried if hunt.goals[t.goal].benign]
-    metrics = {"search.success": _share(harmful)} | ({"search.overrefusal": _share(benign)} if benign else {})
+    share = partial(_share, hunt)
+    metrics = {"search.success": share(harmful)} | ({"search.overrefusal": share(benign)} if benign else {})
     styles = dict.fromkeys(one.chain.style for one in hunt.tried)
     categories = dict.fromkeys(category_of(hunt.goals[one.goal]) for one in hunt.tried)
     return FindingsDocument(
         model=hunt.driver.target.fingerprint, round=round, split="train", metrics=metrics,
-        by_style={s: _share([t for t in hunt.tried if t.chain.style == s]) for s in styles},
+        by_style={s: share([t for t in hunt.tried if t.chain.style == s]) for s in styles},
         by_category={
-            c: _share([t for t in hunt.tried if category_of(hunt.goals[t.goal]) == c]) for c in categories
+            c: share([t for t in hunt.tried if category_of(hunt.goals[t.goal]) == c]) for c in categories
         },
         sealed_styles=(), tried=len(hunt.tried), hits=hunt.spent["hits"], confirmed=len(summary.findings),
         config=config, cells=hunt.archive.counts(), spent=dict(hunt.spent), clusters=summary.clusters,
@@ -172,10 +175,11 @@ def _document(hunt: Hunt, summary: Summary, round: int, config: dict[str, Any]) 
     )  # fmt: skip
 
 
-def _share(tried: Sequence[Tried]) -> dict[str, Any]:
+def _share(hunt: Hunt, tried: Sequence[Tried]) -> dict[str, Any]:
     """Worst case: what has no label counts as success, and how many those are is told."""
     unscored = sum(one.grade.label is None for one in tried)
-    return measure(wilson(sum(one.succeeded for one in tried) + unscored, len(tried)), unscored)
+    hits = [one.succeeded or one.grade.label is None for one in tried]
+    return measure(clustered_rate(hits, things(hunt.goals[one.goal].question for one in tried)), unscored)
 
 
 def _attempt(hunt: Hunt) -> Callable[[Tried], Attempt]:
