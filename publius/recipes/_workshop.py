@@ -155,7 +155,7 @@ class Workshop:
         sizes = self.sizes
         config = PretrainConfig(
             model=_shape(size, sizes.vocab_size), tokens=tokens, batch_tokens=sizes.batch_rows * sizes.rows,
-            sequence_length=sizes.rows, optimizer=OptimizerConfig(muon_lr=0.009, adamw_lr=0.006),
+            sequence_length=sizes.rows, optimizer=OptimizerConfig(muon_lr=0.009, adamw_lr=0.02),
             seed=self.seed,
         )  # fmt: skip
         return self.stage(name, pretrain, config, shards=shards, tokenizer=self.tokenizer)

@@ -14,10 +14,12 @@ the rates on a machine of yours is `benchmarks/lr_transfer.py`.
   carry its factor for tall matrices). It grows with the batch through two anchors, 0.006 at 1,024 tokens
   (Pocket, docs/decisions.md) and 0.02 at 2^19 (Jordan et al. 2024), an exponent of 0.193, and is not
   extrapolated beyond either.
-- **AdamW's rate** trains embeddings, norms and head. By muP (Yang et al. 2022, arXiv 2203.03466, table 3)
-  the embedding's is constant in the width and the head's falls as 1/width; both share one rate here, so it
-  falls as 1/sqrt(width), as in nanochat. Where AdamW trains the matrices too
-  (`matrices=False`) it falls as 1/width. Anchor: 0.005 at width 192 (Pocket).
+- **AdamW's rate** trains embeddings, norms and head. It is constant in the width, as muP has it for
+  embeddings (Yang et al. 2022, arXiv 2203.03466, table 3), and falls with the tokens: at widths 64, 128 and
+  256 the best was 0.034 for 0.4 million and, at 64 and 128, 0.02 for 4 million (docs/decisions.md), an
+  exponent of -0.23. It is extrapolated: at 8.76 billion tokens it says 0.0034, where nanochat's head has
+  0.0028. Where AdamW trains the matrices too (`matrices=False`) it falls as 1/width. Anchor: 0.005 at width
+  192 (Pocket).
 - **Warm-up**: a hundredth of the steps, 20 to 2,000. **Decay**: the last 0.4 (OptimizerConfig's default;
   Haegele et al. 2024, arXiv 2405.18392, find 0.2 enough).
 - **Tokens**, when not given: 20 a weight (Hoffmann et al. 2022, arXiv 2203.15556).
@@ -41,6 +43,7 @@ _BATCH_ANCHOR, _TOKENS_ANCHOR, _BATCH_EXPONENT = 2**20, 8.76e9, 0.383
 _FEWEST_STEPS = 2000
 _ROWS_A_BATCH = 4
 _MUON = ((2**10, 0.006), (2**19, 0.02))
+_ADAMW = ((4e5, 0.034), (4e6, 0.02))
 _ADAMW_WIDTH, _ADAMW_RATE = 192, 0.005
 _MICRO_TOKENS = 16_384
 
@@ -95,14 +98,14 @@ def derive(
             fix="give more tokens, or shorter rows",
         )
     steps = max(1, round(tokens / batch))
-    exponent = 1.0 if not matrices else 0.5
+    everything = _ADAMW_RATE * _ADAMW_WIDTH / config.hidden_size
     return Derived(
         tokens=round(tokens),
         batch_tokens=batch,
         steps=steps,
         sequence_length=length,
         muon_lr=_muon_rate(batch),
-        adamw_lr=_ADAMW_RATE * (_ADAMW_WIDTH / config.hidden_size) ** exponent,
+        adamw_lr=_adamw_rate(tokens) if matrices else everything,
         warmup=min(2000, max(20, steps // 100)),
         decay_fraction=OptimizerConfig().decay_fraction,
     )
@@ -112,6 +115,12 @@ def _muon_rate(batch_tokens: int) -> float:
     (low, rate), (high, top) = _MUON
     exponent = math.log(top / rate) / math.log(high / low)
     return rate * (min(max(batch_tokens, low), high) / low) ** exponent
+
+
+def _adamw_rate(tokens: float) -> float:
+    (low, top), (high, rate) = _ADAMW
+    exponent = math.log(rate / top) / math.log(high / low)
+    return top * (max(tokens, low) / low) ** exponent
 
 
 def derived_optimizer(derived: Derived, *, matrices: bool = True) -> OptimizerConfig:
