@@ -53,7 +53,8 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> Estimate:
 def _score_interval(p: float, n: float, z: float = _Z) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # rounding would leave the value outside its own interval
+    return 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half)
 
 
 def binomial_upper(successes: int, n: int, confidence: float = 0.95) -> float:
