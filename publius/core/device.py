@@ -37,9 +37,10 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
         raise UserError(f"no device is called {name!r}", where="device", fix="choose from: auto, cpu, cuda")
-    if name != "cpu" and not torch.cuda.is_available():
+    device = torch.device(name)
+    if name != "cpu" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise UserError(f"there is no {name} on this machine", where="device", fix="use cpu, or auto")
-    return torch.device(name)
+    return device
 
 
 def cpu_flags() -> set[str]:
@@ -58,7 +59,9 @@ def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        # older GPUs (V100, T4) take bf16 and compute in fp32, slower than if they had been given that
+        real = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if real else torch.float32
     return torch.bfloat16 if cpu_flags() & {"amx_bf16", "avx512_bf16"} else torch.float32
 
 

@@ -57,12 +57,13 @@ class RotaryTable:
         stretched = length > c.max_position
         if not stretched and key in self._tables:
             return self._tables[key]
-        turn = rotation(
-            c.rope, c.rope_theta, c.head_dim, max_position=c.max_position, length=length, device=device
-        )
-        steps = torch.arange(max(length, c.max_position), dtype=torch.float32, device=device)
-        angles = torch.outer(steps, turn.rates)
-        table = (torch.stack((angles.cos(), angles.sin())) * turn.scale).to(dtype)
+        with torch.inference_mode(False):  # made there and kept, it could not be trained with afterwards
+            turn = rotation(
+                c.rope, c.rope_theta, c.head_dim, max_position=c.max_position, length=length, device=device
+            )
+            steps = torch.arange(max(length, c.max_position), dtype=torch.float32, device=device)
+            angles = torch.outer(steps, turn.rates)
+            table = (torch.stack((angles.cos(), angles.sin())) * turn.scale).to(dtype)
         if not stretched:
             self._tables[key] = table
         return table

@@ -126,8 +126,11 @@ def save_checkpoint(
         tokenizer: of the same vocabulary.
         dtype: of the weights on disk.
         shard_bytes: more weights than this go into several files with an index.
+
+    Raises:
+        ValueError: for a model with adapters.
     """
-    weights = split_weights(model)
+    weights = _plain_weights(model)
     _save(folder, model.config, weights, tokenizer, "ForCausalLM", {}, dtype, shard_bytes)
 
 
@@ -142,8 +145,11 @@ def save_reward_checkpoint(
     """Write `model` to `folder` as its family's `...ForSequenceClassification` with one label.
 
     transformers scores the last token that is not padding, which is `last_B` of a right-padded batch.
+
+    Raises:
+        ValueError: for a trunk with adapters.
     """
-    trunk = split_weights(model.trunk)
+    trunk = _plain_weights(model.trunk)
     weights = {name: value for name, value in trunk.items() if not name.startswith("lm_head")}
     weights["score.weight"] = model.score.weight
     extra = {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
@@ -282,8 +288,21 @@ def _language_model(folder: Path, device: str | torch.device, dtype: torch.dtype
         model = Transformer(read_config(folder))
     weights = read_weights(folder, device, dtype)
     if model.config.tie_embeddings:
-        weights.pop("lm_head.weight", None)
+        head, embedding = weights.pop("lm_head.weight", None), weights.get("model.embed_tokens.weight")
+        if head is not None and embedding is not None and not torch.equal(head, embedding):
+            raise UserError(  # transformers 5 computes with it, others without: two models under one name
+                "the weights hold a head, lm_head.weight, that is not the embedding config.json ties it to",
+                where=str(folder),
+                fix="set tie_word_embeddings to false if the head was trained, else take it out",
+            )
     return _fill(model, weights, folder)
+
+
+def _plain_weights(model: Transformer) -> dict[str, Tensor]:
+    """`split_weights`, of what any other tool can load."""
+    if model.adapted:
+        raise ValueError("a checkpoint has no place for adapters: save `adapters.merged(model)`")
+    return split_weights(model)
 
 
 def _save(

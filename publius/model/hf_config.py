@@ -62,12 +62,14 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
     "embd_pdrop": (0, None),
     "partial_rotary_factor": (1, None),
     "rope_interleaved": (False, None),
+    "use_mrope": (False, None),
     "is_encoder_decoder": (False, None),
     "add_cross_attention": (False, None),
     "tie_encoder_decoder": (False, None),
     "pruned_heads": ({}, None),
 }
 """Keys that would change the numbers; only these values do not."""
+_SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window", "tie_word_embeddings")
 _HARMLESS = frozenset(
     {
         # provenance and loading
@@ -150,11 +152,20 @@ def config_from_hf(raw: dict[str, Any], where: str = "config.json") -> ModelConf
     Raises:
         UserError: naming the key that is missing, unknown, or has a value this model cannot honour.
     """
+    try:
+        return _read(raw, where)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        # a list for a number, and the like
+        what = f"the model's config is not usable: a value is of the wrong kind ({error})"
+        raise UserError(what, where=where, fix=_FIX) from error
+
+
+def _read(raw: dict[str, Any], where: str) -> ModelConfig:
     for name in _NEEDED:
-        if name not in raw:
+        if raw.get(name) is None:
             raise UserError(f"the model's config has no {name!r}", where=where, fix=_FIX)
     family = raw.get("model_type")
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         raise UserError(f"model_type {family!r} is not supported", where=where, fix=_FIX)
     _refuse_unknown(raw, family, where)
     usual, heads, layers = _FAMILIES[family], int(raw["num_attention_heads"]), int(raw["num_hidden_layers"])
@@ -200,6 +211,8 @@ def _refuse_unknown(raw: dict[str, Any], family: str, where: str) -> None:
     known = _SHAPE | _OWN[family] | _HARMLESS
     elsewhere = frozenset[str]().union(*_OWN.values())
     for key, value in raw.items():
+        if key in _SWITCHES and not isinstance(value, bool | None):  # "false" would count as true
+            raise UserError(f"{key}={value!r} is neither true nor false", where=where, fix=_FIX)
         if key in _MUST_BE:
             if value not in _MUST_BE[key]:
                 raise UserError(f"{key}={value!r} is not supported", where=where, fix=_FIX)

@@ -205,22 +205,30 @@ def _divisors(number: int) -> list[int]:
 def _refusal(config: ModelConfig, cluster: Cluster, batch_tokens: int, length: int, mfu: float) -> UserError:
     """Why nothing fits, and the nearest number of devices with which something would."""
     row, where = cluster.hardware, f"{config.parameters() / 1e9:.3g}B weights on {cluster.name}"
+    if length > _BATCH_SLACK * batch_tokens:
+        return UserError(
+            f"a batch of {batch_tokens:,} tokens is less than one row of {length:,}",
+            where=where,
+            fix="use shorter rows (--seq), or train on more tokens, with which the batch grows",
+        )
     sizes = [row.node * 2**power for power in range(15)]
     if row.node == 8:
         sizes = [1, 2, 4, *sizes]
     good = [n for n in sizes if _search(config, Cluster(n, row), batch_tokens, length, mfu) is not None]
     larger = next((n for n in good if n > cluster.devices), None)
     smaller = next((n for n in reversed(good) if n < cluster.devices), None)
-    if smaller is not None and larger is None:
+    smallest = training_memory(
+        config, sequence_length=length, shards=cluster.devices, device_bytes=row.memory_bytes
+    )
+    if smallest.total <= row.memory_bytes or (smaller is not None and larger is None):
+        sized = [f"at most {smaller}x{row.name}"] if smaller is not None else []
+        sized += [f"{larger}x{row.name} (several to a row)"] if larger is not None else []
         return UserError(
             f"a batch of {batch_tokens:,} tokens has too few rows of {length:,} to give every rank one",
             where=where,
-            fix=f"use at most {smaller}x{row.name}, or shorter rows (--seq)",
+            fix=f"use {', or '.join([*sized, 'shorter rows (--seq)'])}",
         )
     if larger is not None:
-        smallest = training_memory(
-            config, sequence_length=length, shards=cluster.devices, device_bytes=row.memory_bytes
-        )
         return UserError(
             f"no layout fits: {smallest.total / 1e9:,.0f} GB a device, {row.memory_bytes / 1e9:.0f} GB there"
             f" (one row of {length:,} tokens, state sharded over all, blocks recomputed)",

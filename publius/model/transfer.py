@@ -8,7 +8,9 @@ language models"). The model has still never seen them: fine-tune it before chat
 
 from __future__ import annotations
 
+import math
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,9 +182,13 @@ def export_checkpoint(
 def _summary(folder: Path) -> Exported:
     files = weight_files(folder)
     config = read_config(folder)
+    parameters = config.parameters()
+    if is_reward(folder):  # a row of scores, and no head of its own
+        heads = 0 if config.tie_embeddings else config.vocab_size
+        parameters += (1 - heads) * config.hidden_size
     size = sum(path.stat().st_size for path in files)
     architecture = str(read_json(folder / "config.json")["architectures"][0])
-    return Exported(architecture, config.parameters(), tuple(path.name for path in files), size)
+    return Exported(architecture, parameters, tuple(path.name for path in files), size)
 
 
 def import_to(source: Path, target: Path) -> Imported:
@@ -202,13 +208,16 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
     """A folder beside `target` that becomes `target` when the block ends well, and is gone when it does not.
 
     Raises:
-        UserError: when `target` exists and is not an empty folder.
+        UserError: when `target` exists and is not an empty folder, or is `.` or `..`.
     """
+    fix = "give a folder that does not exist"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError("the target is not empty", where=str(target), fix="give a folder that does not exist")
-    partial = target.with_name(target.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+        raise UserError("the target is not empty", where=str(target), fix=fix)
+    if target.name in ("", ".."):
+        raise UserError("the target cannot be replaced: it has no name", where=str(target), fix=fix)
+    target = target.resolve()  # what a link names, not the link
+    # a name nobody else has: neither a folder of the user's nor another command's
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -228,6 +237,7 @@ def parse_size(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or float(found[1]) * unit < 1:
+    size = 0.0 if found is None or unit is None else float(found[1]) * unit
+    if not 1 <= size < math.inf:
         raise UserError(f"{text!r} is not a size", where="max-shard-size", fix="write it like 5GB or 500MB")
-    return int(float(found[1]) * unit)
+    return int(size)

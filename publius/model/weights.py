@@ -36,14 +36,22 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights: those the index lists, or the only one.
 
     Raises:
-        UserError: when there are none, or the index lists one that is missing.
+        UserError: when there are none, or two sets of them, or the index lists one that is missing.
     """
     index = folder / _INDEX
     if index.exists():
         listed = read_json(index).get("weight_map")
-        if not isinstance(listed, dict) or not listed:
-            raise UserError("the index of weights has no weight_map", where=str(index), fix=_FIX)
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise UserError("the index of weights has no map of file names", where=str(index), fix=_FIX)
         names = sorted(set(listed.values()))
+        if not names:
+            raise UserError("the index of weights lists none", where=str(index), fix=_FIX)
+        if (folder / _WEIGHTS).exists() and _WEIGHTS not in names:
+            raise UserError(  # transformers would take the one, vLLM the other
+                f"there are two sets of weights: {_WEIGHTS}, and the shards of {_INDEX}",
+                where=str(folder),
+                fix="remove the one that is not meant (with its index)",
+            )
     elif (folder / _WEIGHTS).exists():
         names = [_WEIGHTS]
     elif any(folder.glob("pytorch_model*.bin")):
@@ -93,7 +101,11 @@ def _tensors(path: Path, device: str | torch.device) -> Iterator[tuple[str, Tens
 def write_weights(
     folder: Path, weights: dict[str, Tensor], dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write `weights` in `dtype`: one file, or shards of at most `shard_bytes` and their index."""
+    """Write `weights` in `dtype`: one file, or shards of at most `shard_bytes` and their index.
+
+    Files of weights written before, in more shards or fewer, are removed: left beside the new they would be
+    read for them.
+    """
     shards: list[list[str]] = [[]]
     filled = total = 0
     for name in sorted(weights):
@@ -110,6 +122,9 @@ def write_weights(
         plain = {name: weights[name].detach().to("cpu", dtype).contiguous() for name in names}
         save_file(plain, folder / file, metadata={"format": "pt"})
         where |= dict.fromkeys(names, file)
+    for old in (folder / _WEIGHTS, folder / _INDEX, *folder.glob("model-?????-of-?????.safetensors")):
+        if old.name not in where.values():
+            old.unlink(missing_ok=True)
     if len(shards) > 1:
         write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
@@ -124,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("it is not a JSON object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {path.name}: {error}", where=str(path), fix="point at a Hugging Face model folder"
         ) from error

@@ -15,9 +15,12 @@ def test_pick_device(monkeypatch):
     assert device.pick_device("cpu") == torch.device("cpu")
     for present, kind in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda present=present: 2 * present)
         assert device.pick_device().type == kind
         if present:
             assert device.pick_device("cuda:1") == torch.device("cuda", 1)
+            with pytest.raises(UserError, match="there is no cuda:2 on this machine"):
+                device.pick_device("cuda:2")
         else:
             with pytest.raises(UserError, match="there is no cuda on this machine"):
                 device.pick_device("cuda")
@@ -38,7 +41,10 @@ def test_compute_dtype_on_cpu(monkeypatch, flags, dtype):
 
 @pytest.mark.parametrize(("able", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_compute_dtype_on_cuda(monkeypatch, able, dtype):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
+    """`able` is in hardware: a T4 emulates it, which PyTorch by default counts as support."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or able
+    )
     assert device.compute_dtype(torch.device("cuda")) == dtype
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from publius.core.errors import UserError
+from publius.model.adapters import adapted
 from publius.model.checkpoint import (
     Checkpoint,
     RewardCheckpoint,
@@ -99,7 +100,7 @@ def test_other_weights_beside_the_listed_ones_are_refused(tmp_path):
     shutil.copyfile(tmp_path / "theirs/model.safetensors", other)
     with pytest.raises(UserError, match=r"other\.safetensors is not a file of this checkpoint"):
         load_model(ours)
-    index = {"weight_map": dict.fromkeys(load_file(other), other.name)}
+    index = {"weight_map": {**dict.fromkeys(load_file(other), other.name), "x": "model.safetensors"}}
     (ours / "model.safetensors.index.json").write_text(json.dumps(index))
     assert fingerprint(Checkpoint(ours)) == before
     for refuse in (load_model, load_reward_model, verify):
@@ -116,7 +117,8 @@ def test_other_weights_beside_the_listed_ones_are_refused(tmp_path):
 def _listed(folder, index):
     """As if the index had been written with the checkpoint, and what it names had not."""
     path = folder / "model.safetensors.index.json"
-    path.write_text(json.dumps({"weight_map": dict.fromkeys(index["weight_map"], "other")}))
+    files = {**dict.fromkeys(index["weight_map"], "other"), "x": "model.safetensors"}
+    path.write_text(json.dumps({"weight_map": files}))
     return {path.name: sha256(path)}
 
 
@@ -187,3 +189,63 @@ def test_wrong_shapes_are_refused(tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.norm\.weight"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(("before", "after"), [(20_000, 10**9), (10**9, 20_000), (20_000, 60_000)])
+def test_a_checkpoint_written_over_another_is_the_new_one(tmp_path, before, after):
+    save_checkpoint(tmp_path, tiny_model(0), byte_tokenizer(), shard_bytes=before)
+    save_checkpoint(tmp_path, tiny_model(1), byte_tokenizer(), shard_bytes=after)
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = tiny_model(1)(TOKENS)
+        assert torch.equal(load_model(tmp_path)(TOKENS), expected)
+        assert (theirs(TOKENS).logits - expected).abs().max() < 1e-4
+    save_checkpoint(tmp_path / "alone", tiny_model(1), byte_tokenizer(), shard_bytes=after)
+    names = {path.name for path in (tmp_path / "alone").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"alone"}
+
+
+def test_two_sets_of_weights_are_refused(tmp_path):
+    """transformers reads the single file, vLLM what the index lists."""
+    save_checkpoint(tmp_path / "one", tiny_model(0), byte_tokenizer())
+    save_checkpoint(tmp_path / "many", tiny_model(1), byte_tokenizer(), shard_bytes=20_000)
+    (tmp_path / "many" / "checksums.json").unlink()
+    shutil.copyfile(tmp_path / "one" / "model.safetensors", tmp_path / "many" / "model.safetensors")
+    with pytest.raises(UserError, match="two sets of weights"):
+        load_model(tmp_path / "many")
+
+
+@pytest.mark.parametrize("listed", [{"a": 1, "b": "x"}, {"a": ["x"]}, {}, []])
+def test_an_index_that_is_none_is_named(tmp_path, listed):
+    save_checkpoint(tmp_path, tiny_model(), byte_tokenizer())
+    (tmp_path / "checksums.json").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    with pytest.raises(UserError, match="the index of weights"):
+        load_model(tmp_path)
+
+
+def test_a_tied_head_that_is_another_matrix_is_refused(tmp_path):
+    """transformers 5 computes with the stored head in spite of the config, other readers do not."""
+    model = tiny_model()
+    save_checkpoint(tmp_path, model, byte_tokenizer())
+    (tmp_path / "checksums.json").unlink()
+    weights = load_file(tmp_path / "model.safetensors")
+    for factor in (1, 2):
+        head = weights["model.embed_tokens.weight"].clone() * factor
+        save_file(weights | {"lm_head.weight": head}, tmp_path / "model.safetensors", {"format": "pt"})
+        theirs = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+        with torch.no_grad():
+            assert (theirs(TOKENS).logits - factor * model(TOKENS)).abs().max() < 1e-3
+            if factor == 1:
+                assert torch.equal(load_model(tmp_path)(TOKENS), model(TOKENS))
+    with pytest.raises(UserError, match=r"lm_head\.weight, that is not the embedding"):
+        load_model(tmp_path)
+
+
+def test_adapters_are_merged_before_they_are_saved(tmp_path):
+    model = adapted(tiny_model(), 2)
+    with pytest.raises(ValueError, match="merged"):
+        save_checkpoint(tmp_path / "a", model, byte_tokenizer())
+    with pytest.raises(ValueError, match="merged"):
+        save_reward_checkpoint(tmp_path / "b", RewardModel(model, seed=0), byte_tokenizer())
+    assert list(tmp_path.iterdir()) == []

@@ -124,6 +124,8 @@ def test_qwen_windows_start_at_max_window_layers():
         ({"layer_types": ["linear_attention"] * 2}, "layer_types"),
         ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers"),
         ({"num_key_value_heads": 3}, "multiple of kv_heads"),
+        ({"model_type": "qwen2", "use_mrope": True}, "use_mrope"),
+        ({"model_type": "qwen2", "use_sliding_window": "false", "sliding_window": 4}, "neither true nor"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused_by_name(change, message):
@@ -138,6 +140,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(change, message):
         {"rope_interleaved": False, "is_llama_config": True, "transformers.js_config": {"dtype": "q4"}},
         {"sliding_window": None, "use_sliding_window": False, "max_window_layers": 28},
         {"eos_token_id": [1, 2], "dtype": "bfloat16", "rope_scaling": None},
+        {"use_mrope": False},  # Qwen2.5 as published
     ],
 )
 def test_what_changes_nothing_is_passed_over(change):
@@ -149,3 +152,25 @@ def test_a_missing_field_is_named():
     del plain["hidden_size"]
     with pytest.raises(UserError, match="hidden_size"):
         config_from_hf(plain)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_scaling": "linear"},
+        {"rope_scaling": [2.0]},
+        {"rope_scaling": {"type": ["linear"]}},
+        {"rope_scaling": {"type": "yarn", "factor": 2.0}, "max_position_embeddings": None},
+        {"num_attention_heads": None},
+        {"num_hidden_layers": "two"},
+        {"model_type": ["llama"]},
+        {"model_type": "smollm3", "no_rope_layers": 4},
+        {"model_type": "smollm3", "no_rope_layer_interval": 0},
+        {"layer_types": 2},
+        {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": None},
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_the_users_error(change):
+    with pytest.raises(UserError) as refused:
+        config_from_hf(raw(**change), where="here/config.json")
+    assert refused.value.where == "here/config.json"

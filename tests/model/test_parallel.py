@@ -66,6 +66,18 @@ def test_refusals_say_what_would_fit():
         layout(HAIKU, "1xcpu", batch=2**24, length=2**24)
 
 
+def test_a_refusal_for_want_of_rows_does_not_speak_of_memory():
+    small = preset("haiku", "laptop", 131_072)
+    with pytest.raises(UserError, match="too few rows of 4,096") as caught:
+        layout(small, "7xh200", batch=8192, length=4096)
+    for words in ("at most 4xh200", "8xh200 (several to a row)"):
+        assert words in caught.value.fix
+    for cluster in ("4xh200", "8xh200"):
+        assert layout(small, cluster, batch=8192, length=4096).memory.total <= 141e9
+    with pytest.raises(UserError, match="4,096 tokens is less than one row of 8,192"):
+        layout(small, "1xh100", batch=4096, length=8192)
+
+
 def test_messages_by_hand():
     machine, found = cluster_named("16xh100"), layout(HAIKU, "16xh100")
     found = found._replace(shards=16, replicas=1, tensor=1, context=1, accumulation=3, recompute=False)

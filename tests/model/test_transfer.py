@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -109,10 +110,14 @@ def test_export_in_shards_and_back(tmp_path, dtype):
         assert torch.equal(ours[name], value.to(kind).float()), name
 
 
-def test_a_reward_model_is_exported_and_not_imported(tmp_path):
-    save_reward_checkpoint(tmp_path / "reward", RewardModel(tiny_model(), seed=0), byte_tokenizer())
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_reward_model_is_exported_and_not_imported(tmp_path, tied):
+    reward = RewardModel(tiny_model(tie_embeddings=tied), seed=0)
+    save_reward_checkpoint(tmp_path / "reward", reward, byte_tokenizer())
     done = export_checkpoint(tmp_path / "reward", tmp_path / "out", shard_bytes=20_000)
     assert done.architecture == "LlamaForSequenceClassification"
+    written = [load_file(tmp_path / "out" / name) for name in done.files]
+    assert done.parameters == sum(value.numel() for part in written for value in part.values())
     a, b = load_reward_model(tmp_path / "reward"), load_reward_model(tmp_path / "out")
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     with pytest.raises(UserError, match="reward model"):
@@ -182,8 +187,31 @@ def test_a_target_that_holds_something_is_left_alone(tmp_path):
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 
+def test_what_lies_beside_the_target_is_left_alone(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine.txt").write_text("mine")
+    with whole_or_nothing(tmp_path / "out") as one, whole_or_nothing(tmp_path / "out2") as two:
+        (one / "a").write_text("a")
+        (two / "b").write_text("b")
+    assert (tmp_path / "out" / "a").exists() and (tmp_path / "out2" / "b").exists()
+    assert (tmp_path / "out.partial" / "mine.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial", "out2"]
+
+
+def test_targets_by_other_names(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with whole_or_nothing(tmp_path / "link") as folder:
+        (folder / "a").write_text("a")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "a").exists()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="has no name"), whole_or_nothing(Path()):
+        raise AssertionError
+
+
 def test_sizes():
     assert [parse_size(t) for t in ("5GB", "1.5 mb", "2GiB", "100")] == [5 * 10**9, 1_500_000, 2**31, 100]
-    for wrong in ("", "GB", "5 parsecs", "0MB", "-1GB"):
+    for wrong in ("", "GB", "5 parsecs", "0MB", "-1GB", "9" * 400):
         with pytest.raises(UserError, match="is not a size"):
             parse_size(wrong)

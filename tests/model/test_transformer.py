@@ -151,3 +151,12 @@ def test_seeded_weights_repeat_and_leave_the_global_generator_alone():
     down = Transformer(tiny_config(intermediate_size=4096), seed=0).model.layers[0].mlp.down_proj.weight
     assert down.std().item() == pytest.approx(4096**-0.5 / 2, rel=0.05)  # sqrt(2 layers x 2)
     assert (a.device.type, a.dtype) == ("cpu", torch.float32)
+
+
+def test_it_trains_after_it_was_read_in_inference_mode():
+    model, tokens = tiny_model(), torch.arange(13, 33)[None]
+    with torch.inference_mode():
+        before = model(tokens).clone()
+    after = model(tokens)
+    after.sum().backward()
+    assert torch.allclose(after.detach(), before, atol=1e-5)
