@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, ToolSpec, assistant, check_roles, user
 
-__all__ = ["Row", "conversation_of", "conversation_of_messages", "transcript"]
+__all__ = ["Row", "conversation_of", "conversation_of_messages", "transcript", "with_head"]
 
 Row = dict[str, Any]
 
@@ -41,7 +41,7 @@ def conversation_of(row: Row, where: str) -> Conversation:
     """
     try:
         conversation = _build(row, where)
-    except (ValidationError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise malformed(error, where) from error
     check_roles(conversation, where)
     return conversation
@@ -60,7 +60,7 @@ def malformed(error: Exception, where: str) -> UserError:
 def _build(row: Row, where: str) -> Conversation:
     for key, build in _SHAPES.items():
         if key in row:
-            return build(row, where)
+            return with_head(build(row, where), row)
     raise UserError(
         f"unknown shape: a row with keys {', '.join(map(repr, row)) or '(none)'}",
         where=where,
@@ -68,9 +68,21 @@ def _build(row: Row, where: str) -> Conversation:
     )
 
 
+def with_head(conversation: Conversation, row: Row) -> Conversation:
+    """The conversation under the `system` and `tools` that its row has beside it, unless it has its own."""
+    head: dict[str, Any] = {}
+    if row.get("system") and not conversation.system:
+        if not isinstance(row["system"], str):
+            raise TypeError("`system` is no text")
+        head["system"] = row["system"]
+    if row.get("tools") and not conversation.tools:
+        tools = row["tools"]
+        head["tools"] = tuple(map(_tool_spec, json.loads(tools) if isinstance(tools, str) else tools))
+    return conversation.model_copy(update=head) if head else conversation
+
+
 def _from_messages(row: Row, where: str) -> Conversation:
-    tools = tuple(_tool_spec(tool) for tool in row.get("tools") or ())
-    conversation = conversation_of_messages(row["messages"], where, system=row.get("system"), tools=tools)
+    conversation = conversation_of_messages(row["messages"], where, system=row.get("system"))
     return conversation.model_copy(update={"meta": _meta(row)})
 
 
@@ -94,7 +106,11 @@ def _from_question(row: Row, where: str) -> Conversation:
         letters = [chr(ord("A") + i) for i in range(len(row["choices"]))]
         lines = [f"{letter}. {choice}" for letter, choice in zip(letters, row["choices"], strict=True)]
         asked = "\n".join([row["question"], *lines])
+        if row["answer"] not in range(len(lines)):  # -1 marks what is unlabelled
+            raise IndexError(f"answer {row['answer']!r} is no index of {len(lines)} choices")
         return Conversation(messages=(user(asked), assistant(lines[row["answer"]])), meta=_meta(row))
+    if not isinstance(row["answer"], (str, int, float)):  # a list would be said with its brackets
+        raise TypeError(f"answer: text or a number is wanted, not {type(row['answer']).__name__}")
     reasoning, answer = row.get("reasoning", ""), str(row["answer"])
     if not reasoning and "\n####" in answer:  # GSM8K as first published
         reasoning, answer = (part.strip() for part in answer.rsplit("####", 1))
@@ -172,8 +188,9 @@ def conversation_of_messages(
 ) -> Conversation:
     """A conversation from a list of role/content objects, in our shape or OpenAI's.
 
-    `tool_calls` become tool_use blocks, messages of role `tool` become tool_result blocks of one user
-    message (with what the user says next), and results without an id answer the calls in order.
+    `tool_calls` (and messages of role `function_call`: the call as JSON text, or a list of calls) become
+    tool_use blocks, messages of role `tool` become tool_result blocks of one user message (with what the
+    user says next), and results without an id answer the calls in order.
 
     Raises:
         UserError: for an unknown role, or a result that answers no call.
@@ -188,8 +205,14 @@ def conversation_of_messages(
         if role == "system":
             system = "\n\n".join(part for part in (system, _plain(row["content"])) if part)
         else:
-            builder.add(role, row)
+            builder.add(role, _called(row) if str(row["role"]).lower() == "function_call" else row)
     return Conversation(system=system or None, tools=tools, messages=builder.messages())
+
+
+def _called(row: Mapping[str, Any]) -> Row:
+    """A turn that is nothing but a call in JSON (ShareGPT's `function_call`), in OpenAI's shape."""
+    calls = json.loads(row["content"])
+    return {"role": "assistant", "tool_calls": calls if isinstance(calls, list) else [calls]}
 
 
 class _Builder:
@@ -228,7 +251,8 @@ class _Builder:
             blocks += [{"type": "text", "text": content}] if content else []
         else:
             blocks += [self._image(block) for block in content or ()]
-        calls = [self._call(call) for call in row.get("tool_calls") or ()]
+        made = row.get("tool_calls") or [call for call in (row.get("function_call"),) if call]  # as of 2023
+        calls = [self._call(call) for call in made]
         self._open = [b["id"] for b in [*blocks, *calls] if b["type"] == "tool_use"]
         return blocks + calls
 
@@ -243,7 +267,7 @@ class _Builder:
         given = function.get("arguments", function.get("input"))
         if isinstance(given, str):
             try:
-                given = json.loads(given)
+                given = json.loads(given) if given.strip() else {}
             except ValueError as error:
                 raise UserError(
                     f"the arguments of a tool call are not JSON: {error}",

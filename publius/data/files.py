@@ -6,6 +6,8 @@ are not UTF-8, trains a worse model and says nothing; here it stops with the fil
 
 from __future__ import annotations
 
+import codecs
+import errno
 import gzip
 import io
 import json
@@ -13,7 +15,7 @@ import lzma
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -32,6 +34,10 @@ FORMATS = {
     ".txt": "text", ".md": "text", ".parquet": "parquet",
 }  # fmt: skip
 _MAGIC = frozenset("*?[")
+_LONGEST_WINDOW = 2**31
+"""What `zstd --long=31` needs, with which large dumps are packed: the library's own limit is 2**27."""
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How a file in UTF-16 begins."""
 
 
 class Line(NamedTuple):
@@ -130,12 +136,14 @@ def _reaching(url: str) -> Iterator[None]:
         ) from error
 
 
-class _ZstdReader(io.RawIOBase):
-    """Zstandard frames as a stream that, unlike the library's own reader, refuses a cut-off end."""
+class _PackedReader(io.RawIOBase):
+    """zst frames or xz streams as one stream that, unlike the libraries' own readers, refuses a cut-off end
+    (`zstandard`) and what is no frame after a first good one (`lzma`, which ends there without a word)."""
 
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
+    def __init__(self, source: BinaryIO, decoder: Callable[[], Any], *, padded: bool) -> None:
+        self._source, self._new, self._padded = source, decoder, padded
         self._decoder: Any = None  # the frame being read, None between frames
+        self._begun = not padded  # an xz file has a stream, were it of nothing
         self._ready = memoryview(b"")
         self._input = b""
 
@@ -148,11 +156,15 @@ class _ZstdReader(io.RawIOBase):
             if not self._input:
                 self._input = self._source.read(1 << 17)
                 if not self._input:
-                    if self._decoder is not None:
+                    if self._decoder is not None or not self._begun:
                         raise EOFError("the file ends inside a compressed frame")
                     return 0
             if self._decoder is None:
-                self._decoder = zstandard.ZstdDecompressor().decompressobj()
+                if self._padded:  # zeros may stand between xz streams, and after the last
+                    self._input = self._input.lstrip(b"\0")
+                    if not self._input:
+                        continue
+                self._decoder, self._begun = self._new(), True
             self._ready = memoryview(self._decoder.decompress(self._input))
             self._input = self._decoder.unused_data if self._decoder.eof else b""
             if self._decoder.eof:
@@ -171,10 +183,16 @@ def _unpack(raw: BinaryIO, compression: str) -> BinaryIO:
     if compression == ".gz":
         return cast("BinaryIO", gzip.GzipFile(fileobj=raw))
     if compression == ".xz":
-        return cast("BinaryIO", lzma.LZMAFile(raw))
+        stream = _PackedReader(raw, lzma.LZMADecompressor, padded=True)
+        return cast("BinaryIO", io.BufferedReader(stream, 1 << 17))
     if compression == ".zst":
-        return cast("BinaryIO", io.BufferedReader(_ZstdReader(raw), 1 << 17))
+        stream = _PackedReader(raw, _zstd_frame, padded=False)
+        return cast("BinaryIO", io.BufferedReader(stream, 1 << 17))
     return raw
+
+
+def _zstd_frame() -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW).decompressobj()
 
 
 @contextmanager
@@ -195,8 +213,10 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
             fix="download or pack it again",
         ) from error
     except OSError as error:
+        many = error.errno in (errno.EMFILE, errno.ENFILE)
+        fix = "raise `ulimit -n`, or join some files: a limited amount is read from all at once"
         raise UserError(
-            f"cannot read: {error.strerror or error}", where=path, fix="check the file"
+            f"cannot read: {error.strerror or error}", where=path, fix=fix if many else "check the file"
         ) from error
 
 
@@ -248,10 +268,11 @@ def _decode(raw: bytes, where: str) -> str:
 
 def _not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
     column = error.start - error.object.rfind(b"\n", 0, error.start)
+    coded = "utf-16" if error.start == 0 and error.object.startswith(_WIDE_MARKS) else "latin1"
     return UserError(
         f"byte 0x{error.object[error.start]:02x} at column {column} is not UTF-8",
         where=where,
-        fix="convert the file, for example: iconv -f latin1 -t utf-8",
+        fix=f"convert the file, for example: iconv -f {coded} -t utf-8",
     )
 
 

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from publius.core.config import Config
 from publius.core.errors import UserError
-from publius.core.messages import Conversation
+from publius.core.messages import Conversation, TextBlock
 from publius.data.artifacts import (
     SPLITS,
     Conversations,
@@ -33,7 +33,7 @@ from publius.data.artifacts import (
 from publius.data.files import JsonlWriter, expand, read_lines
 from publius.data.pair_shapes import MissingSide, TiedPair
 from publius.data.sources import Drop, file_conversations, file_documents, file_preferences, file_prompts
-from publius.data.splits import about
+from publius.data.splits import about, normal
 from publius.data.types import Document, Preference
 from publius.pipeline import Run, stage
 
@@ -114,8 +114,7 @@ def fingerprint(config: IngestConfig) -> dict[str, str]:
 
 def _digest(text: str, seed: int) -> bytes:
     """A hash of the text that ignores case and spacing, so that trivial copies stay together."""
-    normal = " ".join(text.casefold().split())
-    return hashlib.blake2b(f"{seed}\0{normal}".encode(), digest_size=16).digest()
+    return hashlib.blake2b(f"{seed}\0{normal(text)}".encode(), digest_size=16).digest()
 
 
 def fraction_of(text: str, seed: int) -> float:
@@ -123,7 +122,7 @@ def fraction_of(text: str, seed: int) -> float:
     return int.from_bytes(_digest(text, seed)[:8], "big") / 2**64
 
 
-@stage(version=1, fingerprint=fingerprint)
+@stage(version=2, fingerprint=fingerprint)
 def ingest_text(run: Run, config: IngestTextConfig) -> Corpus:
     """Read documents. Empty ones are dropped.
 
@@ -138,15 +137,18 @@ def ingest_text(run: Run, config: IngestTextConfig) -> Corpus:
     return Corpus(run.output)
 
 
-@stage(version=1, fingerprint=fingerprint)
+@stage(version=2, fingerprint=fingerprint)
 def ingest_chats(run: Run, config: IngestConfig) -> Conversations:
-    """Read conversations to fine-tune on; each must have a reply. Metrics and errors as `ingest_text`."""
-    kind = _Kind("conversations", _with_reply, lambda c: about(c.messages), model_row)
+    """Read conversations to fine-tune on. A last message that nobody answered is cut off, and conversations
+    without a reply, or whose last one is empty, are dropped. Metrics and errors as `ingest_text`; these
+    count as `dropped_empty`.
+    """
+    kind = _Kind("conversations", _to_the_reply, lambda c: about(c.messages), model_row)
     _ingest(run, config, kind)
     return Conversations(run.output)
 
 
-@stage(version=2, fingerprint=fingerprint)
+@stage(version=3, fingerprint=fingerprint)
 def ingest_preferences(run: Run, config: IngestPreferencesConfig) -> Preferences:
     """Read pairs of replies; pairs of one prompt stay on one side.
 
@@ -162,7 +164,7 @@ def ingest_preferences(run: Run, config: IngestPreferencesConfig) -> Preferences
     return Preferences(run.output)
 
 
-@stage(version=1, fingerprint=fingerprint)
+@stage(version=2, fingerprint=fingerprint)
 def ingest_prompts(run: Run, config: IngestConfig) -> Prompts:
     """Read prompts; of whole conversations the last reply is dropped. Metrics and errors as `ingest_text`."""
     kind = _Kind("prompts", file_prompts, lambda c: about(c.messages), model_row)
@@ -170,12 +172,17 @@ def ingest_prompts(run: Run, config: IngestConfig) -> Prompts:
     return Prompts(run.output)
 
 
-def _with_reply(path: str, drop: Drop | None) -> Iterator[Conversation]:
+def _to_the_reply(path: str, drop: Drop | None) -> Iterator[Conversation]:
     for conversation in file_conversations(path, drop):
         if conversation.messages[-1].role == "user":  # a last message nobody answered teaches nothing
             conversation = conversation.model_copy(update={"messages": conversation.messages[:-1]})
-        if conversation.messages:
-            yield conversation
+        yield conversation
+
+
+def _replies(conversation: Conversation) -> bool:
+    """Whether it ends with a reply that says or does something."""
+    last = conversation.messages[-1].content if conversation.messages else ()
+    return any(not isinstance(block, TextBlock) or block.text.strip() for block in last)
 
 
 def _ingest(run: Run, config: IngestConfig, kind: _Kind[_Item], max_bytes: int | None = None) -> None:
@@ -183,12 +190,12 @@ def _ingest(run: Run, config: IngestConfig, kind: _Kind[_Item], max_bytes: int |
     with _Splitter(train, val, config, kind) as splitter:
         for path in expand(config.val_paths) if config.val_paths else ():
             for item in kind.read(path, splitter.drop):
-                splitter.hold_out(item)
+                if splitter.answered(item):
+                    splitter.hold_out(item)
         files = expand(config.paths)
         limited = config.max_items is not None or max_bytes is not None
-        for item in islice(
-            _in_turn([kind.read(path, splitter.drop) for path in files], fair=limited), config.max_items
-        ):
+        items = _in_turn([kind.read(path, splitter.drop) for path in files], fair=limited)
+        for item in islice((item for item in items if splitter.answered(item)), config.max_items):
             splitter.place(item)
             if max_bytes is not None and splitter.train_bytes >= max_bytes:
                 break
@@ -238,7 +245,10 @@ class _Splitter(AbstractContextManager["_Splitter[Any]"], Generic[_Item]):
         return self._stack.__exit__(*error)
 
     def hold_out(self, item: _Item) -> None:
-        """Put an item of the held-out files aside, and remember it."""
+        """Put an item of the held-out files aside, and remember it; an empty document is dropped."""
+        if isinstance(item, Document) and not item.text.strip():
+            self._dropped["empty"] += 1
+            return
         self._held_out.add(_digest(self._kind.about(item), self._config.seed))
         self._val.write(self._kind.row(item))
 
@@ -248,6 +258,12 @@ class _Splitter(AbstractContextManager["_Splitter[Any]"], Generic[_Item]):
             raise error
         self._dropped[reason] += 1
         self.first_error = self.first_error or error
+
+    def answered(self, item: _Item) -> bool:
+        """Whether a conversation to learn from has a reply; those that have none are counted."""
+        found = self._kind.noun != "conversations" or not isinstance(item, Conversation) or _replies(item)
+        self._dropped["empty"] += not found
+        return found
 
     def place(self, item: _Item) -> None:
         """Write an item to its side, or drop and count it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
 
 from pydantic import Field, model_validator
 
@@ -11,6 +12,7 @@ from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.data.artifacts import Corpus, document_row
 from publius.data.files import JsonlWriter
+from publius.data.splits import normal
 from publius.data.types import Document
 from publius.pipeline import Run, stage
 
@@ -51,19 +53,24 @@ def quotas(
     return [int(amount * share) for share in shares]
 
 
-def interleave(corpora: Sequence[Corpus], wanted: Sequence[int]) -> Iterator[tuple[int, Document]]:
+def interleave(
+    corpora: Sequence[Corpus], wanted: Sequence[int], *, held_out: Set[bytes] = frozenset()
+) -> Iterator[tuple[int, Document]]:
     """`(corpus index, document)`, always from the corpus furthest behind its share, until all are served.
 
     A corpus that runs out begins again. The order depends on the corpora and quotas alone.
+
+    Args:
+        held_out: keys of documents to pass over; a corpus of which something is wanted must hold others.
     """
     taken = [0] * len(corpora)
-    sources = [corpus.train() for corpus in corpora]
+    sources = [_kept(corpus, held_out) for corpus in corpora]
     live = [index for index, amount in enumerate(wanted) if amount > 0]
     while live:
         index = min(live, key=lambda i: (taken[i] / wanted[i], i))
         document = next(sources[index], None)
         if document is None:
-            sources[index] = corpora[index].train()
+            sources[index] = _kept(corpora[index], held_out)
             document = next(sources[index])
         taken[index] += len(document.text.encode("utf-8"))
         yield index, document
@@ -71,14 +78,17 @@ def interleave(corpora: Sequence[Corpus], wanted: Sequence[int]) -> Iterator[tup
             live.remove(index)
 
 
-@stage(version=1)
+@stage(version=2)
 def mix(run: Run, config: MixConfig, *, corpora: list[Corpus]) -> Corpus:
     """One corpus from several, by weight; a training document that any of them holds out is left out.
 
-    Metrics: `bytes` and `share` (lists, one per corpus, of what was written), `dropped_held_out`.
+    Texts that differ in case and spacing only are one, as in `ingest_text`.
+
+    Metrics: `bytes` and `share` (lists, one per corpus, of what was written), `dropped_held_out` (documents
+    of the corpora with a weight).
 
     Raises:
-        UserError: when weights and corpora differ in number, or a corpus with a weight is empty.
+        UserError: when weights and corpora differ in number, or one with a weight has nothing to train on.
     """
     if len(config.weights) != len(corpora):
         raise UserError(
@@ -86,35 +96,51 @@ def mix(run: Run, config: MixConfig, *, corpora: list[Corpus]) -> Corpus:
             where="mix.weights",
             fix="give one each",
         )
-    sizes = [sum(len(d.text.encode("utf-8")) for d in corpus.train()) for corpus in corpora]
-    for corpus, size, weight in zip(corpora, sizes, config.weights, strict=True):
-        if weight and not size:
-            raise UserError("a corpus to be mixed is empty", where=str(corpus.path), fix="give it documents")
-    held_out: set[bytes] = set()
-    with JsonlWriter(run.output / "val.jsonl.zst") as writer:
-        for corpus, weight in zip(corpora, config.weights, strict=True):
-            for document in corpus.val():
-                key = _key(document)
-                if weight and key not in held_out:
-                    writer.write(document_row(document))
-                held_out.add(key)
-    wanted = quotas(sizes, config.weights, max_bytes=config.max_bytes, repeats=config.repeats)
-    written, dropped = [0] * len(corpora), 0
-    with JsonlWriter(run.output / "train.jsonl.zst") as writer:
-        for index, document in interleave(corpora, wanted):
+    held_out = _write_held_out(run.output / "val.jsonl.zst", corpora, config.weights)
+    sizes, dropped = [0] * len(corpora), 0
+    for index, (corpus, weight) in enumerate(zip(corpora, config.weights, strict=True)):
+        left_out = 0
+        for document in corpus.train():
             if _key(document) in held_out:
-                dropped += 1
-                continue
+                left_out += 1
+            else:
+                sizes[index] += len(document.text.encode("utf-8"))
+        dropped += left_out if weight else 0
+        if weight and not sizes[index]:
+            why = "all of it is held out" if left_out else "is empty"
+            raise UserError(
+                f"a corpus to be mixed has nothing to train on: {why}",
+                where=str(corpus.path),
+                fix="give it documents, or no weight",
+            )
+    wanted = quotas(sizes, config.weights, max_bytes=config.max_bytes, repeats=config.repeats)
+    written = [0] * len(corpora)
+    with JsonlWriter(run.output / "train.jsonl.zst") as writer:
+        for index, document in interleave(corpora, wanted, held_out=held_out):
             writer.write(document_row(document))
             written[index] += len(document.text.encode("utf-8"))
     if not sum(written):
-        raise UserError(
-            "the mixture is empty", where="mix", fix="raise max_bytes, or hold out less of the corpora"
-        )
+        raise UserError("the mixture is empty", where="mix", fix="raise max_bytes")
     run.metric("bytes", written)
     run.metric("share", [amount / sum(written) for amount in written])
     run.metric("dropped_held_out", dropped)
     return Corpus(run.output)
+
+
+def _write_held_out(path: Path, corpora: Sequence[Corpus], weights: Sequence[float]) -> set[bytes]:
+    """The held-out documents of the corpora with a weight, each once; keys of those of all corpora."""
+    held_out: set[bytes] = set()
+    with JsonlWriter(path) as writer:
+        for corpus, weight in zip(corpora, weights, strict=True):
+            for document in corpus.val() if weight else ():
+                if _key(document) not in held_out:
+                    writer.write(document_row(document))
+                    held_out.add(_key(document))
+    return held_out.union(*({_key(d) for d in corpus.val()} for corpus in corpora))
+
+
+def _kept(corpus: Corpus, held_out: Set[bytes]) -> Iterator[Document]:
+    return (document for document in corpus.train() if not held_out or _key(document) not in held_out)
 
 
 class SelectConfig(Config):
@@ -172,4 +198,4 @@ def select(run: Run, config: SelectConfig, *, corpus: Corpus) -> Corpus:
 
 
 def _key(document: Document) -> bytes:
-    return hashlib.blake2b(document.text.encode("utf-8"), digest_size=16).digest()
+    return hashlib.blake2b(normal(document.text).encode("utf-8"), digest_size=16).digest()

@@ -27,6 +27,8 @@ def tree_preferences(row: Row, source: str = "oasst") -> list[Preference]:
 
     Deleted messages, with what follows them, and replies that nobody ranked are left out.
     """
+    if row["prompt"].get("deleted"):
+        return []
     tree = str(row.get("message_tree_id") or row["prompt"].get("message_id") or "")
     return list(_walk(row["prompt"], (), {"id": tree}, str(row.get("source") or source)))
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, Message, TextBlock, assistant, check_roles, text_of, user
-from publius.data.chat_shapes import Row, conversation_of, conversation_of_messages, malformed, transcript
+from publius.data.chat_shapes import (
+    Row,
+    conversation_of,
+    conversation_of_messages,
+    malformed,
+    transcript,
+    with_head,
+)
 from publius.data.oasst import is_tree, tree_preferences
 from publius.data.types import Preference
 
@@ -33,6 +41,7 @@ def preferences_of(row: Row, where: str) -> list[Preference]:
       to the last reply.
     - `prompt`, `response_1`, `response_2`, `better` (1 or 2; 0, "tie" or null for neither).
 
+    `system` and `tools` beside any of these are the prompt's, unless it has its own.
     An optional `probability` in [0, 1] is the target that `chosen` is better. A tie (so said, or two
     replies alike) has probability 0.5.
 
@@ -117,12 +126,13 @@ def _build(row: Row, where: str) -> Preference:
             where=where,
             fix="give two replies to one prompt",
         )
-    if chosen_start:
-        start = Conversation(messages=tuple(chosen_start))
+    if chosen_start is not None and chosen_start.messages:
+        start = chosen_start
     elif prompt is None:
         raise UserError("a pair has no prompt", where=where, fix="add a prompt, or give whole conversations")
     else:
         start = _prompt(prompt, where)
+    start = with_head(start, row)
     meta = dict(start.meta) | {key: row[key] for key in ("id",) if key in row}
     return Preference(
         prompt=start.model_copy(update={"meta": meta}),
@@ -133,21 +143,21 @@ def _build(row: Row, where: str) -> Preference:
     )
 
 
-def _reply(value: Any, where: str, is_transcript: bool) -> tuple[Message, list[Message]]:
-    """A reply and, where the value is a whole conversation, what came before it."""
+def _reply(value: Any, where: str, is_transcript: bool) -> tuple[Message, Conversation | None]:
+    """A reply and, where the value is a whole conversation, what came before it, its system included."""
     if isinstance(value, dict):
-        return Message.model_validate(value), []
+        return Message.model_validate(value), None
     if isinstance(value, str):
         if not is_transcript:  # a reply to a given prompt may well say "Human:"
-            return assistant(value), []
-        turns = transcript(value.lstrip(), where)
+            return assistant(value), None
+        whole = Conversation(messages=tuple(transcript(value.lstrip(), where)))
     else:
-        turns = list(conversation_of_messages(value, where).messages)
-    if not turns or turns[-1].role != "assistant":
+        whole = conversation_of_messages(value, where)
+    if not whole.messages or whole.messages[-1].role != "assistant":
         raise UserError(
             "a reply does not end with the assistant", where=where, fix="end it with an assistant turn"
         )
-    return turns[-1], turns[:-1]
+    return whole.messages[-1], whole.model_copy(update={"messages": whole.messages[:-1]})
 
 
 def _prompt(value: Any, where: str) -> Conversation:
@@ -162,24 +172,44 @@ def prompt_of(row: Row, where: str) -> Conversation:
     """The prompt a row holds: a conversation that ends with the user.
 
     Shapes: `prompt` (text or messages), `first_user_turn`, `question` alone, `user_input` with the system
-    text in `test_case_prompt`, or any conversation, whose last reply is dropped. What the row says besides
-    (category, id, expected answers) is kept in `meta`.
+    text in `test_case_prompt`, or any conversation, whose last reply is dropped. `system` and `tools` beside
+    any of these are the prompt's, unless it has its own. What the row says besides (category, id, expected
+    answers) is kept in `meta`.
 
     Raises:
-        UserError: naming `where`, as `preferences_of`.
+        UserError: naming `where`, as `preferences_of`, and for what JSON cannot hold.
     """
     try:
         prompt = _build_prompt(row, where)
-    except (ValidationError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise malformed(error, where) from error
     if prompt.messages and prompt.messages[-1].role == "assistant":
         prompt = prompt.model_copy(update={"messages": prompt.messages[:-1]})
     check_roles(prompt, where)
-    return prompt
+    return prompt.model_copy(update={"meta": {k: _storable(k, v, where) for k, v in prompt.meta.items()}})
+
+
+def _storable(key: str, value: Any, where: str) -> Any:
+    """A value of a parquet file as JSON has it (a date as text)."""
+    try:
+        return to_jsonable_python(value)
+    except ValueError as error:  # bytes that are no text, such as an image
+        raise UserError(
+            f"`{key}` holds what JSON cannot hold", where=where, fix="leave that column out"
+        ) from error
+
+
+_SAID = {"messages", "conversations", "text", "instruction", "input", "context"}
+"""Keys of a conversation's shape that hold its words; what answers it is kept, to be graded by."""
 
 
 def _build_prompt(row: Row, where: str) -> Conversation:
+    return with_head(_bare_prompt(row, where), row)
+
+
+def _bare_prompt(row: Row, where: str) -> Conversation:
     used = {"prompt", "first_user_turn", "question", "user_input", "test_case_prompt", "meta"}
+    used |= {"system", "tools"}
     meta = dict(row.get("meta") or {}) | {key: value for key, value in row.items() if key not in used}
     if "prompt" in row:
         return _prompt(row["prompt"], where).model_copy(update={"meta": meta})
@@ -190,4 +220,6 @@ def _build_prompt(row: Row, where: str) -> Conversation:
         return Conversation(system=system, messages=(user(row["user_input"]),), meta=meta)
     if "question" in row and "answer" not in row:
         return Conversation(messages=(user(row["question"]),), meta=meta)
-    return conversation_of(row, where)
+    conversation = conversation_of(row, where)
+    besides = {key: value for key, value in meta.items() if key not in _SAID}
+    return conversation.model_copy(update={"meta": besides | conversation.meta})

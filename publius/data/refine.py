@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import struct
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,6 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import (
     MinhashDedupBuckets,
     MinhashDedupCluster,
-    MinhashDedupFilter,
     MinhashDedupSignature,
 )
 from datatrove.pipeline.dedup.minhash import MinhashConfig
@@ -131,6 +131,28 @@ class _Write(PipelineStep):
                 yield item
 
 
+class _KeepFirst(PipelineStep):
+    """The first document of every cluster passes: datatrove keeps the root of its union-find, which may be
+    any, so that a held-out document would go and its copy in training stay."""
+
+    name, type = "first of a cluster", "DEDUP"
+
+    def __init__(self, clusters: Path) -> None:
+        super().__init__()
+        self._clusters = clusters
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        packed = self._clusters.read_bytes() if self._clusters.is_file() else b""  # no file: no duplicates
+        cluster_of = dict(struct.iter_unpack("<2I", packed))
+        seen: set[int] = set()
+        for index, item in enumerate(data):
+            cluster = cluster_of.get(index)
+            if cluster is None or cluster not in seen:
+                yield item
+            if cluster is not None:
+                seen.add(cluster)
+
+
 def _filters(config: RefineConfig) -> list[PipelineStep]:
     quality = GopherQualityFilter(
         min_doc_words=config.min_words,
@@ -168,17 +190,18 @@ def _deduplicate(source: Path, target: Path, scratch: Path, config: RefineConfig
         seed=config.seed,
         hash_config=HashConfig(precision=64, hash_fc="sha1"),
     )
-    signatures, pairs, remove = (str(scratch / name) for name in ("signatures", "pairs", "remove"))
+    signatures, pairs, clusters = (str(scratch / name) for name in ("signatures", "pairs", "clusters"))
     language = cast("str", _WORDS)
     both = _Read(source, *_SPLITS)
     _execute([both, MinhashDedupSignature(signatures, settings, language)], scratch / "logs1")
     _execute([MinhashDedupBuckets(signatures, pairs, config=settings)], scratch / "logs2", config.buckets)
-    _execute([MinhashDedupCluster(pairs, remove, settings)], scratch / "logs3")
+    _execute([MinhashDedupCluster(pairs, clusters, settings, save_cluster_id=True)], scratch / "logs3")
     writers = [_Write(target / f"{split}.jsonl.zst", split) for split in _SPLITS]
-    _execute([both, MinhashDedupFilter(remove), *writers], scratch / "logs4")
+    first = _KeepFirst(Path(clusters) / "000000.clusters")
+    _execute([both, first, *writers], scratch / "logs4")
 
 
-@stage(version=2)
+@stage(version=3)
 def refine(run: Run, config: RefineConfig, *, corpus: Corpus) -> Corpus:
     """Drop poor documents and near-duplicate ones, of both splits: nothing near a held-out document is
     trained on.

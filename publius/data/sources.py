@@ -97,7 +97,8 @@ def _document(row: Row, where: str) -> Document:
     path, line = where.rsplit(":", 1)
     name = PurePosixPath(path).name
     source = row.get("source") or name.split(".", 1)[0]
-    return Document(text, str(row.get("id", f"{name}:{line}")), str(source))
+    given = row.get("id")
+    return Document(text, f"{name}:{line}" if given is None else str(given), str(source))
 
 
 def file_conversations(path: str, drop: Drop | None = None) -> Iterator[Conversation]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from publius.core.messages import Conversation, Message, text_of
 
-__all__ = ["about", "by_prompt", "things"]
+__all__ = ["about", "by_prompt", "normal", "things"]
 
 _Item = TypeVar("_Item")
 
@@ -17,6 +17,11 @@ def about(messages: Sequence[Message]) -> str:
     return text_of(messages[0]) if messages else ""
 
 
+def normal(text: str) -> str:
+    """The text without case and spacing, so that trivial copies are one."""
+    return " ".join(text.casefold().split())
+
+
 def by_prompt(items: Iterable[_Item], prompt_of: Callable[[_Item], Conversation]) -> list[list[_Item]]:
     """Items whose prompts begin alike (in all but case and spacing) together, in the order of their first.
 
@@ -24,8 +29,7 @@ def by_prompt(items: Iterable[_Item], prompt_of: Callable[[_Item], Conversation]
     """
     groups: dict[str, list[_Item]] = {}
     for item in items:
-        key = " ".join(about(prompt_of(item).messages).casefold().split())
-        groups.setdefault(key, []).append(item)
+        groups.setdefault(normal(about(prompt_of(item).messages)), []).append(item)
     return list(groups.values())
 
 

@@ -2,7 +2,9 @@
 
 It renders the same ids as `Renderer`, from either message shape: ours (content blocks of type text,
 thinking, tool_use, tool_result) or the OpenAI shape (`tool_calls`, `reasoning_content`, role `tool`).
-`enable_thinking` is true (think), false (reply at once) or absent (the model decides).
+Messages of the system (or developer) before the first other one are the conversation's system; later ones
+are turns, where they stand. `enable_thinking` is true (think), false (reply at once) or absent (the model
+decides). Arguments given as text are copied as they are: only written compactly are they the Renderer's.
 
 One thing it cannot do: a template joins strings, so a program that feeds it user text holding the
 literal "<|end|>" gets the special token. `Renderer` joins ids and never does.
@@ -14,9 +16,11 @@ __all__ = ["CHAT_TEMPLATE"]
 
 CHAT_TEMPLATE = r"""
 {{- '<|bos|>' -}}
-{%- set turn = namespace(side='') -%}
-{%- for message in messages if message['role'] == 'system' -%}
-  {%- if message['content'] is string -%}
+{%- set turn = namespace(side='', head=true) -%}
+{%- for message in messages -%}
+  {%- if message['role'] not in ['system', 'developer'] -%}{%- set turn.head = false -%}
+  {%- elif not turn.head -%}
+  {%- elif message['content'] is string -%}
     {%- if message['content'] -%}{{- '<|system|>' ~ message['content'] ~ '<|end|>' -}}{%- endif -%}
   {%- elif message['content'] -%}
     {{- '<|system|>' -}}
@@ -35,8 +39,12 @@ CHAT_TEMPLATE = r"""
   {%- endfor -%}
   {{- '<|end|>' -}}
 {%- endif -%}
-{%- for message in messages if message['role'] != 'system' -%}
-  {%- set side = 'assistant' if message['role'] == 'assistant' else 'user' -%}
+{%- set turn.head = true -%}
+{%- for message in messages -%}
+  {%- set by_system = message['role'] in ['system', 'developer'] -%}
+  {%- if not by_system -%}{%- set turn.head = false -%}{%- endif -%}
+  {%- if not turn.head -%}
+  {%- set side = 'system' if by_system else 'assistant' if message['role'] == 'assistant' else 'user' -%}
   {%- if side != turn.side -%}
     {%- if turn.side -%}{{- '<|end|>' -}}{%- endif -%}
     {{- '<|' ~ side ~ '|>' -}}
@@ -67,6 +75,7 @@ CHAT_TEMPLATE = r"""
       {{- '<|tool_use|>{"name":' ~ (call['name'] | tojson) ~ ',"input":'
           ~ (given if given is string else given | tojson(separators=(',', ':'))) ~ '}<|/tool_use|>' -}}
     {%- endfor -%}
+  {%- endif -%}
   {%- endif -%}
 {%- endfor -%}
 {%- if turn.side -%}{{- '<|end|>' -}}{%- endif -%}

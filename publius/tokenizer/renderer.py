@@ -322,7 +322,8 @@ class _Reader:
             call = json.loads(text)
             if set(call) != {"name", "input"}:
                 raise ValueError("a tool call is an object with name and input")
-            _compact(call).encode("utf-8")  # a lone surrogate would break every later writer
+            # half a surrogate pair would break every later writer; NaN, which Python reads, is no JSON
+            json.dumps(call, ensure_ascii=False, allow_nan=False).encode("utf-8")
             block = ToolUseBlock(id=f"toolu_{made}", name=call["name"], input=call["input"])
         except (ValueError, TypeError, RecursionError) as error:
             reason = str(error).splitlines()[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import tokenizers
-from tokenizers import AddedToken
+from tokenizers import AddedToken, pre_tokenizers
 
 from publius.core.errors import UserError
 from publius.pipeline import Artifact
@@ -48,6 +48,11 @@ class Tokenizer:
             [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
         )
         inner.encode_special_tokens = True  # special tokens met in text are spelled out, as letters
+        # "first" writes the space at the head of a whole prompt only. The Renderer encodes every stretch by
+        # itself, so all begin with it; `transformers`, which splits a prompt at its special tokens, must too.
+        split = inner.pre_tokenizer
+        if isinstance(split, pre_tokenizers.Metaspace) and split.prepend_scheme == "first":
+            split.prepend_scheme = "always"
         inner.no_padding()
         inner.no_truncation()
         self._inner = inner

@@ -1,6 +1,7 @@
 """Paths, packings and their damage; files appear whole or not at all."""
 
 import errno
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,52 @@ def test_zstd_frames_in_a_row_are_one_file(tmp_path: Path) -> None:
     assert [line.text for line in read_lines(str(path))] == ["a", "b"]
     path.write_bytes(b"")
     assert list(read_lines(str(path))) == []
+
+
+def test_xz_streams_in_a_row_are_one_file(tmp_path: Path) -> None:
+    """`lzma.LZMAFile` ends without a word at padding, and at a damaged header, after the first stream."""
+    path = tmp_path / "rows.jsonl.xz"
+    first, second = lzma.compress(b"a\n"), lzma.compress(b"b\n")
+    for between, after in ((b"", b""), (bytes(4), b""), (bytes(8), bytes(4))):
+        path.write_bytes(first + between + second + after)
+        assert [line.text for line in read_lines(str(path))] == ["a", "b"]
+    damaged = [first + broken for broken in (b"\xfe" + second[1:], b"no stream", second[:-1], second[:3])]
+    for packed in (*damaged, b"", bytes(8)):
+        path.write_bytes(packed)
+        with pytest.raises(UserError, match="damaged or cut off"):
+            list(read_lines(str(path)))
+
+
+def test_zstd_with_a_long_window(tmp_path: Path) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, compression_level=1)
+    path = tmp_path / "rows.jsonl.zst"
+    with path.open("wb") as file:
+        packed = zstandard.ZstdCompressor(compression_params=parameters).stream_writer(file)
+        packed.write(b"a\n")
+        packed.close()
+    with pytest.raises(zstandard.ZstdError, match="memory"):
+        zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
+    assert [line.text for line in read_lines(str(path))] == ["a"]
+
+
+@pytest.mark.parametrize("coded", ["utf-16", "utf-16-be"])
+def test_the_advice_for_utf16_is_its_own(tmp_path: Path, coded: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        ("\ufeff" if coded == "utf-16-be" else "").encode(coded) + '{"text": "a"}\n'.encode(coded)
+    )
+    with pytest.raises(UserError, match="iconv -f utf-16"):
+        list(read_lines(str(path)))
+
+
+def test_too_many_open_files_say_what_helps(jsonl: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    path = jsonl([{"text": "a"}])
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match="ulimit -n"):
+        list(read_lines(path))
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:

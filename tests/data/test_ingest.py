@@ -128,6 +128,23 @@ def test_chats_need_a_reply(jsonl: Write, tmp_path: Path) -> None:
     chats = ingest_chats(run, config).train()
     assert [[m.role for m in chat.messages] for chat in chats] == [["user", "assistant"]]
     assert run.metrics["dropped_malformed"]["value"] == 1
+    assert run.metrics["dropped_empty"]["value"] == 1
+
+
+def test_empty_replies_and_held_out_documents_are_dropped_and_counted(jsonl: Write, tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "n", "input": {}}]}
+    rows: list[Any] = [{"instruction": f"q{n}", "output": text} for n, text in enumerate(("a", "", " \n"))]
+    rows += [{"messages": [{"role": "user", "content": "b"}, call]}]
+    run = testing_run(tmp_path / "chats")
+    config = IngestConfig(paths=(jsonl(rows),), val_paths=(jsonl(rows[1:2], "val.jsonl"),), max_items=2)
+    chats = ingest_chats(run, config)
+    assert [text_of(chat.messages[0]) for chat in chats.train()] == ["q0", "b"] and chats.val() == []
+    assert run.metrics["dropped_empty"]["value"] == 3
+    documents = jsonl([{"text": ""}, {"text": "a", "id": None}], "documents.jsonl")
+    run = testing_run(tmp_path / "text")
+    held_out = IngestTextConfig(paths=(jsonl([{"text": "b"}], "t.jsonl"),), val_paths=(documents,))
+    assert list(ingest_text(run, held_out).val()) == [Document("a", "documents.jsonl:2", "documents")]
+    assert run.metrics["dropped_empty"]["value"] == 1
 
 
 def test_pairs_of_one_prompt_stay_together(jsonl: Write, tmp_path: Path) -> None:

@@ -67,8 +67,31 @@ def test_held_out_texts_of_any_corpus_are_left_out(tmp_path: Path) -> None:
     corpora = [_corpus(tmp_path / "a", "a", 3), _corpus(tmp_path / "b", "b", 3, ("a000000001",))]
     run = testing_run(tmp_path / "run")
     mixed = mix(run, MixConfig(weights=(1, 1)), corpora=corpora)
-    assert sorted(d.text[0] + d.text[-1] for d in mixed.train()) == ["a0", "a2", "b0", "b1", "b2"]
+    assert sorted(d.text[0] + d.text[-1] for d in mixed.train()) == ["a0", "a2", "b0", "b1"]
     assert run.metrics["dropped_held_out"]["value"] == 1
+
+
+def test_held_out_texts_take_nothing_from_a_share(tmp_path: Path) -> None:
+    half = tuple(f"a{n:09}" for n in range(0, 40, 2))
+    corpora = [_corpus(tmp_path / "a", "a", 40), _corpus(tmp_path / "b", "b", 40, half)]
+    run = testing_run(tmp_path / "run")
+    mixed = mix(run, MixConfig(weights=(1, 1)), corpora=corpora)
+    letters = [d.text[0] for d in mixed.train()]
+    assert (letters.count("a"), letters.count("b")) == (20, 20)
+    assert run.metrics["dropped_held_out"]["value"] == 20
+    assert [m["value"] for m in run.metrics["share"]] == [0.5, 0.5]
+
+
+def test_trivial_copies_of_held_out_texts_are_left_out(tmp_path: Path) -> None:
+    corpora = [_corpus(tmp_path / "a", "a", 2), _corpus(tmp_path / "b", "b", 2, (" A000000001\n", "h"))]
+    mixed = mix(testing_run(tmp_path / "run"), MixConfig(weights=(1, 1)), corpora=corpora)
+    assert {d.text for d in mixed.train() if d.text[0] == "a"} == {"a000000000"}
+
+
+def test_a_corpus_without_a_weight_holds_out_and_takes_nothing(tmp_path: Path) -> None:
+    corpora = [_corpus(tmp_path / "a", "a", 2, ("h",)), _corpus(tmp_path / "b", "b", 2, ("h", "i"))]
+    mixed = mix(testing_run(tmp_path / "run"), MixConfig(weights=(0, 1)), corpora=corpora)
+    assert [d.text for d in mixed.val()] == ["h", "i"]
 
 
 def test_errors(tmp_path: Path) -> None:
@@ -76,8 +99,8 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 weights for 2 corpora"):
         mix(testing_run(tmp_path / "r1"), MixConfig(weights=(1,)), corpora=[full, empty])
     with pytest.raises(UserError, match="is empty"):
-        mix(testing_run(tmp_path / "r2"), MixConfig(weights=(1, 1)), corpora=[full, empty])
-    with pytest.raises(UserError, match="the mixture is empty"):
+        mix(testing_run(tmp_path / "r2"), MixConfig(weights=(0, 1)), corpora=[full, empty])
+    with pytest.raises(UserError, match="all of it is held out"):
         mix(testing_run(tmp_path / "r3"), MixConfig(weights=(1, 0)), corpora=[full, empty])
     for weights in ((0.0,), (-1.0, 2.0)):
         with pytest.raises(ValidationError):

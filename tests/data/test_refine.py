@@ -82,6 +82,20 @@ def test_nothing_near_a_held_out_document_is_trained_on(tmp_path: Path) -> None:
     assert metrics["held_out_kept"] == 4
 
 
+def test_the_held_out_one_stays_whatever_else_is_near(tmp_path: Path) -> None:
+    """Copies in training that are nearer to each other than to it do not outvote a held-out document."""
+    held_out = tuple(_prose(n, 300) for n in range(8))
+    copies: list[str] = []
+    for number, text in enumerate(held_out):
+        words = text.split()
+        words[10 * number % len(words)] = words[-20] = "changed"
+        copies += [" ".join(words) + end for end in (".", "!", " .")]
+    corpus, run = _run(tmp_path, [*copies, _prose(99, 300)], RefineConfig(repetition=False), held_out)
+    assert [d.text for d in corpus.val()] == list(held_out)
+    assert [d.text for d in corpus.train()] == [_prose(99, 300)]
+    assert run.metrics["dropped_duplicate"]["value"] == 24
+
+
 def test_own_thresholds(tmp_path: Path) -> None:
     config = RefineConfig(min_words=2, min_stop_words=None, repetition=False, dedup=False)
     corpus, _ = _run(tmp_path, ["Two words", "One"], config)

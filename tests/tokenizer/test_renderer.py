@@ -194,6 +194,16 @@ def test_parse_bad_replies(
     assert problem in parsed.problems[0]
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_json_has_not_are_no_call(renderer: Renderer, number: str) -> None:
+    """Python reads them; a client that gets them could not."""
+    special, encode = renderer.tokenizer.special, renderer.tokenizer.encode
+    text = f'{{"name":"f","input":{{"a":{number}}}}}'
+    parsed = renderer.parse([special["<|tool_use|>"], *encode(text), special["<|/tool_use|>"]])
+    assert parsed.blocks == (TextBlock(text=text),)
+    assert "not a valid call" in parsed.problems[0]
+
+
 def test_deeply_nested_calls_and_strange_ids_do_not_raise(renderer: Renderer) -> None:
     assert _parse(renderer, f"<|tool_use|>{'[' * 5000}<|/tool_use|>").problems
     empty = _parse(renderer, "<|tool_use|><|/tool_use|>")

@@ -3,11 +3,13 @@ other text it is none of it, neither on the way to ids nor back, whole or stream
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from publius.core.messages import (
     Conversation,
@@ -98,3 +100,18 @@ def test_every_block_begins_a_text() -> None:
 
 def test_raw_text_is_told_as_it_goes_on() -> None:
     assert streamed(TOKENIZER.encode_on(" ab"), raw=True) == " ab"
+
+
+def test_transformers_begins_every_stretch_with_the_space(tmp_path: Path) -> None:
+    """Mistral's pipeline: its "first" would leave the space out after each special token of a prompt."""
+    transformers = pytest.importorskip("transformers")
+    inner = tokenizers.Tokenizer.from_str(TOKENIZER._inner.to_str())
+    inner.normalizer = normalizers.Sequence([])
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, "first", split=False)
+    ours = Tokenizer(inner)
+    ours.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    said = [{"role": "user", "content": "ab a"}, {"role": "assistant", "content": "a (ab"}]
+    chat = Conversation(messages=(user("ab a"), assistant("a (ab")))
+    ids = theirs.apply_chat_template(said, tokenize=True, return_dict=False)
+    assert ids == Renderer(ours).render(chat).tokens == RENDERER.render(chat).tokens
