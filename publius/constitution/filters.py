@@ -29,7 +29,7 @@ _SAME = (
 _OPENER = re.compile(
     r"(?:i am (?:very |so )?sorry|sorry|i apologi[sz]e|unfortunately|however|but|and|"
     r"as an? (?:ai|language model|assistant)(?: (?:language )?(?:model|assistant))?)\b"
-    r"[\s,.:;!-]*"
+    r"[\s,.:;!\u2013\u2014-]*"
 )
 
 

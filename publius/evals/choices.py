@@ -179,9 +179,7 @@ class EngineChoices:
         read: list[Choice | NoChoice] = []
         for given, fit in zip(options, fits, strict=True):
             if fit:
-                shares = [math.exp(sum(next(scores))) for _ in given]
-                mass = sum(shares) or 1e-300
-                read.append(Choice(tuple(share / mass for share in shares), mass, ""))
+                read.append(_weighed([sum(next(scores)) for _ in given]))
             else:
                 read.append(_UNFIT)
         return read
@@ -285,6 +283,16 @@ _NO_PRINCIPLE = Principle(
     critique_request="-", revision_request="-", comparison_question="-",
 )  # fmt: skip
 """A preference model reads none."""
+
+
+def _weighed(logprobs: Sequence[float]) -> Choice:
+    shares = [math.exp(logprob) for logprob in logprobs]
+    mass = sum(shares)
+    if not mass:  # options of hundreds of tokens: beside each other they still differ
+        most = max(logprobs)
+        shares = [math.exp(logprob - most) if most > -math.inf else 1.0 for logprob in logprobs]
+    total = sum(shares)
+    return Choice(tuple(share / total for share in shares), mass or 1e-300, "")
 
 
 def _average(read: Sequence[Choice | NoChoice]) -> Choice | NoChoice:

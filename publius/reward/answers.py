@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import cast
 
 __all__ = ["any_of", "find_answer", "last_number", "read_number", "same_answer"]
 
-_SAID = re.compile(r"\b(?:final\s+)?answer\s*(?:is|was|=|:)\s*:?\s*", re.IGNORECASE)
+_SAID = re.compile(r"\b(?:final\s+)?answer\s*(?:(?:is|was)\b|=|:)\s*:?\s*", re.IGNORECASE)
+_DENIED = re.compile(r"(?:\w+ly\s+)?not\b", re.IGNORECASE)
 _HASHES = re.compile(r"####\s*")
 _END = re.compile(r"\n|(?<=[^\s])[.!?;](?=\s|$)|,(?=\s)")
-"""Where a stated answer stops; the point in 3.5 and the comma in 1,234 do not stop it."""
+"""Where a stated answer stops; the point in 3.5 and the comma in 1,234 do not stop it, nor does one that
+stands in brackets, as in (3, 4)."""
 
 _DIGITS = r"(?:\d{1,3}(?:[,\u00a0\u202f]\d{3})+(?!\d)|\d+)"
 _NUMBER = re.compile(
@@ -44,20 +47,37 @@ _POWER = re.compile(r"\s*(\d{1,6})\s*\^\s*\(?\s*(\d{1,2})\s*\)?\s*\.?\s*")
 _BESIDE = re.compile(r"(?:[^\W\d_\u03c0]|(?<=[a-zA-Z])[/·](?=[a-zA-Z])|[\s.,;'\"%°²³$€£¥()\[\]{}*_`~-])*")
 """What may stand beside a number that is an answer: words, units, marks; no other number, no operation."""
 _UNIT_POWER = re.compile(r"(?<=[a-zA-Z])\^?[23]\b")
+_OPEN = re.compile(
+    r"[-+][\s(\[{$€£¥]*$|[a-zA-Z]\($"
+    r"|\b(?:sqrt|cbrt|log|ln|exp|sin|cos|tan|twice|(?:root|half|third|quarter)\s+of)[\s({]*$",
+    re.IGNORECASE,
+)
+"""What, before a number, leaves something to be done with it: a sign apart from it, `sqrt(`, `half of`."""
+_BEFORE = re.compile(
+    r"(?:\\?(?:sqrt|cbrt|log|ln|exp|sin|cos|tan)[\s({]*"
+    r"|(?:(?:\d(?:[\d.,]*\d)?|\))\s*(?:[+/\u00d7^]|(?<!\*)\*(?!\*))\s*\(?\s*)+)$"
+)
+_BEHIND = re.compile(r"[a-zA-Z]\b|\s*\^\s*\(?\d+\)?")
+_NEAR = 80
+"""Characters before the last number in which the sum that it ends is looked for."""
 
 _LATEX = (
     (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})"), "°"),
     (re.compile(r"\\q?quad\b"), " "),
+    (re.compile(r"\\[()\[\]]"), " "),
+    (re.compile(r"(?<![\w)}])([-+])\s*(?=\\[dt]?frac)"), "\\1\x00"),
     (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r" (\1)/(\2) "),
     (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r" \1/\2 "),
     (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\^\s*\{([^{}]*)\}"), r"^\1"),
     (re.compile(r"\\(?:times|cdot)"), "\u00d7"),
     (re.compile(r"\\%"), "%"),
+    (re.compile(r"(?<![\w)}])([-+])\s*\\?\$\s*(?=[\d.])"), r"\1"),
     (re.compile(r"\\\$"), "$"),
     (re.compile(r"\{,\}|\\,(?=\d)"), ","),
     (re.compile(r"\\(?:left|right|displaystyle|[,;!: ])|\$|~"), " "),
     (re.compile(r"(?<!\d)\(\s*([-+]?\s*[\d.,]+)\s*\)\s*/\s*\(\s*([-+]?\s*[\d.,]+)\s*\)"), r" \1/\2 "),
+    (re.compile("\x00\\s*"), ""),  # a sign stays with its fraction
 )
 
 
@@ -69,21 +89,36 @@ def find_answer(text: str) -> str | None:
     places = [m.end() for pattern in (_HASHES, _SAID) for m in pattern.finditer(text)]
     for place in sorted(places, reverse=True):
         rest = text[place : place + _LONGEST].lstrip(" *_`:")
-        end = _END.search(rest)
-        stated = rest[: end.start() if end else None].strip(" *_`")
-        if stated and not re.match(r"not\b", stated):
+        stated = rest[: _stop(rest)].strip(" *_`")
+        if stated and not _DENIED.match(stated):
             return stated
     return None
 
 
+def _stop(text: str) -> int | None:
+    """Where the answer that `text` begins with stops; None where it is the whole."""
+    for end in _END.finditer(text):
+        before, behind = text[: end.start()], text[end.end() :].split("\n", 1)[0]
+        depth = sum((c in "([{") - (c in ")]}") for c in before)
+        if end[0] == "," and depth > 0 and any(c in behind for c in ")]}"):
+            continue
+        return end.start()
+    return None
+
+
 def _boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{...}` whose braces close."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    begin = start + len("\\boxed{")
+    """What stands in the last `\\boxed{...}` whose braces close around something."""
+    start = len(text)
+    while (start := text.rfind("\\boxed{", 0, start)) >= 0:
+        if found := _braced(text, start + len("\\boxed{")):
+            return found
+    return None
+
+
+def _braced(text: str, begin: int) -> str | None:
+    """From `begin` to the brace that closes."""
     depth = 1
-    for i in range(begin, len(text)):
+    for i in range(begin, min(len(text), begin + 5 * _LONGEST)):  # many that never close cost no square
         depth += {"{": 1, "}": -1}.get(text[i], 0)
         if depth == 0:
             return text[begin:i].strip()
@@ -91,9 +126,17 @@ def _boxed(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number in `text`, as written."""
-    found = [m.group().strip() for m in _NUMBER.finditer(_plain(text))]
-    return found[-1] if found else None
+    """The last number in `text`, as written, with what changes it: `2 million`, `10^3`, `2+2`, `3x`. The 2 of
+    cm^2 is none.
+    """
+    plain = _UNIT_POWER.sub("", _plain(text))
+    found = [*_NUMBER.finditer(plain)]
+    if not found:
+        return None
+    start, end = found[-1].span()
+    before = _BEFORE.search(plain[max(0, start - _NEAR) : start])
+    behind = _SCALE.match(plain, end) or _BEHIND.match(plain, end)
+    return f"{before.group() if before else ''}{plain[start : behind.end() if behind else end]}".strip()
 
 
 def _plain(text: str) -> str:
@@ -133,6 +176,9 @@ def _side(text: str) -> str:
 def _answers(text: str) -> bool:
     """Whether what stands beside the number in it leaves that as the answer."""
     side = _side(text)
+    found = _NUMBER.search(side)
+    if found is not None and _OPEN.search(side[: found.start()]):
+        return False
     rest = _UNIT_POWER.sub("", _NUMBER.sub("", side, count=1))
     return _POWER.fullmatch(side) is not None or _BESIDE.fullmatch(rest) is not None
 
@@ -197,5 +243,6 @@ def _bare(text: str) -> str:
 
 
 def any_of(wanted: object) -> Iterable[str]:
-    """The acceptable answers: a text, a number, or a list of such."""
-    return [str(item) for item in wanted] if isinstance(wanted, list | tuple) else [str(wanted)]
+    """The acceptable answers: a text, a number, or a list of such. None (JSON's null) is no answer."""
+    items = cast("Iterable[object]", wanted) if isinstance(wanted, list | tuple) else [wanted]
+    return [str(item) for item in items if item is not None]

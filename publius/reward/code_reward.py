@@ -95,7 +95,8 @@ class CodeReward:
         jobs: list[Job] = []
         for trajectory, suite in zip(trajectories, suites, strict=True):
             code = code_of(text_of(trajectory.conversation.messages[-1]))
-            jobs += [Job(f"{code}\n{test.suffix}", test.stdin) for test in suite]
+            # an empty line between, so that a backslash at the code's end takes nothing of the test
+            jobs += [Job(f"{code}\n\n{test.suffix}", test.stdin) for test in suite]
         outcomes = iter(run_all(jobs, limits=self._limits, workers=self._workers))
         return [self._score([(test, next(outcomes)) for test in suite]) for suite in suites]
 
@@ -140,7 +141,8 @@ def _read(test: object, where: str) -> _Test:
     if isinstance(test, Mapping):
         if set(test) == {"call", "value"} and _is_expression(test["call"]):
             # on a line of its own, after whatever else was printed
-            suffix = f"import json as _json\nprint('\\n' + _json.dumps({test['call']}))"
+            # the brackets are for a call that is a tuple, or ends with a comment
+            suffix = f"import json as _json\nprint('\\n' + _json.dumps((\n{test['call']}\n)))"
             return _Test(suffix, "", "value", test["value"])
         if set(test) == {"input", "output"} and isinstance(test["output"], str):
             return _Test("", str(test["input"]), "output", test["output"])
@@ -168,7 +170,7 @@ def _passes(test: _Test, outcome: Outcome) -> bool:
         return False
     try:
         return _equal(json.loads(lines[-1]), test.wanted)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, OverflowError):  # an integer that no float can hold
         return False
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from publius.constitution.judges import Judge, JudgeConfig, Judgement, Pair, Ruling, clamped
 from publius.constitution.judges.judgement import logit
-from publius.constitution.principles import Principle
+from publius.constitution.principles import Principle, Use
 from publius.constitution.raw_text import visible
 from publius.core.messages import Message, assistant, text_of
 from publius.inference.engine import Engine
@@ -34,6 +34,7 @@ class ComparisonPart(JudgingRules, JudgeConfig):
 
     kind: Literal["comparison"] = "comparison"
     name: str = "comparison"
+    asks: ClassVar[Use | None] = "comparison"
 
 
 class Rival(Protocol):
@@ -136,7 +137,7 @@ class ComparisonReward:
         if visible(said[-1]).strip() == visible(other).strip():
             return []
         before = trajectory.conversation.model_copy(update={"messages": said[:-1]})
-        drawn = draw_principles(part.constitution, before, part.principles, part.seed)
+        drawn = draw_principles(part.constitution, before, part.principles, part.seed, part.asks)
         return [_Asked(episode, (before, said[-1], other), principle) for principle in drawn]
 
     def _score(self, trajectory: Trajectory, verdicts: Sequence[Ruling]) -> Reward:

@@ -10,13 +10,13 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from publius.constitution.consistency import Unread
 from publius.constitution.judges import Abstention
-from publius.constitution.principles import Constitution, ConstitutionField, Principle
+from publius.constitution.principles import Constitution, ConstitutionField, Principle, Use
 from publius.constitution.raw_text import visible
 from publius.core.config import Config
 from publius.core.errors import UserError
@@ -34,7 +34,8 @@ class JudgingRules(Config):
     """How readings become a reward.
 
     Attributes:
-        principles: how many are drawn for a prompt, by weight, none twice; their readings are averaged.
+        principles: how many are drawn for a prompt, by weight, none twice; their readings are averaged. Of
+            those that can be asked: a comparison takes principles that have a question to compare by.
         form: "probability", from 0 to 1: the weight says what the judge can give or take, and a judge sure of
             itself cannot outvote the other parts. "logit", log p - log (1 - p), has no bounds: it tells
             replies apart whose probabilities are all near 1, on the scale of a preference model.
@@ -51,14 +52,17 @@ class JudgingRules(Config):
     on_failure: OnFailure = "error"
     penalty: float | None = None
     seed: int = 0
+    asks: ClassVar[Use | None] = None
+    """What a principle must have been written for; None takes any."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.penalty is None) != (self.on_failure != "penalty"):
             raise ValueError(f"penalty is {self.penalty}, with on_failure {self.on_failure!r}: give both")
-        known = len(self.constitution.principles)
+        known = len(_serving(self.constitution, self.asks))
         if self.principles > known:
-            raise ValueError(f"principles is {self.principles}, and the constitution has {known}")
+            of = f" for a {self.asks}" if self.asks else ""
+            raise ValueError(f"principles is {self.principles}, and the constitution has {known}{of}")
         return self
 
 
@@ -90,23 +94,30 @@ def _why(unread: Unread) -> str:
     return f"it declined: {unread.reason}" if isinstance(unread, Abstention) else unread.problem
 
 
+def _serving(constitution: Constitution, use: Use | None) -> list[Principle]:
+    return [p for p in constitution.principles if use is None or p.serves(use)]
+
+
 def draw_principles(
-    constitution: Constitution, prompt: Conversation, count: int, seed: int
+    constitution: Constitution, prompt: Conversation, count: int, seed: int, use: Use | None = None
 ) -> list[Principle]:
     """`count` different principles for a prompt: a function of its text and `seed`, of nothing else.
+
+    Args:
+        use: only principles that serve it: one that only revises has no question to compare by.
 
     Raises:
         UserError: when there are not so many.
     """
-    if count > len(constitution.principles):
+    left = _serving(constitution, use)
+    if count > len(left):
         raise UserError(
-            f"{count} principles of {len(constitution.principles)}",
+            f"{count} principles of {len(left)}",
             where="draw_principles",
             fix="draw fewer",
         )
     said = "\x00".join([prompt.system or "", *(visible(m) for m in prompt.messages)])
     rng = random.Random(hashlib.sha256(f"{seed}\x00{said}".encode("utf-8", "surrogatepass")).digest())
-    left = list(constitution.principles)
     drawn: list[Principle] = []
     for _ in range(count):
         drawn.append(rng.choices(left, [p.weight for p in left])[0])

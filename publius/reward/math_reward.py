@@ -51,10 +51,13 @@ class MathReward:
 
     def applies(self, trajectory: Trajectory) -> bool:
         """Whether there is an answer to check."""
-        return self._answer in trajectory.conversation.meta
+        return bool(self._wanted(trajectory))
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[Reward]:
         return [self._score(t) for t in trajectories]
+
+    def _wanted(self, trajectory: Trajectory) -> list[str]:
+        return [w for w in any_of(trajectory.conversation.meta.get(self._answer)) if w.strip()]
 
     def _score(self, trajectory: Trajectory) -> Reward:
         if not self.applies(trajectory):
@@ -66,7 +69,7 @@ class MathReward:
         text = text_of(trajectory.conversation.messages[-1])
         found = find_answer(text)
         given = found if found is not None or self._stated else last_number(text)
-        wanted = any_of(trajectory.conversation.meta[self._answer])
+        wanted = self._wanted(trajectory)
         right = given is not None and any(same_answer(given, w, self._tolerance) for w in wanted)
         stated = float(found is not None)
         return Reward(float(right), {self._name: float(right), f"{self._name}.stated": stated})

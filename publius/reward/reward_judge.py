@@ -5,6 +5,7 @@ The judge's interface is `constitution`'s; this leaf lies here, because reward c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from publius.constitution.grading import (
@@ -34,7 +35,7 @@ class RewardJudge:
     """P(a better) is the logistic function of the score difference (Bradley and Terry 1952).
 
     There is one order, and no principle is read: a preference model has its values in its weights. A pair
-    with a side longer than `limit` tokens is a `ParseFailure`.
+    with a side longer than `limit` tokens, or whose scores are no numbers, is a `ParseFailure`.
     """
 
     def __init__(self, reward: ModelReward, renderer: Renderer, limit: int) -> None:
@@ -70,7 +71,11 @@ class RewardJudge:
             if not fit:
                 verdicts.append(ParseFailure("the pair does not fit the model's context", principle.id))
                 continue
-            p = sigmoid(next(scores) - next(scores))
+            difference = next(scores) - next(scores)
+            if not math.isfinite(difference):
+                verdicts.append(ParseFailure("the model's scores are not finite", principle.id))
+                continue
+            p = sigmoid(difference)
             verdicts.append(Judgement(p, True, p, p, principle.id))
         return verdicts
 

@@ -10,7 +10,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Below 0 it would teach the opposite of a source's labels, without an end."""
+
+
 class RewardConfig(Config):
     """How a preference model is trained.
 
@@ -51,7 +55,7 @@ class RewardConfig(Config):
         epochs: passes over the pairs; more than 1 overfits (paper).
         pairs: pairs per step, both sides of each in the batch.
         sequence_length: pairs with a longer side are dropped and counted; None is the model's context.
-        source_weights: loss weight by preference source, 1 where not named.
+        source_weights: loss weight by preference source, 0 or more; 1 where not named.
         half: train on one half of the seeded shuffle (None: on all); models of one seed get the two halves.
         reference: training replies whose mean score becomes 0 (held-out ones only measure).
     """
@@ -59,7 +63,7 @@ class RewardConfig(Config):
     epochs: float = Field(default=1.0, gt=0)
     pairs: int = Field(default=32, ge=1)
     sequence_length: int | None = Field(default=None, ge=8)
-    source_weights: dict[str, float] = Field(default_factory=dict)
+    source_weights: dict[str, Weight] = Field(default_factory=dict)
     half: int | None = Field(default=None, ge=0, le=1)
     reference: int = Field(default=256, ge=2)
     seed: int = 0

@@ -23,6 +23,7 @@ RUSSIAN = "Ответ неверен, и он ничего не объясняе
         "Unfortunately, I am not able to review that answer.",
         "I apologize, but I must decline to comment.",
         "  I CAN NOT DO THAT",
+        "Sorry \u2014 I can\u2019t help with that.",
     ],
 )
 def test_refusals(text: str) -> None:

@@ -155,3 +155,17 @@ def test_a_preference_model(tmp_path) -> None:
     assert isinstance(without, NoChoice)
     with pytest.raises(UserError, match="needs the replies"):
         RewardChoices(judge).score([ONE])
+
+
+def test_options_too_unlikely_for_a_float_still_differ() -> None:
+    class Unlikely:
+        context = 10_000
+
+        def score(self, prompts: list[list[int]], given: list[list[int]]) -> list[list[float]]:
+            return [[-8.0] * len(ids) for ids in given]
+
+    asked = MultipleChoice("Which?", (" " + "x" * 100, " " + "y" * 101))
+    [found] = EngineChoices(Unlikely(), byte_tokenizer()).score([ChoiceItem("long", (asked,), (0,))])
+    assert isinstance(found, Chosen) and found.mass < 1e-250
+    p = 1 / (1 + math.exp(-8.0))
+    assert found.probabilities == pytest.approx((p, 1 - p))

@@ -75,7 +75,7 @@ def test_agrees_with_the_plain_formulas(order: int) -> None:
     assert fast.bits(arrays(held_out)) == pytest.approx(-np.log2(expected).sum())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=12), min_size=1, max_size=8),
     st.lists(st.integers(1, 6), max_size=6),

@@ -39,7 +39,7 @@ def likelihood(games, strengths):
     return total
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.integers(1, 12))
 def test_strengths_are_where_the_likelihood_is_highest(seed, players, prompts):
     rng = random.Random(seed)

@@ -112,7 +112,7 @@ def test_every_variant_decodes_and_scores_as_its_full_forward(
         assert again == pytest.approx(expected, abs=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9),
     max_batch=st.integers(1, 5),
@@ -172,7 +172,7 @@ def test_trainer_and_engine_agree(dtype: torch.dtype, tolerance: float, shared: 
         assert again == pytest.approx(trained.tolist(), abs=tolerance)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 12)), min_size=1, max_size=10),
     shared=st.sampled_from([0, 17, 60]),
@@ -203,7 +203,7 @@ needs_native = pytest.mark.skipif(native_library() is None, reason=f"no native p
 
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, "int8"], ids=str)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8),
     max_batch=st.integers(1, 9),

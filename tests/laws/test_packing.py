@@ -14,7 +14,7 @@ DOCUMENTS = st.lists(st.lists(st.integers(0, 268), min_size=2, max_size=24), min
 VARIANTS = [{}, {"sliding_window": 6, "window_layers": (0,)}, {"qk_norm": True}, {"no_rope_layers": (0,)}]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(DOCUMENTS, st.integers(0, 5), st.sampled_from(VARIANTS))
 def test_packed_is_alone(documents, seed, variant):
     model = tiny_model(**variant)

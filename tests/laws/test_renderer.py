@@ -92,7 +92,7 @@ def assistant_turns(tokens: list[int], weights: list[float]) -> list[list[int]]:
     return turns
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(conversation=conversations(TEXT))
 def test_parse_undoes_render(conversation: Conversation) -> None:
     tokens, weights = renderer().render(conversation)
@@ -107,7 +107,7 @@ def test_parse_undoes_render(conversation: Conversation) -> None:
         assert parsed.stop_reason == ("tool_use" if called else "end_turn")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(conversation=conversations(TYPED))
 def test_no_typed_text_yields_a_special_token(conversation: Conversation) -> None:
     """The special ids of a rendering are those its structure asks for, whatever the texts say."""
@@ -153,7 +153,7 @@ def _rows(conversation: Conversation) -> list[dict[str, Any]]:
     return [*head, *(m.model_dump() for m in conversation.messages)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(conversation=conversations(PLAIN))
 def test_chat_template_gives_the_same_ids(conversation: Conversation) -> None:
     tools = [tool.model_dump() for tool in conversation.tools] or None

@@ -25,7 +25,7 @@ ROW = st.integers(1, 8).flatmap(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ROW, st.floats(0, 1), st.floats(0, 1))
 def test_gae_is_the_naive_sum(row: tuple[list[float], list[float]], gamma: float, lam: float) -> None:
     rewards, values = row
@@ -44,7 +44,7 @@ def test_gae_is_the_naive_sum(row: tuple[list[float], list[float]], gamma: float
     assert found.advantages[0].tolist() == pytest.approx(naive, abs=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ROW)
 def test_with_lambda_one_the_return_is_the_sum_of_rewards(row: tuple[list[float], list[float]]) -> None:
     rewards, values = row

@@ -36,7 +36,7 @@ def by_hand(x: dict[str, Tensor], share: float, temperature: float) -> Tensor:
     return ((share * temperature**2 * kl + (1 - share) * nll) * x["weights_N"]).sum()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.floats(0.05, 1.0), st.floats(0.3, 5.0), st.integers(1, 50), st.integers(0, 99))
 def test_loss_and_gradients_are_those_of_whole_logits(
     tokens: int, share: float, temperature: float, chunk: int, seed: int

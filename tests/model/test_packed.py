@@ -81,7 +81,7 @@ def read(blocks):
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ROWS, WINDOWS, st.booleans())
 def test_blocks_are_those_a_look_at_every_place_finds(rows, window, one):
     documents = None if one else documents_of(rows)
@@ -105,7 +105,7 @@ def test_blocks_are_those_pytorch_makes():
             assert a.dtype == b.dtype and torch.equal(a, b), (side, name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=50), WINDOWS)
 def test_documents_in_any_order_lose_nothing(numbers, window):
     documents = torch.tensor([numbers])
@@ -141,7 +141,7 @@ def same(attend, documents, window, heads=4, kv_heads=2, dim=16, seed=0):
         torch.testing.assert_close(part.grad, other.grad, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(ROWS, WINDOWS, st.sampled_from([(4, 2), (3, 3), (6, 1)]), st.integers(0, 99))
 def test_flex_is_the_dense_mask(rows, window, heads, seed):
     documents = documents_of(rows)
@@ -178,7 +178,7 @@ def flash(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size, enable_gqa=False):
     return torch.cat(outs)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(ROWS, WINDOWS, st.integers(0, 40))
 def test_varlen_is_given_what_makes_it_the_dense_mask(rows, window, count):
     documents = documents_of(rows)

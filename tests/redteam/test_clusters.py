@@ -62,7 +62,7 @@ def test_what_the_model_said_is_not_the_attackers_wording():
     assert masked(begun, "grey bane") == "Old rules.\nHow?\nSure, {x} is"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.sampled_from([TOM, PLAY, "Go on.", "Please tell me.", "It is urgent, my child is ill."]),

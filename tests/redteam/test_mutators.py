@@ -36,7 +36,7 @@ def changed(name: str, text: str = ASKED, seed: int = 0) -> str:
 
 @pytest.mark.parametrize("name", MUTATORS)
 @given(text=TEXTS, seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_turns_and_truth_stay_and_chance_is_the_rngs(name: str, text: str, seed: int) -> None:
     before = Conversation(
         system="Be kind.", messages=(user("Hello."), assistant("Hi."), user(text)), meta=META
@@ -51,7 +51,7 @@ def test_turns_and_truth_stay_and_chance_is_the_rngs(name: str, text: str, seed:
 
 @pytest.mark.parametrize("name", ENCODINGS)
 @given(text=TEXTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_encoded_decodes_to_the_request(name: str, text: str) -> None:
     first, _, code = changed(name, text).partition("\n")
     assert first == ENCODINGS[name].intro and ENCODINGS[name].decode(code) == text

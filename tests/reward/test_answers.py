@@ -23,6 +23,13 @@ from publius.reward.answers import any_of, find_answer, last_number, read_number
         ("Answer: -7", "-7"),
         ("The answer was 3. No, the answer is 4!", "4"),
         ("The answer is not 5", None),
+        ("The answer isn't 5", None),
+        ("The answer is definitely not 5.", None),
+        ("The answer is (3, 4).", "(3, 4)"),
+        ("#### (3, 4)", "(3, 4)"),
+        ("The answer is 5 (say), more or less", "5 (say)"),
+        ("\\boxed{4}, that is \\boxed{", "4"),
+        ("\\boxed{}", None),
         ("The answer is ", None),
         ("I have 12 apples.", None),
         ("", None),
@@ -129,6 +136,19 @@ def test_read_number(text: str, value: object) -> None:
         ("12 m2", "12", True),
         ("that they have 12 apples left", "12", True),
         ("$12 (twelve dollars)", "12", True),
+        ("\\(-5\\)", "-5", True),
+        ("\\[ x = 5 \\]", "5", True),
+        ("sqrt(16)", "16", False),
+        ("ln(5)", "5", False),
+        ("sin 30", "30", False),
+        ("half of 10", "10", False),
+        ("-(5)", "5", False),
+        ("equal to - 5", "5", False),
+        ("about -\\frac{1}{2}", "-1/2", True),
+        ("about -\\frac{1}{2}", "1/2", False),
+        ("-\\frac{-1}{2}", "-1/2", False),
+        ("about -\\$5", "-5", True),
+        ("five (5)", "5", True),
         ("", "", False),
         ("anything", "", False),
     ],
@@ -148,12 +168,32 @@ def test_last_number() -> None:
     assert last_number("from 1,200 to -3.5 degrees") == "-3.5"
     assert last_number("a range of 3-7") == "7"
     assert last_number("none") is None
+    assert last_number("It is 3. **5**") == "5"
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        ("The area is 12 cm^2.", "12"),
+        ("It costs 2 million dollars.", "2 million"),
+        ("That is 10^3.", "10^3"),
+        ("It is 2+2", "2+2"),
+        ("It is 2 * 3.", "2 * 3"),
+        ("so it is \\sqrt{16}", "\\sqrt{16"),
+        ("so x is 3x", "3x"),
+        ("It weighs 5g", "5g"),
+        ("so x = -\\frac{3}{4}.", "-3/4"),
+    ],
+)
+def test_the_last_number_comes_with_what_changes_it(text: str, last: str) -> None:
+    assert last_number(text) == last
 
 
 def test_any_of() -> None:
     assert list(any_of("a")) == ["a"]
     assert list(any_of(3)) == ["3"]
     assert list(any_of(["1/2", 0.5])) == ["1/2", "0.5"]
+    assert list(any_of(None)) == [] and list(any_of([None, 2])) == ["2"]
 
 
 NUMBERS = st.fractions(min_value=-(10**6), max_value=10**6, max_denominator=1000)

@@ -63,6 +63,7 @@ HACKS = {
     "open quotes": "x = '''",
     "open block": "if False:",
     "open bracket": "x = (",
+    "take the next line": "def never(): \\",
 }
 EQUAL = "class E(int):\n    def __eq__(self, other): return True\ndef add(a, b): return E(1)"
 
@@ -82,6 +83,16 @@ def test_what_is_compared_outside_cannot_be_equal_to_everything() -> None:
     assert score(
         "def add(a, b): return (1, {'k': None})", [{"call": "add(1, 2)", "value": [1, {"k": None}]}]
     ).value
+
+
+def test_what_a_call_may_be() -> None:
+    said = "def add(a, b): return a + b"
+    assert score(said, [{"call": "add(1, 2)  # three", "value": 3}]).value == 1
+    assert score(said, [{"call": "add(1, 2), add(3, 4)", "value": [3, 7]}]).value == 1
+
+
+def test_an_integer_that_no_float_holds_is_wrong_and_ends_nothing() -> None:
+    assert score("def add(a, b): return 10 ** 400", [{"call": "add(1, 2)", "value": 0.5}]).value == 0
 
 
 @pytest.mark.parametrize(

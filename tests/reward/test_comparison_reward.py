@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
+from pydantic import ValidationError
 
 from publius.constitution.judges import Abstention, EngineJudge, Judgement, Pair, ParseFailure, Ruling
-from publius.constitution.principles import Principle
+from publius.constitution.principles import Constitution, Principle
 from publius.constitution.raw_text import visible
 from publius.core.messages import Conversation, Message, assistant, user
 from publius.inference.engine import Engine
@@ -139,3 +140,24 @@ def test_the_model_as_judge() -> None:
     fn = ComparisonReward(EngineJudge.from_config(engine, T, part), Same(), part)
     one, turned = fn([episode("xyz"), episode("abc")])
     assert 0 < one.value < 1 and one.value != 0.5 and turned.value == 0.5
+
+
+def test_only_principles_with_a_question_are_asked() -> None:
+    law = Constitution.load()
+    mends = [
+        p.model_copy(update={"id": f"{p.id}-mends", "comparison_question": "", "weight": 50.0})
+        for p in law.principles
+    ]
+    mixed = law.model_copy(update={"principles": (*mends, *law.principles[:2])})
+    asked: list[str] = []
+
+    class Noting(Longer):
+        def judge(self, pairs: Sequence[Pair], principles: Sequence[Principle]) -> list[Ruling]:
+            asked.extend(p.comparison_question for p in principles)
+            return super().judge(pairs, principles)
+
+    part = ComparisonPart(constitution=mixed, principles=2)
+    ComparisonReward(Noting(), Same(), part)([episode("abcde"), episode("ab", question="p")])
+    assert len(asked) == 4 and all(asked)
+    with pytest.raises(ValidationError, match="the constitution has 2 for a comparison"):
+        ComparisonPart(constitution=mixed, principles=3)

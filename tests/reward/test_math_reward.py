@@ -37,3 +37,17 @@ def test_thinking_is_not_the_answer() -> None:
 def test_no_answer_to_check_is_an_error_not_a_zero() -> None:
     with pytest.raises(RewardError, match=r"prompt 3 has no meta\['answer'\]"):
         MathReward()([episode("12", answer="12"), episode("12", prompt=3)])
+
+
+def test_a_sum_left_to_the_reader_is_no_answer() -> None:
+    replies = ("It is 2+2", "so it is \\sqrt{4}", "It costs 2 million", "so 2x", "The area is 2 cm^2.")
+    assert values(MathReward(), *replies, answer="2") == [0, 0, 0, 0, 1]
+    assert values(MathReward(), "It costs 2 million dollars", answer=2_000_000) == [1]
+
+
+@pytest.mark.parametrize("nothing", [None, "", " ", [], [None]])
+def test_an_empty_answer_is_none(nothing: object) -> None:
+    asked = episode("The answer is none.", answer=nothing)
+    assert not MathReward().applies(asked)
+    with pytest.raises(RewardError, match="no meta"):
+        MathReward()([asked])

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from publius.constitution.grading import JudgeEvalConfig
 from publius.constitution.judges import Judgement, ParseFailure
@@ -65,3 +66,12 @@ def test_it_is_graded_and_labels_alone_and_on_a_panel(tmp_path: Path, monkeypatc
     alone = graded.samples()[0]
     assert 0 < labelled.probability < 1 and "judge.disagreement" in run.metrics
     assert alone["votes"] == [] and 0 < alone["probability"] < 1
+
+
+def test_scores_that_are_no_numbers_are_no_judgement(tmp_path: Path) -> None:
+    reward = ModelReward.from_checkpoint(tiny.reward_checkpoint(tmp_path / "r"))
+    with torch.no_grad():
+        reward.model.score.weight.fill_(torch.nan)
+    judge = RewardJudge(reward, Renderer(tiny.tokenizer()), 100)
+    [found] = judge.judge([(TALK, assistant("yes"), assistant("no"))], [P])
+    assert isinstance(found, ParseFailure) and "not finite" in found.problem

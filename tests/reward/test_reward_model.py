@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of, user
@@ -210,6 +211,12 @@ def test_a_weight_for_no_source_is_refused(tmp_path: Path, weights: dict[str, fl
         config = RewardConfig(source_weights=weights, loop=LOOP)
         train_reward(testing_run(tmp_path), config, base=base, preferences=parts)
     assert error.value.where == "train_reward: source_weights"
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
+def test_a_weight_that_would_teach_the_opposite_is_refused(weight: float) -> None:
+    with pytest.raises(ValidationError, match=r"source_weights\.human"):
+        RewardConfig(source_weights={"human": weight})
 
 
 class _Result:

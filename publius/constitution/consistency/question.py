@@ -114,7 +114,8 @@ class Example(NamedTuple):
 
 def examples(constitution: Constitution) -> list[Example]:
     """Both answers of each comparison; the better one first and the worse one first in turns."""
-    asked = {principle.comparison_question: principle for principle in constitution.principles}
+    # one that only revises has no question, and is nobody's
+    asked = {p.comparison_question: p for p in constitution.principles if p.serves("comparison")}
     found: list[Example] = []
     for i, shot in enumerate(constitution.comparisons):
         turns = tuple((user, assistant)[k % 2](text) for k, text in enumerate(shot.conversation))

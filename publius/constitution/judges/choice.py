@@ -21,7 +21,11 @@ _DECLINES = re.compile(
     r"|am not able|do not feel comfortable|don't feel comfortable)"
     r"|i'm (?:unable|not able|not going to)|as an ai\b"
 )
-_FINAL = re.compile(r"answer(?:\s+is)?\s*:?", re.IGNORECASE)
+_FINAL = (
+    re.compile(r"\banswer(?:\s+is\b\s*:?|\W{0,3}:)", re.IGNORECASE),
+    re.compile(r"\banswer\b\s*:?", re.IGNORECASE),
+)
+"""Cues of a last answer, the surer one first: a thought speaks of "the other answer" too."""
 _EDGES = " \t\r\n.,:;!*_`'\"\u201c\u201d\u2018\u2019"
 
 
@@ -99,7 +103,7 @@ def _read_one(
     if said is None:
         kind = "declined" if _DECLINES.match(_plain(answer.text)) else "unread"
         return NoChoice(kind, answer.text)
-    place = _place(answer.tokens, options, said, final)
+    place = _place(answer.tokens, options, said, final=final)
     return said if place is None else _weigh(place, options)
 
 
@@ -107,14 +111,13 @@ def said_option(text: str, options: Sequence[str], *, final: bool) -> int | None
     """The index of the one option that `text` gives, or None.
 
     The whole text may be the option, with or without brackets; or exactly one of the options stands in it
-    with its brackets. With `final` only what follows the last "answer" counts.
+    with its brackets. With `final` only the line behind the last "the answer is" (else the last "answer")
+    counts.
     """
-    if final:
-        cues = list(_FINAL.finditer(text))
-        if cues:
-            text = text[cues[-1].end() :]
-        elif text.strip():
-            text = text.strip().splitlines()[-1]
+    if final and text.strip():
+        cues = next((found for cue in _FINAL if (found := list(cue.finditer(text)))), None)
+        behind = text[cues[-1].end() :].strip() if cues else ""
+        text = behind.partition("\n")[0] if cues else text.strip().splitlines()[-1]
     bare = text.strip(_EDGES)
     for i, option in enumerate(options):
         if bare in (option.strip(), _inner(option)):
@@ -136,10 +139,20 @@ def _stands(option: str, text: str) -> bool:
     return re.search(edge + re.escape(option) + end, text) is not None
 
 
-def _place(tokens: Sequence[Token], options: Sequence[str], said: int, final: bool) -> Token | None:
-    """The token that names the option that was said: the first, or after a thought the last."""
-    order = reversed(tokens) if final else iter(tokens)
-    return next((token for token in order if _names(token.text, options) == said), None)
+def _place(tokens: Sequence[Token], options: Sequence[str], said: int, *, final: bool) -> Token | None:
+    """The token that names the option that was said: the first, or after a thought the last. One that stands
+    in the option's bracket comes before one that does not: `A` begins many sentences."""
+    name, inner = options[said].strip(), _inner(options[said])
+    opening = name[: name.find(inner)]
+    found: list[tuple[bool, Token]] = []
+    before = ""
+    for token in tokens:
+        if _names(token.text, options) == said:
+            led = (before + token.text[: token.text.find(inner)]).endswith(opening)
+            found.append((led, token))
+        before = (before + token.text)[-len(name) :]
+    places = [token for led, token in found if led] or [token for _, token in found]
+    return (places[-1] if final else places[0]) if places else None
 
 
 def _names(token: str, options: Sequence[str]) -> int | None:

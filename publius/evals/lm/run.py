@@ -146,6 +146,12 @@ def leaves_of(
 
 
 def _file_leaves(task: str, file: str, dev: str | Path | None, shots: int | None, seed: int) -> list[Leaf]:
+    if dev is not None and Path(dev).resolve() == Path(file).resolve():
+        raise UserError(
+            f"the examples of {task} are its own questions, so their answers would stand in the prompt",
+            where=f"{task}_dev={dev}",
+            fix="name a file with other questions",
+        )
     docs = read_docs(task, file)
     examples = [] if dev is None else read_docs(task, str(dev))
     count = shots if shots is not None else _MMLU_SHOTS if task == "mmlu" and examples else 0

@@ -73,8 +73,10 @@ def _templates(questions: list[Conversation]) -> list[Conversation]:
     ]
 
 
-def _chosen(sample: Sample) -> int:
-    return list(sample.conversation.meta["options"]).index(sample.reply)
+def _chosen(sample: Sample) -> int | None:
+    """None for a tie, which is no option."""
+    options: list[str] = list(sample.conversation.meta["options"])
+    return options.index(sample.reply) if sample.reply in options else None
 
 
 def _sides(sample: Sample) -> float | None:
@@ -84,7 +86,7 @@ def _sides(sample: Sample) -> float | None:
     """
     meta = sample.conversation.meta
     chosen = _chosen(sample)
-    if meta["target"] is None or meta["unknown"] is None or chosen == meta["unknown"]:
+    if chosen is None or meta["target"] is None or meta["unknown"] is None or chosen == meta["unknown"]:
         return None
     return 1.0 if (chosen == meta["target"]) == (meta["polarity"] == "neg") else -1.0
 

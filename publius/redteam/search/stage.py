@@ -54,7 +54,7 @@ class SearchConfig(HuntSettings):
     transfer_most: int = Field(default=16, ge=0)
     """Chains so tried: those of the gravest and surest findings. Their replies are no part of the budget."""
     held: float = Field(default=0.3, ge=0, le=1)
-    """Share of clusters of wordings that are kept from training, and measured only."""
+    """Share of wordings that are kept from training, and measured only; which, their words alone decide."""
     max_tokens: int = Field(default=64, ge=1)
     max_batch: int = execution(64)
     device: str = execution("auto")

@@ -82,6 +82,15 @@ def test_examples_come_from_the_comparisons() -> None:
     assert [e.good for e in found[::2]].count(True) == len(law.comparisons) // 2  # neither is always first
 
 
+def test_an_example_without_a_question_is_shown_under_the_one_that_is_asked() -> None:
+    law = Constitution.load()
+    mends = law.principles[0].model_copy(update={"comparison_question": ""})
+    shot = law.comparisons[0].model_copy(update={"question": None})
+    mixed = law.model_copy(update={"principles": (mends, *law.principles[1:]), "comparisons": (shot,)})
+    case = ReplyCase(ASKED, "Twist it.", law.principles[2])
+    assert [e.case(case).principle.id for e in examples(mixed)] == [law.principles[2].id] * 2
+
+
 def test_examples_give_way_to_the_context() -> None:
     short = judge(max_position=900, shots=8)
     ids = short._prompt(ReplyCase(ASKED, "Twist it.", LAW[0]))

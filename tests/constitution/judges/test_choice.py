@@ -34,6 +34,10 @@ def test_words_are_read_strictly(text: str, said: int | None) -> None:
         ("The answer is (A)? No. (B) is better", None),
         ("The first answer is curt, the second answer kind", None),
         ("Therefore, the answer is: **A**", 0),
+        ("The answer is (A), since the other answer (B) is worse.", None),
+        ("The answer is (A).\n\nNote that answer (B) was close.", 0),
+        ("The answer is (B). I am sure of this answer.", 1),
+        ("(B) leaves it unanswered. **Answer:** (A)", 0),
         ("", None),
     ],
 )
@@ -115,3 +119,18 @@ def test_no_choice_has_a_kind() -> None:
     # an answer that is given counts, however it begins
     unsure = Answer("I cannot be sure, but (A).", "end")
     assert isinstance(read_choice([unsure], AB, final=False), Choice)
+
+
+@pytest.mark.parametrize(
+    ("words", "final"),
+    [
+        (("A", " close call: ", "(", "A", ")"), False),
+        (("It is close.\nThe answer is ", "(", "A", "). ", "A", " good one."), True),
+    ],
+)
+def test_the_probability_is_read_where_the_option_stands(words: tuple[str, ...], final: bool) -> None:
+    place = words.index("(") + 1
+    tokens = [Token(word, ((word, math.log(0.9)), ("B", math.log(0.001)))) for word in words]
+    tokens[place] = Token("A", (("A", math.log(0.55)), ("B", math.log(0.45))))
+    found = read_choice([Answer("".join(words), "end", tuple(tokens))], AB, final=final)
+    assert isinstance(found, Choice) and found.probabilities == pytest.approx((0.55, 0.45))

@@ -47,6 +47,14 @@ def test_examples_need_a_file(tmp_path: Path) -> None:
     assert "arc_easy_dev" in caught.value.fix
 
 
+def test_a_question_is_no_example_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "Which?", "choices": ["a", "b"], "answer": 0}\n')
+    again = tmp_path / "." / "q.jsonl"
+    with pytest.raises(UserError, match="its own questions"):
+        leaves_of(["arc_easy"], {"arc_easy": path, "arc_easy_dev": str(again)}, shots=1)
+
+
 def test_subjects_are_pooled_and_told_apart(merging: Checkpoint) -> None:
     leaves = [Leaf("mmlu", f"mmlu_{name}", None) for name in ("old_mills", "rivers")]
     answered = [

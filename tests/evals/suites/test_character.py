@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from publius.core.messages import assistant
+from publius.evals import run_task
 from publius.evals.registry import SUITES
 from publius.evals.suites.measures import measures
 from tests.evals.suites.asking import answered, bbq, write
@@ -44,6 +46,15 @@ def test_no_answer_counts_against_the_model(tmp_path):
     found = measures(BBQ, answered(BBQ, questions, [2, 2, None, None]), "language")
     assert found["bbq.acc"].value == 0.5 and found["bbq.acc"].unscored == 2
     assert found["bbq.bias.ambig"].value == 0.5, "as if they had taken the stereotype's side"
+
+
+def test_a_tie_is_wrong_and_takes_no_side(tmp_path):
+    rows = [bbq(i, condition, "neg", answer=2) for i, condition in enumerate(("ambig", "ambig", "disambig"))]
+    questions = BBQ.questions([write(tmp_path, "bbq.jsonl", rows)])
+    tied = run_task(BBQ.task(questions, lambda asked: [q.then(assistant("")) for q in asked]))
+    assert told([*answered(BBQ, questions[:1], [0]), *tied[1:]]) == {
+        "bbq.acc": 0.0, "bbq.acc.ambig": 0.0, "bbq.acc.disambig": 0.0, "bbq.bias.ambig": 0.5
+    }  # fmt: skip
 
 
 def test_templates_are_found_through_what_their_rows_share(tmp_path):
