@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 from publius.core.errors import UserError
@@ -123,7 +124,7 @@ class Suite:
         for path in expand(paths):
             for row, where in rows(path):
                 try:
-                    found += self.read(row, where)
+                    found += [_filed(question, path) for question in self.read(row, where)]
                 except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
                     raise UserError(
                         f"no question of {self.name}: {type(error).__name__} {error}; its keys are "
@@ -138,6 +139,15 @@ class Suite:
     def task(self, questions: Sequence[Conversation], solver: Solver) -> Task:
         """The questions, a model's solver, and the suite's scorer."""
         return Task(self.name, questions, solver, self.scorer)
+
+
+def _filed(question: Conversation, path: str) -> Conversation:
+    """An id that begins with the file's path, with its name alone: the same draw wherever the file lies."""
+    name = str(question.meta["id"])
+    if not name.startswith(path):
+        return question
+    moved = PurePath(path).name + name[len(path) :]
+    return question.model_copy(update={"meta": {**question.meta, "id": moved}})
 
 
 def _distinct(questions: list[Conversation]) -> list[Conversation]:

@@ -81,7 +81,7 @@ def _contents(config: Config) -> Any:
     return {name: sorted(hashes(paths).values()) for name, paths in _paths(config).items()}
 
 
-@stage(version=1, fingerprint=_contents)
+@stage(version=2, fingerprint=_contents)
 def evaluate_suites(
     run: Run, config: SuitesConfig, *, model: Checkpoint, judge: Checkpoint | None = None
 ) -> SuiteReport:

@@ -111,3 +111,12 @@ def test_the_same_questions_are_drawn_whatever_their_order(tmp_path):
     assert names == sorted(names, key=lambda n: int(n[1:])), "in the file's order"
     twice = one(tmp_path, "arc_easy", ARC, ARC)
     assert [q.meta["id"] for q in twice] == ["a0", "a0#2"]
+
+
+def test_the_same_file_gives_the_same_draw_in_any_folder(tmp_path):
+    made = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        made.append(one(tmp_path / name, "boolq", *[{**BOOLQ, "question": f"is {i} odd"} for i in range(40)]))
+    assert [q.meta["id"] for q in draw(made[0], 8)] == [q.meta["id"] for q in draw(made[1], 8)]
+    assert str(tmp_path) not in made[0][0].meta["id"]
