@@ -53,7 +53,7 @@ def test_conversations_come_back_equal(tmp_path: Path) -> None:
     assert (Prompts(tmp_path / "p").train(), Prompts(tmp_path / "p").val()) == ([prompt], [TALK])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(text=st.text(st.characters(codec="utf-8")), probability=st.floats(0, 1))
 def test_preferences_come_back_equal(
     tmp_path_factory: pytest.TempPathFactory, text: str, probability: float

@@ -146,7 +146,7 @@ special = sorted(TOKENIZER.special.values())
 noise = st.lists(st.one_of(st.sampled_from(special), st.integers(13, 268)), min_size=1, max_size=40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(script=noise)
 def test_streamed_text_is_the_replys_text_whatever_the_model_writes(script: list[int]) -> None:
     events, reply = streamed(scripted(script))

@@ -46,7 +46,7 @@ def prompt_of(rng: random.Random, length: int) -> list[int]:
     return [rng.randrange(13, 269) for _ in range(length)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7),
     shared=st.sampled_from([0, 20, 48]),

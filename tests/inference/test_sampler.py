@@ -80,7 +80,7 @@ def test_ties_fall_to_the_lower_id() -> None:
     assert got.tolist() == pytest.approx([0.5, 0.5, 0, 0, 0])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(u=st.floats(0, 1, exclude_max=True))
 def test_pick_inverts_the_distribution(u: float) -> None:
     assume(min(abs(u - 0.5), abs(u - 0.75)) > 1e-6)  # exp(log(0.5)) is only nearly 0.5

@@ -52,7 +52,7 @@ def test_it_is_what_the_last_block_gets() -> None:
     np.testing.assert_allclose(kept(request), wanted, atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=5),
     shared=st.sampled_from([0, 16, 48]),

@@ -199,7 +199,7 @@ def worse(
     return metrics, context
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_spoiling_evidence_never_turns_no_into_yes(data: st.DataObject) -> None:
     metrics, context = evidence()

@@ -17,7 +17,7 @@ def test_gae_by_hand() -> None:
     assert torch.allclose(found.returns, found.advantages + values)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.booleans(), min_size=1, max_size=10), st.integers(0, 1000))
 def test_gae_steps_over_what_is_not_an_action(mask: list[bool], seed: int) -> None:
     torch.manual_seed(seed)

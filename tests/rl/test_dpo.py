@@ -54,7 +54,7 @@ def log_lines(run: Run) -> list[dict]:
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(NUMBERS, NUMBERS, st.lists(st.floats(0, 1), min_size=2, max_size=2), st.floats(0.01, 2))
 def test_the_loss_is_the_paper_pair_by_pair(
     policy: list[float], reference: list[float], targets: list[float], beta: float

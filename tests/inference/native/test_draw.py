@@ -42,7 +42,7 @@ def check(logits_BV: Tensor, temperatures: list[float], uniforms: list[float]) -
         assert (edges_V - uniforms[row]).abs().max() < 1e-5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 40),
     size=st.sampled_from(SIZES),
@@ -120,7 +120,7 @@ def test_what_is_no_distribution_gives_nan() -> None:
     assert math.isnan(draw_rows(one, [1.0], [0.5])[0][1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.sampled_from(SIZES),
     share=st.floats(0, 1),
