@@ -139,7 +139,7 @@ def test_a_word_of_the_prompt_flags_where_the_list_says_so() -> None:
         assert said.action == action
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     exchange=st.lists(
         st.tuples(st.floats(-3, 3, width=32), st.floats(-3, 1, width=32), st.sampled_from("aben ")),

@@ -137,7 +137,7 @@ _PIECES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     parts=st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=3)), max_size=14),
     cuts=st.lists(st.integers(0, 40), max_size=12),

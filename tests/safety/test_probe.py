@@ -50,7 +50,7 @@ def test_the_average_moves_from_the_first_reading_on() -> None:
     assert found == [4.0, 3.0, 2.25]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     readings=st.lists(st.floats(width=32, allow_subnormal=False), min_size=1, max_size=20),
     weight=st.floats(0.01, 1),
@@ -98,7 +98,7 @@ def test_hold_back_is_counted_in_tokens() -> None:
     assert watch.reply(texts[-1], rows(*[0] * 5), done=True)[1] == len(texts[-1])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     readings=st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=30),
     cuts=st.lists(st.integers(1, 30), max_size=8),

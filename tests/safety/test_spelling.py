@@ -31,7 +31,7 @@ def looking_everywhere(words: list[Word]) -> Words:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     words=st.lists(WORD, min_size=1, max_size=4),
     text=st.text(LETTERS + "aab  -\x00\x1f.xyA", max_size=90),

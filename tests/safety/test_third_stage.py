@@ -106,7 +106,7 @@ def test_what_is_surely_harmful_later_is_stopped_without_the_judge() -> None:
     assert (verdict.action, verdict.monitor, judge.asked, len(verified)) == ("block", "cascade", [], 12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     exchange=st.lists(
         st.tuples(st.floats(-3, 3, width=32), st.floats(-4, 2, width=32)), min_size=1, max_size=24

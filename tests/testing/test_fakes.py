@@ -22,7 +22,7 @@ from publius.tokenizer.special import SPECIAL_TOKENS
 TOKENIZER = byte_tokenizer()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text())
 def test_one_token_a_byte(text: str) -> None:
     ids = TOKENIZER.encode(text)

@@ -10,7 +10,7 @@ from publius.core.errors import UserError
 from publius.training.batches import Example, PackedBatches, ShuffledBatches, collate, pack, starts_of
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(2, 20), st.integers(0, 3))
 def test_every_target_is_packed_once_and_rows_never_overflow(lengths, sequence_length, seed):
     rows = pack(lengths, sequence_length, seed)
@@ -41,7 +41,7 @@ def test_collate_by_hand():
     assert two.trained_N.tolist() == [1, 2, 5, 6]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=5), min_size=1, max_size=4),
     st.integers(0, 6),

@@ -24,7 +24,7 @@ from tests.training.test_pretrain import config, inputs
 IDS = np.arange(20, 120)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(2, 200), st.integers(2, 300))
 def test_what_has_weight_stood_before_after_the_same_token(seed, length, fewest):
     row = draw_row(np.random.default_rng(seed), IDS, length, fewest)
