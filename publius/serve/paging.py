@@ -26,12 +26,12 @@ def model_page(models: Sequence[Mapping[str, Any]], query: Mapping[str, str]) ->
         limit = 0
     if not 1 <= limit <= 1000:
         raise ApiError("invalid_request_error", "limit: must be between 1 and 1000")
-    ids = [one["id"] for one in models]
+    ids, back = [one["id"] for one in models], False
     if (after := query.get("after_id")) in ids:
         models = models[ids.index(after) + 1 :]
     elif (before := query.get("before_id")) in ids:
-        models = models[: ids.index(before)][-limit:]
-    shown = models[:limit]
+        models, back = models[: ids.index(before)], True
+    shown = models[-limit:] if back else models[:limit]
     ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {}
     more = len(models) > limit
     return {"object": "list", "data": shown, "has_more": more, "first_id": None, "last_id": None, **ends}

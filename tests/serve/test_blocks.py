@@ -106,6 +106,13 @@ def test_no_stop_text_holds_a_call_back():
     assert "".join(told) == '{"a":1}'
 
 
+def test_numbers_that_json_has_not_reach_no_client():
+    for number in ("NaN", "Infinity", "1e999"):
+        text = '{"name":"sum","input":{"a":' + number + "}}"
+        ids = [SPECIAL[TOOL_USE], *TOKENIZER.encode(text), SPECIAL[TOOL_USE_END]]
+        assert [part.input for part in read(ids, BlockReader(TOKENIZER)) if isinstance(part, Shuts)] == [{}]
+
+
 def test_half_a_character_waits_for_its_other_half():
     reader = BlockReader(TOKENIZER)
     first, second = TOKENIZER.encode("é")

@@ -285,7 +285,8 @@ def test_models_of_all_backends_come_in_pages_of_the_size_asked_for() -> None:
         assert found == ids
         assert len(client.get("/v1/models").json()["data"]) == 20
         back = client.get("/v1/models?limit=3&before_id=m30").json()
-        assert [model["id"] for model in back["data"]] == ["m27", "m28", "m29"] and not back["has_more"]
+        assert [model["id"] for model in back["data"]] == ["m27", "m28", "m29"] and back["has_more"]
+        assert not client.get("/v1/models?limit=3&before_id=m03").json()["has_more"]
         refused = client.get("/v1/models?limit=0")
         assert refused.status_code == 400 and refused.json()["error"]["message"].startswith("limit: ")
         assert refused.json()["request_id"] == refused.headers["request-id"]

@@ -172,7 +172,7 @@ class SystemBlock(_Union):
 
 
 class _InferenceConfig(_Part):
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = None
     top_p: float | None = None
     stop_sequences: list[str] | None = None
@@ -207,7 +207,7 @@ class _ToolChoice(_Union):
 class ToolConfig(_Part):
     """Tools, and which may or must be called."""
 
-    tools: list[_Tool]
+    tools: list[_Tool] = Field(min_length=1)
     tool_choice: _ToolChoice | None = None
 
 

@@ -74,7 +74,8 @@ class BatchRunner:
         caller = await server.guard.still_admitted(item.key_id)
         ask = replace(parse_ask(server, item.params, item.version), priority=-1)
         reply = await server.collect(ask, caller, asked)
-        return message_body(reply, ask, new_id("msg"), omit_thinking=omits_thinking(item.params))
+        omit = omits_thinking(item.params)
+        return message_body(reply, ask, new_id("msg"), omit_thinking=omit, tier="batch")
 
 
 def batch_router(server: Server) -> APIRouter:

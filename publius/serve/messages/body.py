@@ -171,7 +171,7 @@ class MessageIn(_In):
 class ToolIn(_In):
     """A tool. Those with another `type` than custom run on the vendor's servers."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")
     type: str | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
@@ -191,7 +191,7 @@ class Thinking(_In):
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: int | None = None
-    display: str | None = None
+    display: Literal["summarized", "omitted"] | None = None
 
 
 class OutputConfig(_In):
@@ -220,7 +220,7 @@ class Body(CountBody):
 
     max_tokens: int = Field(ge=0, le=1 << 40)
     stop_sequences: list[str] | None = Field(default=None, max_length=8192)
-    stream: Any = None
+    stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=0, le=1 << 40)

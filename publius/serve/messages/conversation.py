@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -129,10 +130,12 @@ def turns_of(
     """
     last_user = max((i for i, one in enumerate(given.messages) if _speaks(one)), default=-1)
     merged: list[tuple[str, list[Block]]] = []
+    numbers: list[list[int]] = []
     marks: list[Mark] = []
     for number, one in enumerate(given.messages):
         if not merged or merged[-1][0] != one.role:
             merged.append((one.role, []))
+            numbers.append([])
         blocks = merged[-1][1]
         for at, part in enumerate(one.content):
             where = f"messages.{number}.content.{at}"
@@ -141,6 +144,7 @@ def turns_of(
                 continue
             if block is not None:
                 blocks.append(block)
+                numbers[-1].append(number)
             if getattr(part, "cache_control", None) is not None:
                 marks.append(Mark(len(merged) - 1, len(blocks)))
     if merged[0][0] == "assistant":
@@ -149,7 +153,7 @@ def turns_of(
     begun = last[-1] if last_role == "assistant" and last else None
     if isinstance(begun, TextBlock) and begun.text != begun.text.rstrip():
         raise bad("messages: final assistant content cannot end with trailing whitespace")
-    _check_calls(merged)
+    _check_calls(merged, numbers)
     turns = tuple(Message(role=role, content=tuple(blocks)) for role, blocks in merged)  # pyright: ignore[reportArgumentType]
     if not any(turn.content for turn in turns):
         raise bad("messages: at least one block must have content")
@@ -232,24 +236,50 @@ def _document(part: DocumentIn, place: str) -> str:
     return "\n".join([*head, body])
 
 
-def _check_calls(merged: Sequence[tuple[str, list[Block]]]) -> None:
-    """Every call is answered in the user's next turn, and nothing else is."""
+def _number(blocks: Sequence[Block], numbers: Sequence[int], ids: Sequence[str]) -> int:
+    """Of the client's messages, the one with the last call or answer of these `ids`."""
+    found = 0
+    for block, number in zip(blocks, numbers, strict=True):
+        match block:
+            case ToolUseBlock(id=id) | ToolResultBlock(tool_use_id=id) if id in ids:
+                found = number
+            case _:
+                pass
+    return found
+
+
+def _again(ids: Sequence[str], seen: set[str]) -> list[str]:
+    """Those that are in `seen`, or stand in `ids` more than once."""
+    counts = Counter(ids)
+    return [one for one in ids if one in seen or counts[one] > 1]
+
+
+def _check_calls(merged: Sequence[tuple[str, list[Block]]], numbers: Sequence[Sequence[int]]) -> None:
+    """Every call is answered in the user's next turn, and nothing else is.
+
+    Args:
+        merged: turns, of one message or several.
+        numbers: of each block of a turn, the number of its message in the request, for errors.
+    """
     turns = [(i, role, blocks) for i, (role, blocks) in enumerate(merged) if role != "system"]
     seen: set[str] = set()
-    for place, (number, role, blocks) in enumerate(turns):
+    for place, (turn, role, blocks) in enumerate(turns):
         calls = [block.id for block in blocks if isinstance(block, ToolUseBlock)]
         answers = [block.tool_use_id for block in blocks if isinstance(block, ToolResultBlock)]
         before = turns[place - 1][2] if place else []
         asked = {block.id for block in before if isinstance(block, ToolUseBlock)}
         if orphans := [one for one in answers if one not in asked]:
+            number = _number(blocks, numbers[turn], orphans)
             raise bad(
                 f"messages.{number}.content: unexpected `tool_use_id` found in `tool_result` blocks: "
                 f"{', '.join(orphans)}. Each `tool_result` block must have a corresponding `tool_use` block "
                 "in the previous message."
             )
-        if len(set(answers)) < len(answers):
+        if twice := _again(answers, set()):
+            number = _number(blocks, numbers[turn], twice)
             raise bad(f"messages.{number}.content: each tool_use must have a single result")
-        if len(set(calls)) < len(calls) or seen & set(calls):
+        if again := _again(calls, seen):
+            number = _number(blocks, numbers[turn], again)
             raise bad(f"messages.{number}.content: `tool_use` ids must be unique")
         seen |= set(calls)
         last = place == len(turns) - 1
@@ -257,6 +287,7 @@ def _check_calls(merged: Sequence[tuple[str, list[Block]]]) -> None:
             following = [] if last else turns[place + 1][2]
             answered = {block.tool_use_id for block in following if isinstance(block, ToolResultBlock)}
             if missing := [one for one in calls if one not in answered]:
+                number = _number(blocks, numbers[turn], missing)
                 raise bad(
                     f"messages.{number}: `tool_use` ids were found without `tool_result` blocks immediately "
                     f"after: {', '.join(missing)}. Each `tool_use` block must have a corresponding "

@@ -24,7 +24,7 @@ from publius.serve.server import Reply
 __all__ = ["event_bodies", "message_body", "omits_thinking", "usage_body"]
 
 
-def usage_body(usage: Usage, *, long_cache: bool = False) -> dict[str, Any]:
+def usage_body(usage: Usage, *, long_cache: bool = False, tier: str = "standard") -> dict[str, Any]:
     """Counts; every key is always there."""
     short, long = (0, usage.cache_write) if long_cache else (usage.cache_write, 0)
     return {
@@ -34,7 +34,7 @@ def usage_body(usage: Usage, *, long_cache: bool = False) -> dict[str, Any]:
         "cache_creation": {"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": long},
         "output_tokens": usage.output,
         "output_tokens_details": {"thinking_tokens": usage.thinking},
-        "service_tier": "standard",
+        "service_tier": tier,
         "server_tool_use": None,
     }
 
@@ -44,11 +44,14 @@ def omits_thinking(body: dict[str, Any]) -> bool:
     return (body.get("thinking") or {}).get("display") == "omitted"
 
 
-def message_body(reply: Reply, ask: Ask, id: str, *, omit_thinking: bool = False) -> dict[str, Any]:
+def message_body(
+    reply: Reply, ask: Ask, id: str, *, omit_thinking: bool = False, tier: str = "standard"
+) -> dict[str, Any]:
     """The Message. One without any block holds an empty text, because some clients count blocks.
 
     Args:
         omit_thinking: as `event_bodies`.
+        tier: "batch" for one of a batch.
     """
     ended = reply.ended
     content = [_block_body(block, omit_thinking) for block in reply.blocks] or [_opened(TextBlock(text=""))]
@@ -63,7 +66,7 @@ def message_body(reply: Reply, ask: Ask, id: str, *, omit_thinking: bool = False
         "stop_details": _details(ended),
         "container": None,
         "context_management": None,
-        "usage": usage_body(ended.usage),
+        "usage": usage_body(ended.usage, tier=tier),
     }
 
 

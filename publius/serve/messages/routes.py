@@ -30,6 +30,24 @@ from publius.serve.server import Server
 __all__ = ["parse_ask", "router"]
 
 _log = logging.getLogger("publius.serve")
+_YES, _NO = {"supported": True}, {"supported": False}
+_CAPABILITIES = {
+    "batch": _YES,
+    "citations": _NO,
+    "code_execution": _NO,
+    "context_management": {
+        **_NO, "clear_thinking_20251015": _NO, "clear_tool_uses_20250919": _NO, "compact_20260112": _NO,
+    },
+    "effort": {**_NO, "low": _NO, "medium": _NO, "high": _NO, "xhigh": _NO, "max": _NO},
+    "image_input": _NO,
+    "pdf_input": _NO,
+    "server_tools": {**_NO, "code_execution": _NO, "web_search": _NO},
+    "structured_outputs": _YES,
+    "thinking": {
+        **_YES, "types": {"adaptive": _YES, "between_tools": _YES, "disabled": _YES, "enabled": _YES},
+    },
+}  # fmt: skip
+"""Of every model here. Every key the vendor knows is there: its clients look into them without asking."""
 
 
 def router(server: Server) -> APIRouter:
@@ -128,16 +146,12 @@ def _model_body(model: ServedModel, id: str) -> dict[str, Any]:
         "display_name": id.replace("-", " ").title(),
         "created_at": datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "lifecycle": "active",
+        "line": None,
         "deprecated_at": None,
         "retires_at": None,
         "max_input_tokens": model.context - 1,
         "max_tokens": model.context - 1,
-        "capabilities": {
-            "batch": {"supported": True},
-            "image_input": {"supported": False},
-            "structured_outputs": {"supported": True},
-            "thinking": {"supported": True},
-        },
+        "capabilities": _CAPABILITIES,
         "object": "model",
         "created": model.created,
         "owned_by": "publius",

@@ -199,7 +199,10 @@ class Chat {
     const here = () => this.#conversation === conversation;
     for (let round = 0; round < MOST_ROUNDS && parent; round++) {
       const node = add(conversation, parent, "assistant", [], { pending: true });
+      // kept before it is answered: a page that is closed now must not take the question with it
+      if (round === 0 || this.#shelf.get(conversation.id)) this.#shelf.keep(conversation);
       if (here()) {
+        remember("open", conversation.id);
         this.#draw();
         this.#scrollDown(round === 0);
       }
@@ -209,9 +212,9 @@ class Chat {
       parent = await this.#runTools(conversation, node, { model, tools, signal: ending.signal });
     }
     if (this.#ending === ending) this.#ending = null;
-    await this.#shelf.keep(conversation);
+    // one that was deleted while it was answered stays so
+    if (this.#shelf.get(conversation.id)) await this.#shelf.keep(conversation);
     if (here()) {
-      remember("open", conversation.id);
       const follow = this.#atEnd();
       this.#draw();
       this.#scrollDown(follow);

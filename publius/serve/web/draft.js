@@ -1,5 +1,13 @@
 // A reply as it grows out of the events of a stream.
 
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
 /** The reply so far: blocks, why it stopped, usage, and how fast it came. */
 export class Draft {
   content = [];
@@ -31,7 +39,9 @@ export class Draft {
         break;
       case "content_block_stop":
         if (block.type === "tool_use") {
-          if (this.#partial) block.input = JSON.parse(this.#partial);
+          const input = parsed(this.#partial || "{}");
+          if (input === undefined) break; // cut off by the limit of tokens: it stays open, and is not kept
+          block.input = input;
           delete block.written;
         }
         delete block.open;

@@ -6,6 +6,7 @@ const DEEPEST = 8;
 const CLOSED = { "**": "strong", __: "strong", "*": "em", _: "em", "~~": "del" };
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
 const WORD = /[\p{L}\p{N}]/u;
+const TRAILING = ".,;:!?*_~"; // belongs to the sentence an address ends
 const BARE = /https?:\/\/[^\s<>"'`]+/y;
 
 /** An address a link may have: the web and mail, nothing that runs or reads. null for others. */
@@ -150,8 +151,9 @@ class Reader {
     if (close < 0 || close - open > 1000 || this.text.slice(open + 1, close).includes("\n\n")) return false;
     const end = this.destination(close + 2);
     if (end < 0) return false;
+    // trimmed first: a pattern with spaces at both ends would try every way to share them out
     const [, address] =
-      /^\s*<?([^\s>]*)>?(?:\s+(?:"[^"]*"|'[^']*'))?\s*$/.exec(this.text.slice(close + 2, end)) ?? [];
+      /^<?([^\s>]*)>?(?:\s+(?:"[^"]*"|'[^']*'))?$/.exec(this.text.slice(close + 2, end).trim()) ?? [];
     const url = address === undefined ? null : safeUrl(address);
     if (url === null) return false;
     const label = this.text.slice(open + 1, close);
@@ -183,7 +185,9 @@ class Reader {
     BARE.lastIndex = this.at;
     const found = BARE.exec(this.text);
     if (!found) return false;
-    let address = found[0].replace(/[.,;:!?*_~]+$/, "");
+    let last = found[0].length;
+    while (TRAILING.includes(found[0][last - 1])) last--;
+    let address = found[0].slice(0, last);
     if (address.endsWith(")") && !address.includes("(")) address = address.slice(0, -1);
     const url = safeUrl(address);
     return url !== null && this.add(anchor(url, [address]), this.at + address.length);

@@ -72,7 +72,8 @@ export class Settings {
     const { temperature, topP, maxTokens, think, budget } = this.#now;
     const most = Math.max(1, Math.floor(Number(maxTokens)) || Number(START.maxTokens));
     const fields = { max_tokens: most };
-    if (Number(temperature) !== 1) fields.temperature = Number(temperature);
+    // more than 1 the API refuses; an older page remembered up to 2
+    if (Number(temperature) < 1) fields.temperature = Number(temperature);
     if (Number(topP) < 1) fields.top_p = Number(topP);
     if (think) {
       const tokens = Math.max(1024, Math.floor(Number(budget)) || 1024);

@@ -15,6 +15,16 @@ async function open() {
   return done(ask);
 }
 
+/** As it is after its page was closed: a reply that was still to come comes no more. */
+function settled(conversation) {
+  for (const node of Object.values(conversation.nodes)) {
+    if (!node.pending) continue;
+    delete node.pending;
+    node.stopReason = "stopped";
+  }
+  return conversation;
+}
+
 /** All conversations; in a browser that keeps nothing, only as long as the page lives (`lasting` is then false). */
 export class Shelf {
   lasting = true;
@@ -25,7 +35,7 @@ export class Shelf {
   async load() {
     try {
       this.#database = await open();
-      for (const item of await done(this.#table("readonly").getAll())) this.#here.set(item.id, item);
+      for (const item of await done(this.#table("readonly").getAll())) this.#here.set(item.id, settled(item));
     } catch {
       this.lasting = false;
     }

@@ -194,6 +194,8 @@ def test_images_are_refused_where_messages_are_read() -> None:
             "toolUse.toolUseId: ",
         ),
         ({"inferenceConfig": {"maxTokens": "5"}}, "inferenceConfig.maxTokens: "),
+        ({"inferenceConfig": {"maxTokens": 0}}, "inferenceConfig.maxTokens: "),
+        ({"toolConfig": {"tools": []}}, "toolConfig.tools: "),
         ({"toolConfig": {"tools": [{"systemTool": {"name": "x"}}]}}, "'systemTool' is not supported"),
         ({"toolConfig": {"tools": [TOOL], "toolChoice": {"tool": {}}}}, "toolConfig.toolChoice.tool.name: "),
         ({"guardrailConfig": {"guardrailIdentifier": "g"}}, "guardrailConfig is not supported"),

@@ -17,7 +17,7 @@ HEADERS = st.dictionaries(NAMES, st.text(max_size=200), max_size=6)
 FRAMES = st.lists(st.builds(Frame, HEADERS, st.binary(max_size=500)), max_size=5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(frames=FRAMES, tail=st.integers(0, 11))
 def test_frames_come_back(frames: list[Frame], tail: int) -> None:
     data = b"".join(encode(frame.headers, frame.payload) for frame in frames)
@@ -25,7 +25,7 @@ def test_frames_come_back(frames: list[Frame], tail: int) -> None:
     assert decode(data + unfinished) == (frames, unfinished)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(frames=FRAMES, cuts=st.lists(st.integers(1, 60), min_size=1, max_size=20))
 def test_botocore_reads_them_in_any_pieces(frames: list[Frame], cuts: list[int]) -> None:
     data = b"".join(encode(frame.headers, frame.payload) for frame in frames)
@@ -38,7 +38,7 @@ def test_botocore_reads_them_in_any_pieces(frames: list[Frame], cuts: list[int])
     assert read == frames
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(headers=HEADERS, payload=st.binary(max_size=100), data=st.data())
 def test_a_changed_byte_is_noticed(headers: dict[str, str], payload: bytes, data: st.DataObject) -> None:
     frame = bytearray(encode(headers, payload))

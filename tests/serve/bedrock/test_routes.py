@@ -251,7 +251,7 @@ def grafted(base: Any, data: st.DataObject) -> Any:
     return {**base, **hostile} if isinstance(base, dict) and isinstance(hostile, dict) else hostile
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_body_breaks_it(server: Running, data: st.DataObject) -> None:
     operation = data.draw(st.sampled_from(["invoke", "converse", "converse-stream", "count-tokens"]))

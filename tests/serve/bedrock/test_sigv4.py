@@ -90,7 +90,7 @@ def test_a_header_that_came_twice_is_joined() -> None:
     check(split._replace(headers=[*split.headers, ("x-two", "b")]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     segments=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), max_size=4),
     body=st.binary(max_size=100),

@@ -77,6 +77,7 @@ def test_a_batch_is_made_answered_and_fetched(spoken: Spoken) -> None:
     message = found["r0"]["message"]
     assert found["r0"]["type"] == "succeeded" and message["model"] == "claude-test"
     assert message["usage"]["output_tokens"] == 3 and message["stop_reason"] == "max_tokens"
+    assert message["usage"]["service_tier"] == "batch"
     errors = [found[f"r{number}"]["error"] for number in (1, 2, 3)]
     assert [error["error"]["type"] for error in errors] == [
         "invalid_request_error", "not_found_error", "invalid_request_error",

@@ -225,6 +225,21 @@ def test_models_are_listed_for_the_clients_of_both_vendors(spoken: Spoken):
     refused(spoken.send("GET", "/v1/models/nobody"), 404, "not_found_error")
 
 
+def test_a_model_tells_every_capability_its_clients_look_into(spoken: Spoken):
+    """The vendor's client neither checks nor fills in what is missing: it is None, and looking in fails."""
+    told = spoken.send("GET", "/v1/models/claude-test").json()["capabilities"]
+    assert {name for name, each in told.items() if each["supported"]} == {
+        "batch", "structured_outputs", "thinking",
+    }  # fmt: skip
+    assert set(told) >= {
+        "citations", "code_execution", "context_management", "effort", "image_input", "pdf_input",
+        "server_tools",
+    }  # fmt: skip
+    assert set(told["thinking"]["types"]) == {"adaptive", "between_tools", "disabled", "enabled"}
+    assert all(each["supported"] for each in told["thinking"]["types"].values())
+    assert {"low", "medium", "high", "xhigh", "max"} <= set(told["effort"])
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"[]", b"null", b"{", b"\xff\xfe", b'{"model": NaN}', b'{"a":' * 500, b'{"model":"\\ud800"}',

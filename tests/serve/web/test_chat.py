@@ -217,6 +217,39 @@ def test_settings_go_into_the_request_and_stay(chat, scripted, url):
     expect(chat.locator("#max-tokens")).to_have_value("77")
 
 
+def test_a_page_that_is_closed_during_a_reply_loses_nothing_that_was_asked(chat, scripted, url):
+    ask(chat, "long", wait=False)
+    expect(replies(chat)).to_contain_text("word3 ")
+    chat.goto(url)
+    expect(chat.locator("article.asked .bubble")).to_have_text("long")
+    expect(replies(chat)).to_contain_text("Stopped.")
+    ask(chat, "next")
+    expect(replies(chat).last).to_contain_text("You said: next")
+    assert [m["role"] for m in scripted.bodies[-1]["messages"]] == ["user", "user"]
+
+
+def test_a_conversation_that_is_deleted_during_a_reply_stays_deleted(chat, scripted, url):
+    ask(chat, "hello")
+    ask(chat, "long", wait=False)
+    expect(replies(chat).last).to_contain_text("word3 ")
+    chat.locator("#list li").hover()
+    chat.click("[aria-label='Delete hello']")
+    expect(chat.locator("#send")).to_have_attribute("aria-label", "Send")
+    chat.goto(url)
+    expect(chat.locator("#model option")).to_have_count(2)
+    expect(chat.locator("#list .entry")).to_have_count(0)
+
+
+def test_no_temperature_is_asked_for_that_the_api_refuses(chat, scripted, url):
+    assert chat.locator("#temperature").get_attribute("max") == "1"
+    chat.evaluate("localStorage.setItem('publius.settings', JSON.stringify({ temperature: '1.7' }))")
+    chat.goto(url)
+    expect(chat.locator("#model option")).to_have_count(2)
+    ask(chat, "hello")
+    expect(replies(chat)).to_contain_text("You said: hello")
+    assert "temperature" not in scripted.bodies[-1]
+
+
 def test_conversations_are_kept_found_named_exported_and_deleted(chat, url, tmp_path):
     ask(chat, "of oats")
     chat.click("#new")
