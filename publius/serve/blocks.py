@@ -212,8 +212,8 @@ def _whole(text: str) -> bool:
 
 
 def _input(text: str) -> dict[str, Any]:
-    """A call's input; what was cut off loses the value it was cut in. One with a number that JSON has not (NaN,
-    1e999, which Python reads) gives nothing, for no client could read it."""
+    """A call's input; what was cut off loses the value it was cut in. One with a number that JSON has not
+    (NaN, and 1e999, which Python reads) gives nothing, for no client could read it."""
     try:
         found = from_json(text, allow_inf_nan=False, allow_partial=True)
         json.dumps(found, allow_nan=False)
