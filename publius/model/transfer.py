@@ -215,7 +215,8 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
         raise UserError("the target is not empty", where=str(target), fix=fix)
     if target.name in ("", ".."):
         raise UserError("the target cannot be replaced: it has no name", where=str(target), fix=fix)
-    target = target.resolve()  # what a link names, not the link
+    if target.is_symlink():
+        target = target.resolve()  # what the link names, not the link
     # a name nobody else has: neither a folder of the user's nor another command's
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)

@@ -144,6 +144,7 @@ def test_quick(script, tmp_path):
     assert "ours, Messages" in done.stdout and str(tmp_path) not in json.dumps(record["settings"])
 
 
+@slow
 def test_quick_overhead(script, tmp_path):
     done = script("server_overhead.py", "--quick", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,11 @@ from publius.pipeline import Run, stage
 __all__ = ["SumPromptsConfig", "WorkedSumsConfig", "sum_prompts", "worked_sums"]
 
 
+_REPEATS = 10
+"""After so many draws in a row for every sum that there is, none of them new, there are no more: one that is
+left would have been missed with a chance of e^-10."""
+
+
 class _SumsConfig(Config):
     numbers: tuple[int, ...] = (2, 3, 4)
     """How many numbers a question has; equally many questions of each."""
@@ -101,11 +106,11 @@ def _draw(rng: random.Random, numbers: tuple[int, ...], split: str, amount: int)
         UserError: when there are not as many.
     """
     found: dict[str, tuple[Chain, str]] = {}
-    for _ in range(50 * amount):
-        if len(found) == amount:
-            break
-        chain = draw_chain(rng, split, numbers[len(found) % len(numbers)])
+    repeats = 0
+    while len(found) < amount and repeats <= _REPEATS * (len(found) + 10):
+        chain, before = draw_chain(rng, split, numbers[len(found) % len(numbers)]), len(found)
         found.setdefault(str(chain), (chain, ask_chain(chain, rng, held_out=split == "test")))
+        repeats = 0 if len(found) > before else repeats + 1
     if len(found) < amount:
         raise UserError(
             f"there are not {amount} different sums of {numbers} numbers in split {split!r}",
