@@ -19,7 +19,11 @@ TYPED = st.lists(st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", " ", "\n", "a", "
 )
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20) | TYPED
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
