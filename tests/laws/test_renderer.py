@@ -18,6 +18,7 @@ TYPED = st.lists(st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", " ", "\n", "a", "
     "".join
 )
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20) | TYPED
+NUMBER = st.floats(allow_nan=False, allow_infinity=False)  # JSON has no others
 JSON = st.recursive(
     st.none()
     | st.booleans()
