@@ -118,7 +118,12 @@ def plan(
 
     Nothing is computed or written, but for the few seconds of steps that --calibrate times.
     """
+    of_model = {"--tokens": tokens, "--seq": seq, "--mfu": mfu, "--vocab": vocab}
+    of_model |= {"--scale": _unless(scale, "cluster"), "--cluster": _unless(cluster, "8xh100")}
+    of_recipe = {"--name": name, "--set": settings or None, "--until": until}
+    of_recipe |= {"--hardware": _unless(hardware, "cpu")}
     if recipe is None:
+        _misplaced("a model", "a recipe", of_recipe)
         shape = _planned_shape(tier, scale, model, vocab)
         if shape is None and not measure:
             raise UserError(
@@ -136,9 +141,28 @@ def plan(
         return
     if tier is not None or model is not None:
         raise UserError("a recipe and a model to plan", where="publius plan", fix="give one of them")
+    _misplaced("a recipe", "a model", of_model)
     measured = calibrate() if measure else None
     row = hardware_named(hardware) if measured is None else measured.hardware()
     _print_recipe_plan(load_recipe(recipe, parse_settings(settings or [])), row, home, name, until, as_json)
+
+
+def _unless(value: str, usual: str) -> str | None:
+    """None for a default, which nobody asked for."""
+    return None if value == usual else value
+
+
+def _misplaced(planned: str, other: str, options: dict[str, Any]) -> None:
+    """An option that the plan would not heed must not seem to count."""
+    for flag, value in options.items():
+        if value is not None:
+            raise UserError(
+                f"{flag} is for planning {other}, not {planned}",
+                where="publius plan",
+                fix="leave it out"
+                if other == "a recipe"
+                else "leave it out; what a recipe takes is given by --set",
+            )
 
 
 def _amount(text: str) -> float:

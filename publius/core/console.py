@@ -16,6 +16,9 @@ __all__ = ["Ticker", "console", "progress"]
 console = Console(stderr=True, highlight=False)
 """Human words go to stderr, so that `--json` on stdout stays clean."""
 
+_AT_ONCE = 0.1
+"""Seconds: what a loop has behind it so soon was done before a resume, and says nothing of the rate."""
+
 
 class Ticker(Protocol):
     """What a long loop calls as it advances."""
@@ -39,14 +42,17 @@ class _Lines:
     def __init__(self, label: str, total: float) -> None:
         self._label, self._total, self._done = label, total, 0.0
         self._start = self._last = time.monotonic()
+        self._before = 0.0
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        self._done += amount
         now = time.monotonic()
+        if not self._done and now - self._start < _AT_ONCE:
+            self._before = amount
+        self._done += amount
         if now - self._last >= 15:
             self._last = now
-            rate = self._done / (now - self._start)
-            left = (self._total - self._done) / rate if rate else 0.0
+            rate = (self._done - self._before) / (now - self._start)
+            left = max(0.0, self._total - self._done) / rate if rate else 0.0
             print(
                 f"{self._label}: {self._done:.0f}/{self._total:.0f}  {rate:.2f}/s  {left:.0f}s left  {note}",
                 file=sys.stderr,

@@ -83,8 +83,9 @@ def _at_most(successes: int, n: int, rate: float) -> float:
 def auroc(positives: Sequence[float], negatives: Sequence[float], z: float = 1.959964) -> Estimate:
     """How often a positive scores above a negative (a tie is half), with DeLong's interval (1988).
 
-    Where all are told apart that interval has no width: then it is Wilson's, of as many as there are on the
-    smaller side. NaN where a side is empty.
+    Where all are told apart that interval has no width, and where a side has one score alone, how far its
+    others lie apart cannot be known: then it is Wilson's, of as many as there are on the smaller side. NaN
+    where a side is empty.
     """
     m, n = len(positives), len(negatives)
     if not m or not n:
@@ -94,9 +95,8 @@ def auroc(positives: Sequence[float], negatives: Sequence[float], z: float = 1.9
     below = [1 - _rank(high, score) / m for score in negatives]
     area = sum(above) / m
     spread = _variance(above) / m + _variance(below) / n
-    if spread == 0:  # nothing was ever out of order: what a rate of none among the fewer would leave open
-        fewer = wilson(round(area * min(m, n)), min(m, n), z)
-        return Estimate(area, m + n, fewer.low, fewer.high)
+    if spread == 0 or min(m, n) == 1:  # what such a rate among the fewer would leave open
+        return Estimate(area, m + n, *_score_interval(area, min(m, n), z))
     half = z * math.sqrt(spread)
     return Estimate(area, m + n, max(0.0, area - half), min(1.0, area + half))
 
@@ -193,9 +193,11 @@ def clustered_rate(hits: Sequence[bool | float], clusters: Sequence[Hashable] | 
     n = len(hits)
     labels = _labels(n, clusters)
     groups = len(set(labels))
-    if not n or groups == n:
-        return wilson(round(sum(hits)), n)
+    if not n:
+        return wilson(0, 0)
     rate = sum(hits) / n
+    if groups == n:  # a hit may be a share of one: rounding their sum would be another rate
+        return Estimate(rate, n, *_score_interval(rate, n))
     if groups == 1:
         return Estimate(rate, n, 0.0, 1.0)
     spread = sum((hit - rate) ** 2 for hit in hits) / n**2
@@ -274,11 +276,17 @@ def _sums(values: Sequence[float], labels: Sequence[Hashable]) -> list[float]:
 def bootstrap(
     items: Sequence[Any], statistic: Callable[[Sequence[Any]], float], *, draws: int = 1000, seed: int = 0
 ) -> Estimate:
-    """Any statistic of `items` with a percentile bootstrap interval (Efron 1979)."""
+    """Any statistic of `items` with a percentile bootstrap interval (Efron 1979).
+
+    The interval is widened to hold its value: drawing again moves a biased statistic (a calibration error
+    grows by it), all its draws perhaps.
+    """
     rng = random.Random(seed)
     n = len(items)
+    value = statistic(items)
     values = sorted(statistic([items[rng.randrange(n)] for _ in range(n)]) for _ in range(draws))
-    return Estimate(statistic(items), n, values[int(0.025 * draws)], values[int(0.975 * draws) - 1])
+    low, high = values[int(0.025 * draws)], values[int(0.975 * draws) - 1]
+    return Estimate(value, n, min(low, value), max(high, value))
 
 
 class CalibrationBin(NamedTuple):

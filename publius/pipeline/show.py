@@ -70,7 +70,8 @@ def show_run(name: str, home: Path) -> RunView:
     """Collect run `name`.
 
     A metric is shown under its own name when that holds a dot or is its stage's name, else as
-    `<stage>.<name>`; a name that two stages record is shown once for each, as `<stage>.<name>`.
+    `<stage>.<name>`; a name that two stages record, or that is also the name of another number, is shown
+    once for each, as `<stage>.<name>`.
     Names the recipe publishes come on top. `wall_minutes` is the measured time of the last
     execution that made every stage itself, else the time in which any stage was being made.
 
@@ -87,7 +88,7 @@ def show_run(name: str, home: Path) -> RunView:
         raise UserError(f"there is no run {name!r}", where=str(store.runs), fix=fix)
     recipe = read_wiring(store.run(name) / "recipe.json")
     stages = [_view(store, name, entry) for entry in recipe.stages]
-    metrics = _metrics(stages)
+    metrics = _metrics(recipe, stages)
     metrics.update(_published(recipe, stages))
     minutes = _wall_minutes(store, name, stages)
     if minutes is not None:
@@ -111,7 +112,7 @@ def _full(metric: Any) -> Any:
     return {key: metric.get(key) for key in ("value", "n", "low", "high")}
 
 
-def _metrics(stages: list[StageView]) -> dict[str, Any]:
+def _metrics(recipe: Wiring, stages: list[StageView]) -> dict[str, Any]:
     found = [
         (stage.name, metric, value)
         for stage in stages
@@ -119,10 +120,15 @@ def _metrics(stages: list[StageView]) -> dict[str, Any]:
         for metric, value in stage.record.metrics.items()
     ]
     counts = Counter(metric for _, metric, _ in found)
+    own = {(s, m) for s, m, _ in found if m == s or ("." in m and counts[m] == 1)}
+    # b.c of one stage and c of stage b would be one name; so would what the recipe publishes of another
+    taken = {f"{s}.{m}" for s, m, _ in found if (s, m) not in own}
     shown: dict[str, Any] = {}
     for stage, metric, value in found:
-        own = metric == stage or ("." in metric and counts[metric] == 1)
-        shown[metric if own else f"{stage}.{metric}"] = _full(value)
+        entry = recipe.published.get(metric)
+        published = entry is not None and (entry.metric != metric or stage not in entry.stages)
+        plain = (stage, metric) in own and metric not in taken and not published
+        shown[metric if plain else f"{stage}.{metric}"] = _full(value)
     return shown
 
 

@@ -50,17 +50,23 @@ def examined(g: Gathered) -> list[Examined]:
     return found
 
 
-def _share(value: float, high: float | None = None) -> str:
-    """In percent when it is a share, else as a number."""
-    return f"{value:.0%}" if max(value, high or 0.0) <= 1 else number(value)
+def _is_share(measure: Measure) -> bool:
+    """What is no rate has no interval (`Measure`), or one that leaves [0, 1]."""
+    low, high = measure.low, measure.high
+    return low is not None and high is not None and 0 <= low <= high <= 1
 
 
 def told(measure: Measure | dict[str, Any]) -> str:
     """Interval, sample size and what had no score."""
     m = measure if isinstance(measure, Measure) else Measure.model_validate(measure)
-    if m.value is None or not m.n:
+    if m.value is None or m.n == 0:
         return "not measured"
-    interval = "" if m.low is None or m.high is None else f"{_share(m.low, m.high)} to {_share(m.high)}, "
+    if m.n is None:
+        return "no estimate: it has no sample size"
+    interval = ""
+    if m.low is not None and m.high is not None:
+        low, high = (f"{end:.0%}" if _is_share(m) else number(end) for end in (m.low, m.high))
+        interval = f"{low} to {high}, "
     return f"{interval}n = {m.n}" + (f", {m.unscored} unscored" if m.unscored else "")
 
 
@@ -90,8 +96,8 @@ def outcomes(g: Gathered) -> Html | None:
 def _cell(measure: Measure | None) -> Html | str:
     if measure is None:
         return ""
-    shares = measure.high is None or measure.high <= 1
-    value = rate(measure.value, measure.n) if shares else number(measure.value)
+    # what is no rate has no interval (`Measure`), or one that leaves [0, 1]
+    value = rate(measure.value, measure.n) if _is_share(measure) else number(measure.value)
     return el("span", value, title=told(measure))
 
 
@@ -128,13 +134,14 @@ def principles(g: Gathered) -> Html | None:
     """How often each principle led to a kept revision, and how many pairs were judged by it."""
     drawn: Counter[str] = Counter()
     kept: Counter[str] = Counter()
-    for _, revisions in g.revisions():
+    # two stages that share an artifact did the work once
+    for revisions in {entry.record.id: revisions for entry, revisions in g.revisions()}.values():
         for transcript in revisions.transcripts():
             for revision in transcript.revisions:
                 drawn[revision.principle] += 1
                 kept[revision.principle] += revision.verdict == "kept"
     labels: Counter[str] = Counter()
-    for entry in g.labels():
+    for entry in {entry.record.id: entry for entry in g.labels()}.values():
         for name, value in entry.metrics("label.principle.").items():
             labels[name.removeprefix("label.principle.")] += int(value["value"] or 0)
     names = sorted(drawn.keys() | labels.keys(), key=lambda name: (-kept[name], -labels[name], name))

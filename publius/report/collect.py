@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,20 +23,21 @@ __all__ = ["Entry", "Gathered", "collect"]
 
 A = TypeVar("A", bound=Artifact)
 
-_MARKS: dict[type[Artifact], str] = {
-    BudgetReport: "budgets.json",
-    DecisionArtifact: "decision.json",
-    Findings: "findings.json",
-    JudgeReport: "judge.json",
-    MonitorReport: "monitors.json",
-    NeedleReport: "needle.json",
-    Regression: "regression.json",
-    Report: "report.json",
-    Revisions: "transcripts.jsonl",
-    StudyReport: "study.json",
-    TriggerReport: "scan.json",
+_MARKS: dict[type[Artifact], tuple[str, frozenset[str]]] = {
+    BudgetReport: ("budgets.json", frozenset({"budgets", "accuracy"})),
+    DecisionArtifact: ("decision.json", frozenset({"format"})),
+    Findings: ("findings.json", frozenset({"metrics", "by_style"})),
+    JudgeReport: ("judge.json", frozenset({"metrics", "samples"})),
+    MonitorReport: ("monitors.json", frozenset({"curves"})),
+    NeedleReport: ("needle.json", frozenset({"lengths", "depths"})),
+    Regression: ("regression.json", frozenset({"metrics", "by_round"})),
+    Report: ("report.json", frozenset({"metrics", "prefix"})),
+    Revisions: ("transcripts.jsonl", frozenset({"prompt", "revisions"})),
+    StudyReport: ("study.json", frozenset({"config", "results"})),
+    TriggerReport: ("scan.json", frozenset({"metrics", "best"})),
 }
-"""Kind of artifact -> the payload file that only it has, so that stages of a user's own are read too."""
+"""Kind of artifact -> the payload file that it has, and keys that stand in it: so stages of a user's own are
+read too, and a file of their own that only bears such a name is left alone."""
 
 
 class Entry(NamedTuple):
@@ -78,7 +80,7 @@ class Gathered:
 
     def _of(self, kind: type[A]) -> list[tuple[Entry, A]]:
         files = [(entry, entry.path / "files") for entry in self.entries]
-        return [(entry, kind(path)) for entry, path in files if (path / _MARKS[kind]).exists()]
+        return [(entry, kind(path)) for entry, path in files if _is(kind, path)]
 
     def reports(self) -> list[tuple[Entry, Report]]:
         """Evaluations, those without a model (baselines) included; `needles` and `budgets` apart."""
@@ -164,9 +166,42 @@ class Gathered:
                     pending.extend([given] if isinstance(given, str) else given)
         return seen
 
+    def unreadable(self) -> Path | None:
+        """The first log or payload file that should be JSON and is not."""
+        for entry in self.entries:
+            found = (*entry.path.iterdir(), *(entry.path / "files").iterdir())
+            for path in sorted(p for p in found if p.suffix in (".json", ".jsonl")):
+                lines = path.read_bytes().splitlines() if path.suffix == ".jsonl" else [path.read_bytes()]
+                if not all(_json(line) for line in lines if line):
+                    return path
+        return None
+
     def distinct(self, what: Callable[[Record], str | None]) -> list[str]:
         """The different values of something in the records, in order."""
         return list(dict.fromkeys(value for e in self.entries if (value := what(e.record))))
+
+
+def _is(kind: type[Artifact], folder: Path) -> bool:
+    """Whether it has that kind's file. One that cannot be read is taken for damaged, not for another's."""
+    name, keys = _MARKS[kind]
+    path = folder / name
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        content = file.readline() if path.suffix == ".jsonl" else file.read()
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return True
+    return isinstance(document, dict) and keys <= document.keys()
+
+
+def _json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _entry(stage: StageView) -> Entry:

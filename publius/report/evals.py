@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from publius.core.errors import UserError
 from publius.evals.report import Measure, ReportDocument
 from publius.evals.suites.compare import Comparison, SuiteResult
 from publius.report.html import Html, details, el, join, section, table
-from publius.report.plots import nice_ticks
+from publius.report.plots import COLOURS, nice_ticks
 
 __all__ = [
     "comparison_page",
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-_COLOURS = ("s1", "s2", "s3", "s4")
 _WIDTH, _LEFT, _RIGHT, _ROW, _BOTTOM = 480, 140, 14, 17, 30
 
 
@@ -291,7 +291,7 @@ def _suite(comparison: Comparison, result: SuiteResult, kinds: Mapping[str, str]
 
 def comparison_page(comparison: Comparison) -> str:
     """The whole page; it asks nothing of the network."""
-    kinds = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(comparison.models)}
+    kinds = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(comparison.models)}
     style = Html(Path(__file__).with_name("style.css").read_text("utf-8"))
     head = el(
         "head",
@@ -336,4 +336,5 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
             f"cannot write: {error.strerror or error}", where=str(path), fix="choose another place"
         ) from None
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be written, it may not even be asked for
+            fresh.unlink()

@@ -115,14 +115,15 @@ def number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def compact(value: float | None) -> str:
-    """A quantity in few characters: 3.2M, 12k, 4.1e15."""
+def compact(value: float | None, digits: int = 3) -> str:
+    """A quantity in few characters: 3.2M, 12k, 4.1e15; `digits` of them are significant."""
     if value is None:
         return "n/a"
+    rounded = float(f"{value:.{digits - 1}e}")  # 999,960 is 1M, not 1e+03k
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value:.1e}" if abs(value) >= 1e15 else f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
+        if abs(rounded) >= size:
+            return f"{value:.1e}" if abs(rounded) >= 1e15 else f"{value / size:.{digits}g}{unit}"
+    return f"{value:.{digits}g}"
 
 
 def rate(value: float | None, n: int | None = None) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from publius.core.errors import UserError
 from publius.pipeline.store import Store, disk_errors
 from publius.report.alignment import judges, outcomes, principles
 from publius.report.collect import Gathered, collect
@@ -70,7 +71,17 @@ def write_report(home: Path, name: str) -> Path:
     Raises:
         UserError: for an unknown run, one without a finished stage, a damaged artifact, a disk that refuses.
     """
-    page = render(collect(home, name))
+    gathered = collect(home, name)
+    try:
+        page = render(gathered)
+    except ValueError:  # of a reader that does not say which file it could not read
+        if (path := gathered.unreadable()) is None:
+            raise
+        raise UserError(
+            f"{path.name} is damaged: it is not JSON",
+            where=str(path),
+            fix="delete the artifact and run it again",
+        ) from None
     target = Store(home).run(name) / "report.html"
     fresh = target.with_name(f".report.html.{os.getpid()}")
     with disk_errors(f"report of run {name}"):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from publius.report.html import Html, compact, el, join
 
 __all__ = [
+    "COLOURS",
     "HeatCell",
     "Point",
     "Series",
@@ -24,11 +25,15 @@ __all__ = [
 
 Point = tuple[float, float]
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 58, 12, 10, 34
+COLOURS = tuple(f"s{number}" for number in range(1, 9))
+"""Colour classes of the page's style: so many lines of one plot can be told apart."""
 _MOST_POINTS, _TILE = 240, 26
+_MOST_TICKS = 12
+"""As many labels as have room above each other."""
 
 
 class Series(NamedTuple):
-    """One line. `kind` is a colour class (s1 to s4); `faint` draws it as the noise behind another; `bands`
+    """One line. `kind` is one of `COLOURS`; `faint` draws it as the noise behind another; `bands`
     are the points' intervals, low and high (none, or one each), drawn as whiskers."""
 
     label: str
@@ -80,10 +85,27 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between 10^low and 10^high."""
+    """1, 2 and 5 times powers of ten between 10^low and 10^high; where those are too many, powers alone."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
-    return [tick for tick in ticks if low <= math.log10(tick) <= high]
+    inside = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    if len(inside) <= _MOST_TICKS:
+        return inside
+    whole = [power for power in powers if low <= power <= high]
+    return [10.0**power for power in whole[:: math.ceil(len(whole) / _MOST_TICKS)]]
+
+
+def _written(ticks: Sequence[float]) -> list[str]:
+    """Short, but with all the digits they have: 2.001 and 2.002 must not both be written 2."""
+    digits = next(
+        (
+            d
+            for d in range(3, 12)
+            if all(math.isclose(float(f"{t:.{d - 1}e}"), t, rel_tol=1e-12) for t in ticks)
+        ),
+        12,
+    )
+    return [compact(tick, digits) for tick in ticks]
 
 
 def smooth(points: Sequence[Point], share: float = 0.05) -> list[Point]:
@@ -118,14 +140,16 @@ def _span(values: Sequence[float], pad: float) -> tuple[float, float]:
 def _axes(frame: _Frame, x_label: str, y_label: str) -> Html:
     parts: list[Html] = []
     base = frame.height - _BOTTOM
-    for tick in log_ticks(*frame.y) if frame.log else nice_ticks(*frame.y):
+    heights = log_ticks(*frame.y) if frame.log else nice_ticks(*frame.y)
+    for tick, said in zip(heights, _written(heights), strict=True):
         y = frame.down(tick)
         parts.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
-        parts.append(el("text", compact(tick), x=_LEFT - 6, y=y + 3.5, text_anchor="end"))
-    for tick in nice_ticks(*frame.x, most=4):
+        parts.append(el("text", said, x=_LEFT - 6, y=y + 3.5, text_anchor="end"))
+    places = nice_ticks(*frame.x, most=4)
+    for tick, said in zip(places, _written(places), strict=True):
         x = frame.across(tick)
         parts.append(el("line", x1=x, x2=x, y1=base, y2=base + 4, class_="axis"))
-        parts.append(el("text", compact(tick), x=x, y=base + 15, text_anchor="middle"))
+        parts.append(el("text", said, x=x, y=base + 15, text_anchor="middle"))
     parts.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="axis"))
     parts.append(
         el("text", x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=frame.height - 4, text_anchor="middle")

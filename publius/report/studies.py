@@ -9,11 +9,9 @@ from publius.core.stats import t_estimate
 from publius.evals.study import Result, StudyDocument, Value
 from publius.report.collect import Gathered
 from publius.report.html import Html, details, el, interval_bar, number, section, table
-from publius.report.plots import Series, line_plot
+from publius.report.plots import COLOURS, Series, line_plot
 
 __all__ = ["studies"]
-
-_COLOURS = ("s1", "s2", "s3", "s4")
 
 
 def studies(g: Gathered) -> Html | None:
@@ -89,7 +87,7 @@ def _curves(document: StudyDocument, measure: str, values: Sequence[Value]) -> H
     """A bold line an arm, the mean over seeds; every seed faint behind it."""
     series: list[Series] = []
     for index, arm in enumerate(dict.fromkeys(value.arm for value in values)):
-        kind = _COLOURS[index % len(_COLOURS)]
+        kind = COLOURS[index % len(COLOURS)]
         mine = [value for value in values if value.arm == arm and value.x is not None]
         for seed in sorted({value.seed for value in mine}):
             points = sorted((value.x or 0.0, value.value) for value in mine if value.seed == seed)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from publius.pipeline import Hardware, PlanRow, RunView
+from publius.report.html import compact
 
 __all__ = ["amount", "metric_table", "plan_table", "stage_table"]
 
 
 def plan_table(name: str, rows: Sequence[PlanRow], hardware: Hardware) -> Table:
     """One row a stage: its state, what moved it, and what it would take on `hardware`."""
-    table = Table(title=f"plan: {name}", title_justify="left")
+    table = Table(title=escape(f"plan: {name}"), title_justify="left")
     for column in ("stage", "state", "moved by", "params", "tokens", "FLOPs", "hours", "kWh", "$"):
         table.add_column(column, overflow="fold", no_wrap=column != "moved by", min_width=5)
     for planned in rows:
-        moved = "; ".join(planned.changed).replace("[", r"\[")
+        moved = escape("; ".join(planned.changed))
         spent = planned.cost(hardware)
         costs = ("", "", "") if spent is None else tuple(f"{value:.3g}" for value in spent)
         numbers = (amount(planned.predicted.get(key)) for key in ("params", "tokens", "flops"))
@@ -27,9 +29,10 @@ def plan_table(name: str, rows: Sequence[PlanRow], hardware: Hardware) -> Table:
 
 def stage_table(view: RunView) -> Table:
     """One row a stage: what it made and what that took."""
-    table = Table(title=f"run {view.name} (recipe {view.recipe})", title_justify="left")
+    table = Table(title=escape(f"run {view.name} (recipe {view.recipe})"), title_justify="left")
     for column in ("stage", "state", "wall s", "tokens", "FLOPs", "artifact"):
-        table.add_column(column, justify="right" if column in ("wall s", "tokens", "FLOPs") else "left")
+        justify = "right" if column in ("wall s", "tokens", "FLOPs") else "left"
+        table.add_column(column, justify=justify, overflow="fold")  # a name cut short leads to no folder
     for stage in view.stages:
         record = stage.record
         numbers = (
@@ -49,16 +52,18 @@ def metric_table(view: RunView, everything: bool) -> Table:
     """Measured numbers with n and interval: those the recipe publishes, or `everything`."""
     table = Table(title="measured (95% intervals)", title_justify="left")
     for column in ("metric", "value", "n", "interval"):
-        table.add_column(column, justify="left" if column in ("metric", "interval") else "right")
+        justify = "left" if column in ("metric", "interval") else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     published = [name for name in ("wall_minutes", *view.published) if name in view.metrics]
     for name in sorted(view.metrics) if everything or not view.published else published:
         metric = view.metrics[name]
         rounds = metric if isinstance(metric, list) else [metric]
-        for index, each in enumerate(rounds):
-            label = f"{name} round {index + 1}" if isinstance(metric, list) else name
-            interval = "" if each["low"] is None else f"{each['low']:.4g} to {each['high']:.4g}"
+        for index, each in enumerate(rounds, 1):
+            label = f"{name} round {index}" if isinstance(metric, list) else name
+            ends = each["low"], each["high"]  # one without an end is no interval
+            interval = "" if None in ends else f"{ends[0]:.4g} to {ends[1]:.4g}"
             value = "n/a" if each["value"] is None else f"{each['value']:.4g}"
-            table.add_row(label, value, "" if each["n"] is None else str(each["n"]), interval)
+            table.add_row(escape(label), value, "" if each["n"] is None else str(each["n"]), interval)
     return table
 
 
@@ -66,7 +71,5 @@ def amount(value: float | str | None) -> str:
     """A number to three digits with its unit (k, M, B, T); notes as they are, nothing for None."""
     if value is None or isinstance(value, str):
         return value or ""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value:.2e}" if value >= 1e15 else f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
+    told = compact(value)
+    return f"{value:.2e}" if "e+" in told else told

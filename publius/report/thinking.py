@@ -7,11 +7,9 @@ import math
 from publius.evals import BudgetCurve, Measure
 from publius.report.collect import Entry, Gathered
 from publius.report.html import Html, details, el, number, section, table
-from publius.report.plots import Series, line_plot
+from publius.report.plots import COLOURS, Series, line_plot
 
 __all__ = ["budgets"]
-
-_COLOURS = ("s1", "s2", "s3", "s4")
 
 
 def budgets(g: Gathered) -> Html | None:
@@ -20,7 +18,7 @@ def budgets(g: Gathered) -> Html | None:
     if not found:
         return None
     series = [
-        _line(name, curve, _COLOURS[place % len(_COLOURS)]) for place, (name, _, curve) in enumerate(found)
+        _line(name, curve, COLOURS[place % len(COLOURS)]) for place, (name, _, curve) in enumerate(found)
     ]
     plot = line_plot(
         "Accuracy by thinking budget",

@@ -86,7 +86,7 @@ def _key(sample: Sample) -> str:
 
 
 def _moved(samples: Sequence[Sample]) -> bool:
-    return len({None if s.verdict is None else (s.verdict.leaked, s.verdict.refused) for s in samples}) > 1
+    return len({_marks(sample) for sample in samples}) > 1
 
 
 def _question(answers: Sequence[tuple[str, Sample]]) -> Html:

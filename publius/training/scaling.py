@@ -7,8 +7,8 @@ the rates on a machine of yours is `benchmarks/lr_transfer.py`.
   al. 2025, "Power Lines", arXiv 2505.13738, find power laws in the tokens alone for the optimal and for the
   critical batch). Anchor: nanochat's d24, 2^20 tokens a step at 8.76
   billion tokens. Rounded to a power of two. At 15 trillion tokens this gives 2^24, which is what
-  Llama 3 405B used. Small runs are held to at least 2,000 steps: Pocket was measured at 4,000, and the
-  law alone would give it 75.
+  Llama 3 405B used. Small runs are held to about 2,000 steps (1,415 at the fewest, by the rounding): Pocket
+  was measured at 4,000, and the law alone would give it 75.
 - **Muon's rate** does not depend on the width: an orthogonal update has the same effect on activations at
   every width (Yang et al. 2023, "A Spectral Condition for Feature Learning", arXiv 2310.17813; our updates
   carry its factor for tall matrices). It grows with the batch through two anchors, 0.006 at 1,024 tokens
@@ -150,12 +150,14 @@ def pretrain_config(
         scale: which size of the family.
         tokens: tokens to train on; None is 20 a weight.
         vocab_size: the tokenizer's.
-        micro_tokens: most tokens in flight at once; a larger batch is accumulated.
+        micro_tokens: most tokens in flight at once (1 or more, and a row at least); a larger batch is
+            accumulated.
         seed: initial weights and order of the data.
     """
     shape = preset(tier, scale, vocab_size)
     found = derive(shape, tokens)
-    micro = min(found.batch_tokens, max(micro_tokens, found.sequence_length))
+    # a power of two, as the batch is: any other would leave tokens of both over
+    micro = min(found.batch_tokens, max(2 ** int(math.log2(micro_tokens)), found.sequence_length))
     return PretrainConfig(
         tier=tier,
         scale=scale,

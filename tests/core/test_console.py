@@ -31,3 +31,19 @@ def test_bar_on_a_terminal(monkeypatch):
         for _ in range(3):
             ticker.advance(1, "loss 2.0")
     assert "train" in screen.getvalue() and "3/3" in screen.getvalue() and "loss 2.0" in screen.getvalue()
+
+
+def test_what_was_done_before_a_resume_is_no_rate(monkeypatch, capsys):
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module, "console", Console(file=io.StringIO()))
+    with module.progress("train", 1000) as ticker:
+        ticker.advance(900)
+        clock[0] += 20
+        ticker.advance(10)
+        clock[0] += 20
+        ticker.advance(100)
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 910/1000  0.50/s  180s left  ",
+        "train: 1010/1000  2.75/s  0s left  ",
+    ]

@@ -231,3 +231,28 @@ def test_pairs_are_told_apart_where_two_intervals_overlap():
     assert ratio.value == 0.5
     with pytest.raises(ValueError, match="not pairs"):
         paired_difference([1.0], [])
+
+
+def test_hits_may_be_shares_of_one() -> None:
+    """A mark of a half is no whole hit, clusters or none."""
+    found = clustered_rate([0.5, 0.5, 0.5])
+    assert found.value == 0.5 and found.low < 0.5 < found.high
+    assert clustered_rate([0.5]).value == 0.5
+    assert clustered_rate([1.0, 0.0, 1.0]) == wilson(2, 3)
+
+
+def test_one_score_on_a_side_says_little_of_the_area() -> None:
+    """With one positive the area is where that one fell: its true value may be anywhere near."""
+    found = auroc([0.85], [i / 100 for i in range(100)])
+    assert found.value == pytest.approx(0.855) and found.high - found.low > 0.8
+    tied = auroc([1.0] * 3, [1.0] * 3)
+    assert tied.value == 0.5 and tied.low + tied.high == pytest.approx(1)
+
+
+def test_a_bootstrap_interval_holds_its_value() -> None:
+    """Of a calibrated judge the error is small, and that of every draw larger."""
+    rng = random.Random(0)
+    for _ in range(40):
+        said = [(p, float(rng.random() < p)) for p in (0.5 + 0.5 * rng.random() for _ in range(200))]
+        found = bootstrap(said, lambda some: calibration_error(some, low=0.5), draws=200)
+        assert found.low <= found.value <= found.high

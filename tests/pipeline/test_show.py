@@ -113,6 +113,20 @@ def test_names_of_metrics(tmp_path):
     }
 
 
+def test_two_numbers_are_never_one_name(tmp_path):
+    recipe = Recipe("r")
+    nodes = {
+        name: recipe.stage(name, measure, Named(metric=metric, value=value))
+        for name, metric, value in [("a", "b.c", 1), ("b", "c", 2), ("d", "e.f", 3), ("g", "h", 4)]
+    }
+    recipe.publish("e.f", nodes["g"], "h")
+    run_recipe(recipe, "r", tmp_path)
+    metrics = show_run("r", tmp_path).metrics
+    del metrics["wall_minutes"]
+    shown = {k: v["value"] for k, v in metrics.items()}
+    assert shown == {"a.b.c": 1, "b.c": 2, "d.e.f": 3, "g.h": 4, "e.f": 4}
+
+
 def test_unknown_run(tmp_path):
     with pytest.raises(UserError, match="there is no run 'toy'") as caught:
         show_run("toy", tmp_path)

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from publius.core.errors import UserError
-from publius.pipeline import Recipe, run_recipe
+from publius.pipeline import Artifact, Recipe, Run, run_recipe, stage
+from publius.report import write_report
 from publius.report.collect import collect
 from tests.pipeline.toy import NumbersConfig, make_numbers
 from tests.report.storyboard import storyboard
@@ -51,6 +52,25 @@ def test_without_a_gate_nothing_is_a_control(tmp_path):
     run_recipe(storyboard(), "story", tmp_path, until="exam1")
     some = collect(tmp_path, "story")
     assert not any(some.is_control(entry) for entry, _ in some.reports())
+
+
+@stage(version=1)
+def own_files(run: Run, config: NumbersConfig) -> Artifact:
+    """A user's stage whose files happen to be called what ours are."""
+    for name in ("report.json", "findings.json", "study.json", "judge.json", "scan.json", "monitors.json"):
+        (run.output / name).write_text('{"mine": 1}')
+    (run.output / "needle.json").write_text("[1, 2]")
+    (run.output / "transcripts.jsonl").write_text('{"speaker": "a"}\n{"speaker": "b"}\n')
+    return Artifact(run.output)
+
+
+def test_files_of_other_stages_with_our_names_are_left_alone(tmp_path):
+    recipe = Recipe("own")
+    recipe.stage("own", own_files, NumbersConfig())
+    run_recipe(recipe, "own", tmp_path)
+    g = collect(tmp_path, "own")
+    assert not any((g.reports(), g.findings(), g.studies(), g.judges(), g.scans(), g.monitors(), g.needles()))
+    assert not g.revisions() and write_report(tmp_path, "own").exists()
 
 
 def test_an_empty_run_says_so(tmp_path):

@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from publius.core.errors import UserError
 from publius.evals.report import Measure, ReportDocument
 from publius.evals.suites.compare import Comparison, Contamination, Difference, SuiteResult
 from publius.report.evals import comparison_page, comparison_tables, forest_plot, verdict, write_comparison
@@ -64,6 +65,13 @@ def test_the_page(comparison, tmp_path):
     assert page.count("<circle") == 6 and "chance: 0.250" in page
     write_comparison(tmp_path / "p.html", comparison)
     assert (tmp_path / "p.html").read_text() == page and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("place", ["file/p.html", f"{'p' * 252}.html"])
+def test_a_place_that_cannot_be_written_to_is_the_users_error(comparison, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_comparison(tmp_path / place, comparison)
 
 
 def test_a_model_may_lack_a_number(comparison):

@@ -52,6 +52,11 @@ def test_numbers():
     assert rate(None) == rate(0.0, 0) == "n/a"
 
 
+def test_rounding_carries_into_the_next_unit():
+    assert [compact(x) for x in (999.6, 999_600, 999_999_999, 999.4)] == ["1k", "1M", "1B", "999"]
+    assert compact(1234.5, 5) == "1.2345k"
+
+
 def test_table_marks_headers_and_numbers():
     made = table(["a", "b"], [["x", "<1"]], numeric=(1,), caption="cap", kind="map")
     assert '<th scope="row">x</th><td class="num">&lt;1</td>' in made

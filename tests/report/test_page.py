@@ -211,6 +211,23 @@ def test_a_damaged_artifact_is_named(tmp_path):
     assert "findings.json" in caught.value.where
 
 
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [
+        ("exam0", "files/samples.jsonl"),
+        ("taste", "metrics.jsonl"),
+        ("second_thoughts", "files/transcripts.jsonl"),
+    ],
+)
+def test_a_file_cut_short_is_named(tmp_path, stage, file):
+    run_recipe(storyboard(), "story", tmp_path)
+    path = tmp_path / "runs/story" / stage / file
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="damaged") as caught:
+        write_report(tmp_path, "story")
+    assert caught.value.where.endswith(file)
+
+
 def test_needles_are_a_heat_map_with_intervals(page):
     part = _section(page, "context")
     words = Page(part).words

@@ -1,11 +1,14 @@
 import math
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from publius.report import plots
 from publius.report.plots import (
+    COLOURS,
     HeatCell,
     Series,
     heat_map,
@@ -130,3 +133,38 @@ def test_heat_map_puts_every_cell_in_its_row_and_column():
         ("on", "100%"), ("off", "50%"), ("off", "n/a"), ("off", "0%"), ("off", "25%"), ("on", "95%"),
     ]  # fmt: skip
     assert "m &lt;. from 0% to 100%" in svg and "n = 9" in svg
+
+
+@pytest.mark.parametrize(
+    ("heights", "said"),
+    [((2.001, 2.006), ["2.002", "2.004", "2.006"]), ((0.0, 1000.0), ["500", "1k"])],
+)
+def test_ticks_are_written_with_all_their_digits(heights, said):
+    """Two lines of the grid with one label between them say that nothing moved."""
+    plot = str(line_plot("loss", [Series("a", list(enumerate(heights)))], x_label="step"))
+    labels = re.findall(r'text-anchor="end">([^<]+)<', plot)
+    assert set(said) <= set(labels) and len(set(labels)) == len(labels)
+
+
+def test_late_steps_are_told_apart():
+    points = [(10_000.0 + step, 1.0) for step in range(50)]
+    labels = re.findall(
+        r'text-anchor="middle">([^<]+)<', str(line_plot("a", [Series("a", points)], x_label="x"))
+    )
+    assert labels == ["10k", "10.02k", "10.04k", "x"]
+
+
+def test_a_log_axis_of_many_decades_has_room_for_its_labels():
+    assert log_ticks(-2, 1) == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]
+    assert log_ticks(-8.5, 1) == pytest.approx([10.0**p for p in range(-8, 2)])
+    assert 6 <= len(log_ticks(-40, 2)) <= 12
+
+
+def test_eight_lines_have_eight_colours_on_paper_and_in_the_dark():
+    """A fifth model must not look like the first."""
+    style = Path(plots.__file__).with_name("style.css").read_text("utf-8")
+    assert len(set(COLOURS)) == 8
+    for colour in COLOURS:
+        assert f".{colour} {{ color: var(--{colour}); }}" in style
+    values = re.findall(r"--s\d: (#[0-9a-f]{6});", style)
+    assert len(values) == 16 and len(set(values)) == 16

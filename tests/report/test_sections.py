@@ -1,18 +1,43 @@
+import re
+
 import pytest
 
 from publius.core.messages import Conversation, ImageBlock, ToolResultBlock, ToolUseBlock, assistant, user
 from publius.evals import Measure, Sample, Verdict
+from publius.pipeline import Recipe, run_recipe
 from publius.redteam import Finding
-from publius.report.alignment import _cell, examined, principle_texts
+from publius.report.alignment import _cell, examined, principle_texts, principles
+from publius.report.collect import collect
 from publius.report.overview import seconds
-from publius.report.transcripts import _finding, _marks, attacks, split_reply
+from publius.report.transcripts import _finding, _marks, _moved, attacks, split_reply
 from publius.report.words import show_block
+from tests.report import storyboard
 
 
 def test_durations():
     assert [seconds(x) for x in (0.04, 9.96, 42.4, 59.6, 185, 7800)] == [
         "0.0 s", "10.0 s", "42 s", "1 min 0 s", "3 min 5 s", "2 h 10 min",
     ]  # fmt: skip
+
+
+def _answer(kind, correct):
+    conversation = Conversation(messages=(user("q"), assistant("a")), meta={"kind": kind})
+    mark = Verdict(correct=correct, leaked=False, refused=False)
+    return Sample(task=kind, conversation=conversation, verdict=mark)
+
+
+def test_an_answer_that_became_right_has_moved():
+    assert _moved([_answer("sum", False), _answer("sum", True)])
+    assert not _moved([_answer("sum", True), _answer("sum", True)])
+    assert not _moved([_answer("hazard", False), _answer("hazard", True)]), "no mark is shown for it"
+
+
+def test_what_is_no_share_is_not_written_in_percent():
+    """`Measure`: numbers that are not rates have no interval."""
+    for measure in (Measure(value=1.25), Measure(value=0.85), Measure(value=-0.5, n=9, low=-0.9, high=-0.1)):
+        assert "%" not in _cell(measure)
+    assert "85.0%" in _cell(Measure(value=0.85, n=9, low=0.5, high=1.0))
+    assert "not measured" not in _cell(Measure(value=1.25)), "it has no sample size, but a value"
 
 
 def test_split_reply_undoes_tool_turns():
@@ -107,3 +132,13 @@ def test_numbers_that_are_no_shares_are_not_percentages():
     )
     assert str(_cell(Measure(value=None, n=0, low=0.0, high=1.0))) == '<span title="not measured">n/a</span>'
     assert _cell(None) == ""
+
+
+def test_work_that_two_stages_share_is_counted_once(tmp_path):
+    recipe = Recipe("r")
+    base = recipe.stage("base", storyboard.pretrain, storyboard.Toy())
+    recipe.stage("one", storyboard.revise, storyboard.Toy(), policy=base)
+    recipe.stage("two", storyboard.revise, storyboard.Toy(), policy=base)
+    run_recipe(recipe, "r", tmp_path)
+    counted = re.findall(r"(\d+) of (\d+)", str(principles(collect(tmp_path, "r"))))
+    assert sum(int(drawn) for _, drawn in counted) == 80, "two revisions of each of 40 answers"

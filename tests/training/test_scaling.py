@@ -60,6 +60,14 @@ def test_a_whole_config():
     assert (config.optimizer.muon_lr, config.optimizer.warmup) == (found.muon_lr, found.warmup)
 
 
+@pytest.mark.parametrize("micro", [1000, 3000, 20_000])
+def test_micro_batches_leave_no_token_over(micro):
+    config = pretrain_config("haiku", "pocket", 5e9, 2048, micro_tokens=micro)
+    asked = derive(preset("haiku", "pocket", 2048), 5e9).batch_tokens
+    assert config.rows * config.sequence_length * config.accumulation == asked
+    assert config.batch_tokens <= max(micro, config.sequence_length)
+
+
 @pytest.mark.parametrize(
     ("text", "number"), [("15T", 15e12), ("4.1m", 4.1e6), ("1e9", 1e9), ("2_048", 2048), ("600B", 6e11)]
 )
