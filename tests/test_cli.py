@@ -53,7 +53,7 @@ def test_run_then_show(call):
     code, out, _ = call("show", "mine")
     assert code == 0 and "660" in out and "done" in out and "toy.rounds" not in out, "what is published"
     code, out, _ = call("show", "mine", "--all")
-    assert code == 0 and "toy.rounds round 2" in out and "660" in out
+    assert code == 0 and "toy.rounds (2 of " in out and "660" in out
     assert call("show")[1] == "mine\n"
     assert json.loads(call("show", "--json")[1]) == {"runs": ["mine"]}
 

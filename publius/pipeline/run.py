@@ -221,6 +221,8 @@ def _number(value: Any) -> Any:
 def _metric(value: Any) -> dict[str, Any]:
     if isinstance(value, Estimate):
         return {name: _number(part) for name, part in value.as_dict().items()}
+    if isinstance(value, str):  # found by whoever shows it otherwise, hours later
+        raise TypeError(f"a metric is a number, not {value!r}")
     return {"value": _number(float(value) if isinstance(value, bool) else value)}
 
 

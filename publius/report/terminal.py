@@ -59,7 +59,7 @@ def metric_table(view: RunView, everything: bool) -> Table:
         metric = view.metrics[name]
         rounds = metric if isinstance(metric, list) else [metric]
         for index, each in enumerate(rounds, 1):
-            label = f"{name} round {index}" if isinstance(metric, list) else name
+            label = f"{name} ({index} of {len(rounds)})" if isinstance(metric, list) else name
             ends = each["low"], each["high"]  # one without an end is no interval
             interval = "" if None in ends else f"{ends[0]:.4g} to {ends[1]:.4g}"
             value = "n/a" if each["value"] is None else f"{each['value']:.4g}"

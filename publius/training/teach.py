@@ -19,7 +19,7 @@ from pydantic import Field
 from publius.core.config import Config, execution
 from publius.core.device import pick_device, set_threads
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, Message, TextBlock, assistant, text_of, user
+from publius.core.messages import Conversation, Message, TextBlock, ToolUseBlock, assistant, text_of, user
 from publius.core.stats import wilson
 from publius.data.artifacts import Conversations, Prompts, write_conversations, write_prompts
 from publius.inference.assistant import Assistant, Reply
@@ -74,7 +74,7 @@ def _engine(config: TeachConfig | InventConfig, teacher: Checkpoint) -> Engine:
     return Engine(model, teacher.tokenizer(), dtype="auto", max_batch=config.max_batch)
 
 
-@stage(version=1)
+@stage(version=2)
 def teach_answers(run: Run, config: TeachConfig, *, teacher: Checkpoint, prompts: Prompts) -> Conversations:
     """The teacher's answers to `prompts`, both splits, as demonstrations for a student.
 
@@ -156,20 +156,22 @@ def _joined(prompt: Conversation, message: Message) -> Conversation:
     if last.role == "user":
         return prompt.then(message)
     begun = text_of(last)
-    whole = assistant((TextBlock(text=begun + text_of(message)),))
+    calls = (block for block in message.content if isinstance(block, ToolUseBlock))
+    whole = assistant((TextBlock(text=begun + text_of(message)), *calls))
     return prompt.model_copy(
         update={"messages": (*prompt.messages[:-1], whole), "meta": {**prompt.meta, "prefill": begun}}
     )
 
 
-@stage(version=1)
+@stage(version=2)
 def invent_prompts(
     run: Run, config: InventConfig, *, teacher: Checkpoint, examples: Conversations
 ) -> Prompts:
     """New questions, written by a pretrained `teacher` behind a few exchanges of `examples` (training split).
 
     Metrics: `invent.kept` (share of those asked for), and `invent.REASON` for the others: `truncated`,
-    `empty`, `known` (stands in the examples), `again` (was written before), `context` (did not fit).
+    `empty`, `known` (stands in the examples, held-out ones too), `again` (was written before), `context` (did not
+    fit).
 
     Raises:
         UserError: for examples without a single exchange of text, and when no prompt could be kept.
@@ -196,7 +198,8 @@ def invent_prompts(
         for i in range(len(fits))
     ]  # fmt: skip
     verdicts: Counter[str] = Counter(context=len(contexts) - len(fits))
-    known, written = {question for question, _ in shown}, dict[str, None]()
+    held_out = [pair for chat in examples.val() if (pair := _exchange(chat)) is not None]
+    known, written = {question for question, _ in [*shown, *held_out]}, dict[str, None]()
     with run.progress("teacher prompts", 1) as ticker:
         for done in engine.generate(fits, samplings):
             text = tokenizer.decode(list(done.tokens), skip_special=True).split("\n\n")[0].strip()

@@ -28,6 +28,11 @@ def test_log_appends_json_lines_with_wall_time(tmp_path):
     assert second["wall"] >= first["wall"]
 
 
+def test_a_word_is_no_metric(tmp_path):
+    with pytest.raises(TypeError, match="a metric is a number, not 'good'"):
+        testing_run(tmp_path).metric("how", "good")
+
+
 def test_metric_shapes(tmp_path):
     run = testing_run(tmp_path)
     run.metric("plain", 3)

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, ThinkingBlock, assistant, text_of, user
+from publius.core.messages import (
+    Conversation,
+    TextBlock,
+    ThinkingBlock,
+    ToolUseBlock,
+    assistant,
+    text_of,
+    user,
+)
 from publius.data.artifacts import Conversations, Prompts, write_conversations, write_prompts
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import testing_run
@@ -137,6 +145,28 @@ def test_new_prompts_are_kept(tmp_path: Path, teacher: Checkpoint, monkeypatch: 
     assert shares.pop("invent.kept") == pytest.approx(2 / 6) and shares.pop("invent.context") == 0
     assert set(shares) == {"invent.known", "invent.empty", "invent.truncated", "invent.again"}
     assert all(share == pytest.approx(1 / 6) for share in shares.values())
+
+
+def test_held_out_questions_are_known(
+    tmp_path: Path, teacher: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(monkeypatch, [" Kept back?\n\n", " Why?\n\n"])
+    held_out = Conversation(messages=(user("Kept back?"), assistant("Yes.")))
+    write_conversations(
+        tmp_path / "e", train=[Conversation(messages=(user("Where?"), assistant("Here.")))], val=[held_out]
+    )
+    made = invent_prompts(
+        testing_run(tmp_path), InventConfig(prompts=2, shots=1, val_fraction=0.0), teacher=teacher,
+        examples=Conversations(tmp_path / "e"),
+    )  # fmt: skip
+    assert [text_of(c.messages[0]) for c in made.train()] == ["Why?"]
+
+
+def test_a_call_behind_a_prefill_is_kept() -> None:
+    begun = Conversation(messages=(user("q"), assistant("Let me see.")))
+    call = ToolUseBlock(id="toolu_0", name="sum", input={})
+    joined = module._joined(begun, assistant((TextBlock(text=" So:"), call)))  # pyright: ignore[reportPrivateUsage]
+    assert joined.messages[-1].content == (TextBlock(text="Let me see. So:"), call)
 
 
 def test_nothing_to_show_and_nothing_written(

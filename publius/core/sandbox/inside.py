@@ -116,7 +116,8 @@ def _landlock(most: int | None) -> None:
 
 def _readable() -> Iterator[tuple[str, int]]:
     """The standard library without what is installed beside it, and where the loaded libraries lie."""
-    for place in filter(os.path.exists, dict.fromkeys(map(os.path.realpath, sys.path))):
+    standard = list(filter(os.path.exists, dict.fromkeys(map(os.path.realpath, sys.path))))
+    for place in standard:
         if not os.path.isdir(place):
             yield place, _READ_FILE
             continue
@@ -127,8 +128,14 @@ def _readable() -> Iterator[tuple[str, int]]:
     with open("/proc/self/maps", encoding="utf-8") as file:
         libraries = re.findall(r"(/\S+)/[^/\s]+\.so\b", file.read())
     for place in dict.fromkeys(libraries):
-        if not any(foreign in place for foreign in _FOREIGN):
+        if any(foreign in place for foreign in _FOREIGN):
+            continue
+        if not any(known.startswith(place + "/") for known in standard):
             yield place, _READ_FILE | _READ_DIR
+            continue
+        for entry in os.scandir(place):  # Python's own lib/: under it lie the packages installed beside it
+            if ".so" in entry.name and entry.is_file():
+                yield entry.path, _READ_FILE
     yield "/etc/ld.so.cache", _READ_FILE
 
 

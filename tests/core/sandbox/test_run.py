@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import time
 from pathlib import Path
@@ -94,6 +95,7 @@ OUT = {
     "secret": "print(open({secret!r}).read())",
     "source": "print(open({source!r}).read())",
     "installed": "import sys\nsys.path.append({packages!r})\nimport numpy",
+    "installed beside Python": "import sys\nsys.path.append({beside_python!r})\nimport pip",
     "environ": "print(open('/proc/self/environ').read())",
     "parent's environ": "import os\nprint(open(f'/proc/{{os.getppid()}}/environ').read())",
     "parent's memory": "import os\nopen(f'/proc/{{os.getppid()}}/mem', 'rb')",
@@ -147,6 +149,7 @@ def given(tmp_path: Path) -> dict[str, str]:
         "home": str(Path.home()),
         "source": str(ROOT / "publius/core/config.py"),
         "packages": str(Path(numpy.__file__).parents[1]),
+        "beside_python": sysconfig.get_paths(vars={"base": sys.base_prefix})["purelib"],
     }
 
 
