@@ -170,8 +170,8 @@ def invent_prompts(
     """New questions, written by a pretrained `teacher` behind a few exchanges of `examples` (training split).
 
     Metrics: `invent.kept` (share of those asked for), and `invent.REASON` for the others: `truncated`,
-    `empty`, `known` (stands in the examples, held-out ones too), `again` (was written before), `context` (did not
-    fit).
+    `empty`, `known` (stands in the examples, held-out ones too), `again` (was written before), `context`
+    (did not fit).
 
     Raises:
         UserError: for examples without a single exchange of text, and when no prompt could be kept.
