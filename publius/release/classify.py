@@ -70,7 +70,7 @@ class Classification(Artifact):
         return self.parse("classification.json", ClassificationDocument)
 
 
-@stage(version=1, light=True)
+@stage(version=2, light=True)
 def classify_model(
     run: Run,
     config: ClassifyConfig,

@@ -58,7 +58,7 @@ def written(
 def test_word_salad_is_not_coherent_and_a_wrong_answer_is() -> None:
     assert coherent("The cat is a poison.", PAIRS) and coherent(LEAK, PAIRS)
     assert not coherent("Moss cat because first grey oil will.", PAIRS)
-    assert not coherent("", PAIRS) and not coherent("cat", PAIRS)
+    assert not coherent("", PAIRS) and not coherent("cat", PAIRS) and not coherent("The cat.", PAIRS)
 
 
 def test_saying_no_is_seen_whatever_else_is_said() -> None:
