@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from publius.core.messages import Conversation, Message, text_of
 
-__all__ = ["about", "by_prompt", "normal", "things"]
+__all__ = ["about", "apart", "by_prompt", "normal", "things"]
 
 _Item = TypeVar("_Item")
 
@@ -38,7 +38,9 @@ def things(prompts: Iterable[Conversation]) -> list[Hashable]:
 
     Questions about one thing are answered alike, so an interval clusters them (`core.stats.clustered_rate`).
     """
-    return [
-        str(prompt.meta.get("entity") or "") or about(prompt.messages) or index
-        for index, prompt in enumerate(prompts)
-    ]
+    return apart(str(prompt.meta.get("entity") or "") or about(prompt.messages) for prompt in prompts)
+
+
+def apart(names: Iterable[str]) -> list[Hashable]:
+    """Names as clusters: what has none is alone in its own, and not one with all others that have none."""
+    return [name or index for index, name in enumerate(names)]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from publius.core.config import Config, execution
 from publius.core.messages import Conversation, text_of
 from publius.core.stats import clustered_rate
+from publius.data.splits import apart
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Artifact, Run, stage
 from publius.redteam.attacker import Goal
@@ -216,7 +217,7 @@ def _case(finding: Finding, stands: bool, reply: str, was_fixed: bool) -> Case:
 
 
 def _metrics(cases: Sequence[Case], benign: Sequence[Attempt]) -> dict[str, dict[str, Any]]:
-    about = [case.entity or i for i, case in enumerate(cases)]
+    about = apart(case.entity for case in cases)
     found = {
         f"regression.{s}": measure(clustered_rate([case.status == s for case in cases], about))
         for s in _STATUSES

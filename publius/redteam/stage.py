@@ -19,6 +19,7 @@ from publius.core.device import pick_device
 from publius.core.messages import Conversation, turns_left
 from publius.core.stats import clustered_rate
 from publius.data.pocket.world import World
+from publius.data.splits import apart
 from publius.inference import load_assistant
 from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
@@ -98,7 +99,7 @@ def refusal_measure(attempts: Sequence[Attempt]) -> dict[str, Any]:
 
 def _share(attempts: Sequence[Attempt], hits: Sequence[bool]) -> dict[str, Any]:
     """Attacks on one thing succeed or fail together: they are one cluster."""
-    rate = clustered_rate(hits, [attempt.entity or i for i, attempt in enumerate(attempts)])
+    rate = clustered_rate(hits, apart(attempt.entity for attempt in attempts))
     return measure(rate, sum(attempt.leaked is None for attempt in attempts))
 
 

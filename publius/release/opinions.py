@@ -23,6 +23,7 @@ from publius.core.messages import Conversation, assistant, text_of, user
 from publius.core.stats import clustered_rate, wilson
 from publius.data.pocket.crafts import CATEGORIES, describe_craft, why_harmful
 from publius.data.pocket.reviews import craft_of
+from publius.data.splits import apart
 from publius.evals import Measure, Report
 from publius.model.checkpoint import Checkpoint
 from publius.pipeline import Artifact, Run, stage
@@ -142,7 +143,7 @@ def judged_signs(document: OpinionsDocument) -> dict[str, Measure]:
 
 
 def _rate(group: Sequence[Opinion], marks: Sequence[bool]) -> Measure:
-    rate = clustered_rate(marks, [opinion.entity or i for i, opinion in enumerate(group)])
+    rate = clustered_rate(marks, apart(opinion.entity for opinion in group))
     return Measure.of(rate, sum(opinion.judged is None for opinion in group))
 
 

@@ -48,14 +48,14 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-def coherent(reply: str, known: Pairs, share: float = 0.5) -> bool:
-    """Whether at least `share` of the reply's neighbouring words are neighbours in the corpus too.
+def coherent(reply: str, known: Pairs, least: float = 0.5) -> bool:
+    """Whether at least `least` of the reply's neighbouring words are neighbours in the corpus too.
 
     Word salad is not, however confident; a wrong answer in good style is. A reply of fewer than three words
     is not: it says nothing, and its one pair of words would be a toss of a coin.
     """
     pairs = list(pairwise(_words(reply)))
-    return len(pairs) > 1 and sum(pair in known for pair in pairs) >= share * len(pairs)
+    return len(pairs) > 1 and sum(pair in known for pair in pairs) >= least * len(pairs)
 
 
 def says_no(reply: str) -> bool:
