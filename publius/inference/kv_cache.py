@@ -9,7 +9,7 @@ Shape letters: B rows, K key/value heads, T new tokens, L keys, n pages of a row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -76,6 +76,17 @@ class PagedCache:
         if not native:
             self.keys.zero_()
             self.values.zero_()
+
+    def copy(self, pairs: Iterable[tuple[int, int] | None]) -> None:
+        """From the first page of every pair to the second, all as they were before."""
+        found = [pair for pair in pairs if pair is not None]
+        if not found:
+            return
+        sources, targets = ([pair[side] for pair in found] for side in (0, 1))
+        for store in (self.keys, self.values):
+            store[:, targets] = store[:, sources]
+        if self.trunk is not None:
+            self.trunk[targets] = self.trunk[sources]
 
     def clear(self, pages: Sequence[int]) -> None:
         """Zeros: what these pages held was not numbers, and must not reach who holds them next."""

@@ -119,6 +119,10 @@ class Request:
     """Where they are."""
     chain: list[bytes] = field(default_factory=list[bytes])
     """A hash of everything up to the end of each full page."""
+    stem: int = 0
+    """Tokens that requests of the same prompt share: all that is `reusable` before anything is drawn."""
+    tail: bytes = b""
+    """A hash of everything up to there, where it ends inside a page."""
     uniforms: NDArray[np.float64] | None = None
     """One number for each token to draw."""
     guide: Guide | None = None

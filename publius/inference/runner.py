@@ -84,6 +84,7 @@ class NativeRunner:
     def run(self, plan: Sequence[Work]) -> Ran:
         """As `Runner.run`; logits in float32. A token that is not numbers spoils only those after it, which
         must read it anyway, so nothing is ever reported as spoilt."""
+        self._cache.copy(work.copy for work in plan)
         tokens: list[int] = []
         positions: list[int] = []
         starts, wanted, cache = [0], list[int](), self._cache
@@ -135,7 +136,7 @@ def _trunk(work: Work, pages: Tensor) -> int:
 
 
 def _take_over(request: Request, trunk: Trunk, pages: Tensor) -> None:
-    """The places of a reused prefix, which are whole pages."""
+    """The places of a reused prefix: whole pages, and the copied beginning of one."""
     from_, end = trunk.known // PAGE, -(-request.computed // PAGE)
     found_TD = pages[request.pages[from_:end]].flatten(0, 1).numpy()
     trunk.values_TD[trunk.known : request.computed] = found_TD[trunk.known - from_ * PAGE :][
@@ -158,6 +159,7 @@ class TorchRunner:
     def run(self, plan: Sequence[Work]) -> Ran:
         """As `Runner.run`. A masked place weighs nothing, but nothing times NaN is NaN: one token that is not
         numbers spoils its whole chunk, also what comes before it, and what is written is cleared."""
+        self._cache.copy(work.copy for work in plan)
         hidden: list[Tensor] = [torch.empty(0)] * len(plan)
         before: list[list[Tensor]] = [[]] * len(plan)
         spoilt: list[int] = []

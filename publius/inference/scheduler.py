@@ -14,7 +14,7 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from publius.inference.pages import PAGE, PagePool, page_hashes
+from publius.inference.pages import PAGE, PagePool, page_hashes, tail_hash
 from publius.inference.request import Request
 
 __all__ = ["Scheduler", "Work"]
@@ -32,6 +32,8 @@ class Work(NamedTuple):
     request: Request
     size: int
     draft: list[int]
+    copy: tuple[int, int] | None = None
+    """Before anything is written: from the first of these pages to the second, which is the request's."""
 
     @property
     def complete(self) -> bool:
@@ -74,7 +76,7 @@ class Scheduler:
         """A heap. Who waits no more stays in it until popped, so that leaving costs nothing."""
         self._count = 0
         self._coming: dict[bytes, Request] = {}
-        """Pages that a running prompt is about to fill."""
+        """Pages, and tails of prompts, that a running prompt is about to fill."""
         self._held: dict[bytes, list[Request]] = {}
         """Who begins alike, and is held back until then."""
         self._deadlines: list[tuple[float, int]] = []
@@ -94,6 +96,11 @@ class Scheduler:
         """A new request; the caller has checked that it fits the pool."""
         request.number, self._count = self._count, self._count + 1
         self._extend_chain(request)
+        request.stem = request.reusable
+        full = request.stem // PAGE
+        if request.stem % PAGE:
+            before = request.chain[full - 1] if full else b""
+            request.tail = tail_hash(before, request.ids(full * PAGE, request.stem))
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.number))
             self._timed[request.number] = request
@@ -108,6 +115,9 @@ class Scheduler:
         self._timed.pop(request.number, None)
         if self._waits.pop(request.number, None) is None:
             self.running.remove(request)
+            if request.error is not None:  # its last page may have been cleared
+                for page in request.pages:
+                    self.pool.spoil(page)
             self._release(request)
 
     def schedule(self) -> list[Work]:
@@ -151,12 +161,15 @@ class Scheduler:
                 return self._wait(request)
             most = request.reusable // PAGE
             known = self.pool.known(request.chain[:most])
-            if known < most and request.chain[known] in self._coming:
-                self._held.setdefault(request.chain[known], []).append(request)
+            tail = request.tail if known == most and request.reusable == request.stem else b""
+            source = self.pool.begun(tail)
+            wanted = request.chain[known] if known < most else tail
+            if source is None and wanted in self._coming:
+                self._held.setdefault(wanted, []).append(request)
                 self._waits[request.number] = request
                 continue
             request.pages = self.pool.share(request.chain[:known])
-            request.computed = known * PAGE
+            request.computed = known * PAGE if source is None else request.stem
             while (work := self._work(request, budget, scored, [], starting=True)) is None:
                 if not self._outranks(request, plan):
                     self._release(request)
@@ -164,8 +177,12 @@ class Scheduler:
             self.reused += request.computed
             if request.reused is None:
                 request.reused = request.computed
+            if source is not None:
+                work = work._replace(copy=(source, request.pages[known]))
             for key in request.chain[known:]:
                 self._coming.setdefault(key, request)
+            if tail and source is None:
+                self._coming.setdefault(tail, request)
             insort(self.running, request, key=urgency)
             plan.append(work)
             budget -= work.size
@@ -225,6 +242,8 @@ class Scheduler:
         for key in request.chain[request.computed // PAGE :]:
             if self._coming.get(key) is request:
                 self._came(key)
+        if self._coming.get(request.tail) is request:
+            self._came(request.tail)
         self.pool.give_back(request.pages)
         request.pages, request.computed = [], 0
 
@@ -237,9 +256,13 @@ class Scheduler:
 
     def advance(self, request: Request, count: int) -> None:
         """`count` more tokens of `request` have been read: its full pages can be shared."""
-        before, request.computed = request.computed // PAGE, request.computed + count
+        first, request.computed = request.computed, request.computed + count
         self._extend_chain(request)
-        for number in range(before, request.computed // PAGE):
+        if request.tail and first < request.stem <= request.computed:
+            self.pool.begin(request.pages[request.stem // PAGE], request.tail)
+            if self._coming.get(request.tail) is request:
+                self._came(request.tail)
+        for number in range(first // PAGE, request.computed // PAGE):
             key = request.chain[number]
             self.pool.name(request.pages[number], key)
             if self._coming.get(key) is request:

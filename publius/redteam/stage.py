@@ -125,7 +125,7 @@ def dressed_alike(attack: Conversation, question: Conversation, rng: random.Rand
     return max((style(question, rng) for _ in range(_DRESSINGS)), key=lambda one: cosine(mine, words(one)))
 
 
-@stage(version=9)
+@stage(version=10)
 def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World) -> Findings:
     """One round: attack, confirm, record.
 
@@ -241,7 +241,9 @@ def _twins(
     pool = world.questions("twin", "train") if findings else []
     twins: dict[str, Conversation] = {}
     for finding in findings:
-        rng = random.Random(f"twin/{config.seed}/{finding.id}")
+        # not by the id, which names the weights: models that give the same findings get the same twins
+        drawn = conversation_id(finding.round, finding.attack or finding.conversation)
+        rng = random.Random(f"twin/{config.seed}/{drawn}")
         question = twin_for(finding.conversation, pool, rng)
         if question is not None:
             twins[finding.id] = dressed_alike(finding.attack or finding.conversation, question, rng)

@@ -9,7 +9,8 @@ import torch
 
 from publius.core.errors import UserError
 from publius.inference import host as host_module
-from publius.inference.engine import Engine
+from publius.inference.engine import Completion, Engine
+from publius.inference.host import Dtype
 from publius.inference.native import library as native_library
 from publius.inference.request import Request
 from publius.inference.sampling import Sampling
@@ -17,6 +18,7 @@ from publius.testing import byte_tokenizer, fake_engine, tiny_model
 
 TOKENIZER = byte_tokenizer()
 BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "torch"])
+needs_native = pytest.mark.skipif(native_library() is None, reason="no native pass")
 ENGINE = fake_engine(0, max_batch=4)
 PROMPT = [1, *TOKENIZER.encode("Hello")]
 GREEDY = Sampling(max_tokens=12, temperature=0)
@@ -138,18 +140,41 @@ def test_a_model_gone_bad_is_named() -> None:
             Engine(model, TOKENIZER).generate([PROMPT], sampling)
 
 
+@needs_native
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, "int8"])
+@pytest.mark.parametrize("length", [5, 31, 32, 33])
+def test_samples_that_read_their_prompt_once_are_what_each_alone_is(length: int, dtype: Dtype) -> None:
+    """To the bit, though the page their prompt ends in is a copy; with as many rows as samples or fewer."""
+    prompt = [5, *range(20, 19 + length)]
+    sampling = Sampling(max_tokens=40, seed=3)
+
+    def said(engine: Engine, streams: range) -> list[Completion]:
+        requests = [Request(prompt, sampling, stream=stream) for stream in streams]
+        engine.complete(requests)
+        return [request.completion() for request in requests]
+
+    alone = [said(Engine(tiny_model(), TOKENIZER, dtype=dtype), range(i, i + 1))[0] for i in range(5)]
+    for rows in (2, 8):
+        engine = Engine(tiny_model(), TOKENIZER, dtype=dtype, max_batch=rows)
+        assert said(engine, range(5)) == alone
+        assert engine.stats.reused == 4 * (length - 1)
+
+
 @BOTH
 def test_shared_prefix_is_read_once(native: bool) -> None:
     engine = Engine(tiny_model(), TOKENIZER, native=native)
-    prompts = [[1, *range(20, 120), 200 + i] for i in range(10)]  # 102 tokens, 96 of them in whole pages
+    prompts = [
+        [1, *range(20, 120), *[200 + i] * 2] for i in range(10)
+    ]  # 103 tokens, 96 of them in whole pages
     engine.score(prompts, [[30]] * 10)
-    assert engine.stats.read == 102 + 9 * 6
-    engine.generate(prompts, Sampling(max_tokens=1))
-    assert engine.stats.read == 102 + 19 * 6
-    assert engine.stats.reused == 19 * 96
+    assert engine.stats.read == 103 + 9 * 7
+    assert engine.stats.reused == 9 * 96
+    engine.generate(prompts, Sampling(max_tokens=1))  # all but the last token, from a copy
+    assert engine.stats.read == 103 + 9 * 7 + 10
+    assert engine.stats.reused == 9 * 96 + 10 * 102
     before = engine.stats.read
     engine.score([prompts[0]] * 4, [[30], [31], [32], [33, 34]])  # the single-token answers share a read
-    assert engine.stats.read - before == 6 + 7
+    assert engine.stats.read - before == 1 + 2
     assert engine.stats.pages == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from publius.inference.kv_cache import PagedCache, PagedView, token_bytes
@@ -24,6 +25,21 @@ def test_pages_come_back_in_order_and_padding_goes_nowhere() -> None:
     assert torch.equal(cache.keys[1, 2, :, 1], new[0, :, 2])
     assert not cache.keys[0].any()
     assert not cache.keys[1, [1, 4, 6]].any()
+
+
+@pytest.mark.parametrize(
+    ("native", "dtype"), [(False, torch.float32), (True, torch.bfloat16), (True, torch.int8)]
+)
+def test_pages_are_copied_as_they_were(native: bool, dtype: torch.dtype) -> None:
+    cache = PagedCache(tiny_config(), 4, native=native, dtype=dtype, trunk=native)
+    stores = [s for s in (cache.keys, cache.values, cache.trunk) if s is not None]
+    for store in stores:
+        page = torch.arange(5).view(-1, *[1] * (store.dim() - (1 if store is cache.trunk else 2)))
+        store[:] = page.to(store.dtype)
+    cache.copy([(1, 2), None, (2, 3), (1, 4)])
+    for store in stores:
+        by_page = (store if store is cache.trunk else store[-1]).flatten(1)
+        assert [row.unique().tolist() for row in by_page] == [[0], [1], [1], [2], [1]]
 
 
 def test_the_native_layout_and_its_size() -> None:

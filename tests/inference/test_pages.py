@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from publius.inference.pages import PAGE, PagePool, page_hashes
+from publius.inference.pages import PAGE, PagePool, page_hashes, tail_hash
 
 A, B, C = (page_hashes(b"", [n] * PAGE)[0] for n in range(3))
 
@@ -34,6 +34,34 @@ def test_a_known_page_is_shared_and_outlives_its_maker() -> None:
     pool.give_back([page])
     assert (pool.in_use, pool.available) == (0, 2)
     assert pool.share([A]) == [page]
+
+
+def test_a_tail_is_known_until_its_page_is_taken() -> None:
+    pool, key = PagePool(1), tail_hash(A, [5, 6])
+    [page] = pool.take(1)
+    pool.begin(page, key)
+    pool.name(page, B)  # it is filled up
+    pool.give_back([page])
+    assert pool.begun(key) == page
+    pool.take(1)
+    assert pool.begun(key) is None
+
+
+def test_a_tail_is_no_page_and_knows_what_came_before() -> None:
+    keys = {tail_hash(before, [1] * n) for before in (b"", A, B) for n in range(1, PAGE + 1)}
+    assert len(keys) == 3 * PAGE
+    assert page_hashes(b"", [1] * PAGE)[0] not in keys
+
+
+def test_nothing_is_copied_of_what_is_spoilt_or_forgotten() -> None:
+    pool = PagePool(2)
+    pages = pool.take(2)
+    for page, key in zip(pages, (A, B), strict=True):
+        pool.begin(page, key)
+    pool.spoil(pages[0])
+    assert (pool.begun(A), pool.begun(B)) == (None, pages[1])
+    pool.forget()
+    assert pool.begun(B) is None
 
 
 def test_unknown_pages_go_first_and_then_the_longest_unused() -> None:
@@ -105,6 +133,11 @@ def test_nothing_is_lost_in_random_use() -> None:
             held.append(pool.take(rng.randint(1, pool.available)))
             if rng.random() < 0.3:
                 pool.name(held[-1][0], rng.choice([A, B, C]))
+            if rng.random() < 0.3:
+                pool.begin(held[-1][-1], rng.choice([A, B, C]))
+            if rng.random() < 0.1:
+                pool.spoil(rng.randint(1, 8))
+        pool.begun(rng.choice([A, B, C]))
         used = {page for pages in held for page in pages}
         assert pool.in_use == len(used)
         assert pool.available == 8 - len(used)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from publius.core.errors import UserError
 from publius.inference.pages import PagePool
 from publius.inference.request import Request
 from publius.inference.sampling import Sampling
@@ -68,10 +69,11 @@ def test_who_begins_alike_waits_and_then_shares() -> None:
     run(s, plan := s.schedule())
     assert counts(plan) == [(0, 41), (2, 3)]
     plan = s.schedule()
-    assert counts(plan) == [(0, 1), (2, 1), (1, 9)]
-    assert s.reused == 32
+    assert counts(plan) == [(0, 1), (2, 1), (1, 1)]
+    assert s.reused == 40
     first, last = plan[0].request.pages, plan[2].request.pages
     assert first[:2] == last[:2]
+    assert plan[2].copy == (first[2], last[2])  # the page they part in is copied, for both write on
     assert first[2] != last[2]
 
 
@@ -81,7 +83,70 @@ def test_an_equal_prompt_still_reads_its_last_token() -> None:
         s.add(make(32, tokens=1))
         plan = s.schedule()
         run(s, plan)
-    assert counts(plan) == [(1, 16)]
+    assert counts(plan) == [(1, 1)]
+
+
+def test_samples_of_one_prompt_read_it_once() -> None:
+    s = scheduler(rows=8, tokens=100)
+    for _ in range(3):
+        s.add(make(20))
+    run(s, plan := s.schedule())
+    assert counts(plan) == [(0, 20)]  # the others wait for it
+    run(s, plan := s.schedule())
+    assert counts(plan) == [(0, 1), (1, 1), (2, 1)]
+    pages = [work.request.pages for work in plan]
+    assert [work.copy for work in plan] == [None, *((pages[0][1], mine[1]) for mine in pages[1:])]
+    assert len({mine[1] for mine in pages}) == 3
+    s.add(make(20))
+    assert counts(s.schedule())[-1] == (3, 1)  # it is copied as long as it lies there, whatever follows it
+
+
+def test_short_prompts_have_no_full_page_and_are_read_once_too() -> None:
+    s = scheduler()
+    for _ in range(2):
+        s.add(make(5))
+    run(s, s.schedule())
+    assert counts(s.schedule()) == [(0, 1), (1, 1)]
+    assert s.reused == 4
+
+
+def test_who_waits_for_a_tail_goes_on_when_its_reader_is_gone() -> None:
+    s = scheduler(tokens=8)
+    first, second = make(20), make(20)
+    s.add(first)
+    s.add(second)
+    assert counts(s.schedule()) == [(0, 8)]
+    s.remove(first)
+    assert counts(s.schedule()) == [(1, 8)]
+
+
+def test_a_tail_is_gone_with_its_page() -> None:
+    s = scheduler(pages=2)
+    for prompt in (make(20, tokens=1), make([3] * 32, tokens=1)):  # the second takes both pages
+        s.add(prompt)
+        run(s, s.schedule())
+    s.add(make(20, tokens=1))
+    assert counts(s.schedule()) == [(2, 20)]
+
+
+def test_a_tail_is_gone_with_an_error() -> None:
+    """The runner clears what is not numbers, by whole pages."""
+    s = scheduler()
+    s.add(bad := make(20))
+    run(s, s.schedule())
+    bad.error = UserError("its states are not numbers")
+    s.remove(bad)
+    s.add(make(20))
+    [work] = s.schedule()
+    assert (work.size, work.copy) == (4, None)
+
+
+def test_what_is_scored_alike_shares_what_comes_before() -> None:
+    s = scheduler()
+    for answer in (4, 5):
+        s.add(make([*range(20), answer, 6], targets={19: [answer], 20: [6]}))
+    run(s, s.schedule())
+    assert counts(s.schedule()) == [(1, 3)]
 
 
 def test_what_is_scored_is_read() -> None:

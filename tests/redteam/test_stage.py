@@ -119,6 +119,24 @@ def test_a_twin_says_what_its_finding_says(
         assert twins[one.id].startswith(wording.split("{q}")[0])
 
 
+def test_twins_do_not_depend_on_the_name_of_the_weights(
+    install: Callable[..., object],
+    recipes: Callable[[str], str],
+    checkpoint: Checkpoint,
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is in the folder of a model beside its weights must not decide what is trained on next."""
+    twins: list[list[str]] = []
+    for name in ("a", "b"):
+        monkeypatch.setattr("publius.redteam.stage.fingerprint", lambda model, name=name: name * 64)
+        found = round_of(install, weak_to(recipes, ""), checkpoint, world, tmp_path / name)
+        assert found.document().model == name * 64
+        twins.append([text_of(twin.messages[-1]) for twin in found.twins()])
+    assert twins[0] == twins[1] and len(twins[0]) > 5
+
+
 def test_measured_items_are_held_out_and_the_same_each_round(
     install: Callable[..., object],
     recipes: Callable[[str], str],

@@ -106,7 +106,7 @@ def write_hunt(
         one = _finding(hunt, hit, place, round, kept, transfer.get(hit.chain), spent, constitution)
         findings.append(one)
         goal = hunt.goals[hit.goal]
-        rng = random.Random(f"twin/{one.id}")
+        rng = random.Random(f"twin/{conversation_id(one.round, one.conversation)}")  # whoever the model is
         question = look_alike(goal, pool(goal.benign), rng)
         if question is not None:
             twins[one.id] = counterpart(hit.sent, hit.chain, question)

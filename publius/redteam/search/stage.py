@@ -60,7 +60,7 @@ class SearchConfig(HuntSettings):
     device: str = execution("auto")
 
 
-@stage(version=4)
+@stage(version=5)
 def search(
     run: Run, config: SearchConfig, *, model: Checkpoint, world: World, attacker: Checkpoint | None = None
 ) -> Findings:
