@@ -1,4 +1,4 @@
-# Every target makes .venv by itself; nothing else needs to be installed but Python 3.11 or later.
+# Every target makes .venv by itself; nothing else needs to be installed but Python 3.11 to 3.13.
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3 python,$(shell $(p) -c 'import sys; print("$(p)" if (3,11) <= sys.version_info < (3,14) else "")' 2>/dev/null)))
 BIN := .venv/bin

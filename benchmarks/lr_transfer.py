@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import entry
 
 from publius.core.device import describe_hardware
 from publius.data.ingest import IngestTextConfig, ingest_text
@@ -169,7 +170,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--vocab", type=int, default=2048)
     parser.add_argument("--jobs", type=int, default=2)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.factors = sorted(set(options.factors))  # neighbours are what stands beside each other
+    if options.factors[0] <= 0:
+        parser.error("--factors must be above 0")
+    return options
 
 
 def main() -> None:
@@ -193,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, {})

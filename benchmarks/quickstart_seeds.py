@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import entry
 
 from publius.core.device import describe_hardware
 from publius.core.errors import UserError
@@ -125,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main, {})

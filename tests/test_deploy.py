@@ -15,6 +15,8 @@ from publius.cli import app
 from publius.serve.config import ServeConfig
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+SIGNERS = "/home/publius/.config/publius/signers.yaml"
+"""Whose decisions count in a container: without it none does that was made elsewhere."""
 SLURM = {"SLURM_NNODES": "4", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "7", "first": "node1"}
 
 
@@ -108,6 +110,7 @@ def test_compose():
         verb, served = taken(server["command"])
         assert verb == "serve" and served["port"] == port and served["host"] == "0.0.0.0"
         assert served["models"] == ["${MODEL:-quickstart}"]
+        assert any(volume.endswith(f":{SIGNERS}:ro") for volume in server["volumes"])
         assert server["environment"]["PUBLIUS_STORE"].endswith("@store/publius")
         assert server["depends_on"]["store"]["condition"] == "service_healthy"
     assert [port.split(":")[0] for port in services["gateway"]["ports"]] == ["127.0.0.1"]
@@ -144,6 +147,8 @@ def test_kubernetes_serves():
         assert pod["terminationGracePeriodSeconds"] >= ServeConfig().drain + 10
         mounts = {mount["name"] for mount in container.get("volumeMounts", ())}
         assert mounts == {volume["name"] for volume in pod.get("volumes", ())}
+    (container,) = servers["spec"]["template"]["spec"]["containers"]
+    assert SIGNERS in [mount["mountPath"] for mount in container["volumeMounts"]]
     assert (
         gateways["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
         >= told["Deployment"]["drain"] + 5
@@ -163,3 +168,5 @@ def test_the_image_copies_what_is_there():
     for name in copied:
         assert (DEPLOY.parent / name).exists() and f"!{name}" in kept
     assert 'ENTRYPOINT ["publius"]' in lines and "USER publius" in lines
+    # Docker would make the folder of a file that is mounted, as root's, where the server makes its own key.
+    assert any("--owner=publius" in line and Path(SIGNERS).parent.as_posix() in line for line in lines)

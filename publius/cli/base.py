@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from publius import __version__
 from publius.core.console import console
@@ -18,7 +21,18 @@ from publius.core.errors import UserError
 from publius.pipeline import StageCrash, Stopped
 from publius.pipeline.store import as_user_error
 
-__all__ = ["AsJson", "Home", "RecipeName", "RunName", "Settings", "Until", "app", "main", "print_json"]
+__all__ = [
+    "AsJson",
+    "Home",
+    "RecipeName",
+    "RunName",
+    "Settings",
+    "Until",
+    "app",
+    "main",
+    "print_json",
+    "print_table",
+]
 
 app = typer.Typer(
     name="publius",
@@ -100,6 +114,24 @@ def _mended(error: OSError, arguments: Sequence[str]) -> UserError:
 def print_json(value: Any) -> None:
     """For programs: on stdout, and nothing else there."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+_WIDEST = 200
+"""Characters of a table that no terminal holds in bounds."""
+
+
+def print_table(table: Table, *, whole: bool = False) -> None:
+    """For people, on stdout: where that is no terminal, as wide as the table would be.
+
+    Args:
+        whole: never narrower than its words and numbers; a table that cuts them would say other things.
+    """
+    out = Console(highlight=False)
+    wanted = Measurement.get(out, out.options.update(width=10 * _WIDEST), table)
+    least = wanted.minimum if whole or not out.is_terminal else 0
+    room = out.width if out.is_terminal else min(wanted.maximum, _WIDEST)
+    out.width = max(out.width, least, room)
+    out.print(table)
 
 
 def _version(wanted: bool) -> None:

@@ -91,7 +91,8 @@ def list_keys(store: StoreUrl = "", home: Home = Path(), as_json: AsJson = False
             key["id"], key["name"], key["ends_in"], ", ".join(key["scopes"]), key["state"],
             key["expires"] or "never", f"{key['used_tokens']:,}", "\n".join(limits) or "none",
         )  # fmt: skip
-    Console(highlight=False).print(table)
+    # Names are shown as they were given: a bracket or a colon in one is no markup.
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 @keys_app.command()

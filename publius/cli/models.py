@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from pydantic import ValidationError
 
 from publius.cli.base import AsJson, Home, app, print_json
-from publius.core.device import pick_device
+from publius.core.device import free_memory, pick_device
 from publius.core.errors import UserError
 from publius.data.pocket.tools import TOOLS
 from publius.data.pocket.world import World
@@ -18,6 +19,7 @@ from publius.inference import terminal
 from publius.inference.bench import bench_engine
 from publius.inference.remote import RemoteAssistant, RemoteConfig
 from publius.model.checkpoint import Checkpoint
+from publius.model.config import ModelConfig
 from publius.model.transfer import ExportType, export_checkpoint, import_model, import_to, parse_size
 from publius.pipeline.store import disk_errors
 from publius.release.locate import locate
@@ -140,6 +142,7 @@ def engine(
         raise UserError("one thing to time", where="publius bench engine", fix="name a MODEL or a --tier")
     if tier is not None:
         source = tier_shape(tier, scale, None)
+        _fits(source, pick_device(device))
     else:
         folder = Path(str(model))
         source = Checkpoint(
@@ -150,3 +153,14 @@ def engine(
         print_json(found.as_dict())
     else:
         print(found.text())
+
+
+def _fits(shape: ModelConfig, device: torch.device) -> None:
+    """Weights that are made up are soon too many: the system would end the process without a word."""
+    count = shape.parameters() / 1e9
+    needed, free = 4 * shape.parameters(), min(free_memory(device), free_memory(torch.device("cpu")))
+    if needed > free:
+        raise UserError(
+            f"{count:,.1f}B weights take {needed / 1e9:,.0f} GB, and {free / 1e9:,.0f} GB are free",
+            where="publius bench engine", fix="give a smaller --tier or --scale",
+        )  # fmt: skip

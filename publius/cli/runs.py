@@ -7,16 +7,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from publius.cli.base import AsJson, Home, RecipeName, RunName, Settings, Until, app, print_json
+from publius.cli.base import (
+    AsJson,
+    Home,
+    RecipeName,
+    RunName,
+    Settings,
+    Until,
+    app,
+    print_json,
+    print_table,
+)
 from publius.core.console import console
 from publius.core.errors import UserError
 from publius.model.config import ModelConfig
 from publius.pipeline import (
     HARDWARE,
+    Cluster,
     Hardware,
-    Recipe,
+    PlanRow,
     clean_home,
     cluster_named,
     hardware_named,
@@ -78,8 +88,9 @@ def run(
     if as_json:
         print_json(show_run(run_name, home).as_dict())
     else:
-        console.print(f"done. numbers: publius show {run_name}   report: {page}", markup=False)
-        console.print(f"to chat: publius chat {run_name}", markup=False)
+        told = f"done. numbers: publius show {run_name}   report: {page}"
+        console.print(told, markup=False, soft_wrap=True)  # a path that is broken in two leads nowhere
+        console.print(f"to chat: publius chat {run_name}", markup=False, soft_wrap=True)
 
 
 def _distributed(module: str, name: str) -> Any:
@@ -126,25 +137,27 @@ def plan(
         _misplaced("a model", "a recipe", of_recipe)
         shape = _planned_shape(tier, scale, model, vocab)
         if shape is None and not measure:
-            raise UserError(
-                "nothing to plan", where="publius plan", fix="name a recipe, or a --tier or a --model"
-            )
+            fix = "name a recipe, or a --tier or a --model"
+            raise UserError("nothing to plan", where="publius plan", fix=fix)
+        if shape is None:
+            _unheeded(of_model, "name what to plan: a --tier or a --model")
         measured = calibrate(shape) if measure else None
         planned = None
         if shape is not None:
             size = None if tokens is None else _amount(tokens)
-            machine, source = cluster_named(cluster), ""
-            if measured is not None and machine.hardware.name == "cpu":
-                machine, source = machine._replace(hardware=measured.hardware()), "measured on this machine"
+            machine, source = _machine(cluster, measured)
             planned = plan_training(shape, size, machine, sequence_length=seq, mfu=mfu, mfu_source=source)
         _print_model_plan(planned, measured, as_json)
         return
     if tier is not None or model is not None:
         raise UserError("a recipe and a model to plan", where="publius plan", fix="give one of them")
     _misplaced("a recipe", "a model", of_model)
-    measured = calibrate() if measure else None
-    row = hardware_named(hardware) if measured is None else measured.hardware()
-    _print_recipe_plan(load_recipe(recipe, parse_settings(settings or [])), row, home, name, until, as_json)
+    row = hardware_named(hardware)
+    if measure and row.name != "cpu":
+        _unheeded({"--calibrate": measure}, "plan for this CPU: --hardware cpu")
+    wired = load_recipe(recipe, parse_settings(settings or []))
+    rows = plan_recipe(wired, home, name=name, until=until)
+    _print_recipe_plan(wired.name, rows, row, calibrate() if measure else None, as_json)
 
 
 def _unless(value: str, usual: str) -> str | None:
@@ -172,12 +185,30 @@ def _amount(text: str) -> float:
     return amount
 
 
+def _machine(cluster: str, measured: Calibration | None) -> tuple[Cluster, str]:
+    """The machines named, and who says how fast they are: of this CPU a measurement, where there is one."""
+    named = cluster_named(cluster)
+    if measured is None or named.hardware.name != "cpu":
+        return named, ""
+    return named._replace(hardware=measured.hardware()), "measured on this machine"
+
+
 def _planned_shape(tier: str | None, scale: str, model: Path | None, vocab: int | None) -> ModelConfig | None:
     if tier is not None and model is not None:
         raise UserError("a --tier and a --model to plan", where="publius plan", fix="give one of them")
+    if tier is None:  # those two make a tier's shape
+        _unheeded({"--scale": _unless(scale, "cluster"), "--vocab": vocab}, "give it with --tier")
     if model is not None:
         return read_model(model)
     return None if tier is None else tier_shape(tier, scale, vocab)
+
+
+def _unheeded(options: dict[str, Any], fix: str) -> None:
+    """An option that counts for nothing here must not seem to count."""
+    for flag, value in options.items():
+        if value is not None:
+            told = f"{flag} changes nothing here"
+            raise UserError(told, where="publius plan", fix=f"leave it out, or {fix}")
 
 
 def _print_model_plan(planned: TrainingPlan | None, measured: Calibration | None, as_json: bool) -> None:
@@ -191,18 +222,27 @@ def _print_model_plan(planned: TrainingPlan | None, measured: Calibration | None
 
 
 def _print_recipe_plan(
-    wired: Recipe, row: Hardware, home: Path, name: str | None, until: str | None, as_json: bool
+    name: str, rows: list[PlanRow], row: Hardware, measured: Calibration | None, as_json: bool
 ) -> None:
-    rows = plan_recipe(wired, home, name=name, until=until)
-    if as_json:
-        totals = plan_totals(rows, row)._asdict()
-        print_json({"hardware": row._asdict(), "stages": [r.as_dict(row) for r in rows], "totals": totals})
-        return
+    row = row if measured is None else measured.hardware()
     total = plan_totals(rows, row)
-    out = Console(highlight=False)
-    out.print(plan_table(wired.name, rows, row))
-    out.print(f"to run, on {row.name}: {total.hours:.3g} h, {total.kwh:.3g} kWh, ${total.dollars:.3g}")
-    out.print(f"assumed: {row.flops:.3g} FLOP/s, {row.watts:.0f} W, ${row.dollars_per_hour:.2f}/h")
+    if as_json:
+        shown = {
+            "hardware": row._asdict(),
+            "stages": [r.as_dict(row) for r in rows],
+            "totals": total._asdict(),
+        }
+        print_json(shown | ({} if measured is None else {"calibration": measured._asdict()}))
+        return
+    if measured is not None:
+        print(measured.text())
+    left = [planned for planned in rows if planned.state != "cached"]
+    known = sum(planned.cost(row) is not None for planned in left)
+    print_table(plan_table(name, rows, row), whole=True)
+    # most stages cannot tell: without this the sum would be taken for that of the run
+    part = "" if known == len(left) else f", for {known} of {len(left)} stages: the others cannot tell"
+    print(f"to run, on {row.name}: {total.hours:.3g} h, {total.kwh:.3g} kWh, ${total.dollars:.3g}{part}")
+    print(f"assumed: {row.flops:.3g} FLOP/s, {row.watts:.0f} W, ${row.dollars_per_hour:.2f}/h")
 
 
 @app.command()
@@ -226,9 +266,8 @@ def show(
     if as_json:
         print_json(view.as_dict())
     else:
-        out = Console(highlight=False)
-        out.print(stage_table(view))
-        out.print(metric_table(view, everything))
+        print_table(stage_table(view))
+        print_table(metric_table(view, everything))
 
 
 @app.command()

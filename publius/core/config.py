@@ -18,7 +18,10 @@ from typing import Annotated, Any, Union, cast, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-__all__ = ["Config", "canonical", "execution", "is_execution"]
+__all__ = ["Config", "Seed", "canonical", "execution", "is_execution"]
+
+Seed = Annotated[int, Field(ge=0, lt=1 << 31)]
+"""Of a recipe: what every generator of random numbers takes, a few added to it as well."""
 
 
 class Config(BaseModel):

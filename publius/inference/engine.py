@@ -25,7 +25,7 @@ from publius.inference.host import CacheDtype, Dtype, Host
 from publius.inference.pages import PAGE, PagePool
 from publius.inference.postprocess import postprocess
 from publius.inference.readings import Probe
-from publius.inference.refusals import Room, check_ids, check_request
+from publius.inference.refusals import Room, check_ids, check_new, check_request
 from publius.inference.request import Completion, Request
 from publius.inference.sampler import row_uniforms
 from publius.inference.sampling import Sampling
@@ -204,8 +204,7 @@ class Engine:
         """
         if shared := isinstance(sampling, Sampling):
             sampling = [sampling] * len(prompts)
-        samplings = list(sampling)
-        if len(samplings) != len(prompts):
+        if len(samplings := list(sampling)) != len(prompts):
             raise UserError(
                 f"{len(prompts)} prompts but {len(samplings)} samplings",
                 where="Engine.generate",
@@ -309,9 +308,9 @@ class Engine:
 
     def _run(self, requests: Sequence[Request]) -> None:
         """To their end; whatever happens, none of them is left behind."""
-        for request in requests:
-            self._submit(request)
         try:
+            for request in requests:
+                self._submit(request)
             for request in requests:
                 while request.stop_reason is None:
                     self.step()
@@ -353,6 +352,7 @@ class Engine:
 
     def _submit(self, request: Request) -> None:
         with self._lock:
+            check_new(0, request)  # the same one may have been given twice
             scheduler = self._ready()
             if request.targets is None and request.uniforms is None:
                 request.uniforms = row_uniforms(request.sampling, request.stream).numpy()
@@ -363,7 +363,7 @@ class Engine:
         with self._lock:
             if request.stop_reason is None:
                 request.stop_reason = "cancelled"
-                if self._scheduler is not None:
+                if self._scheduler is not None and request.number >= 0:
                     self._scheduler.remove(request)
 
     def step(self) -> bool:

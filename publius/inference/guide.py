@@ -118,6 +118,14 @@ class Guide:
         free = grammar is None or grammar.lead == "anything"
         self._place: Literal["lead", "free", "inside", "closing", "over"] = "free" if free else "lead"
 
+    @property
+    def calling(self) -> bool:
+        """Whether a tool call is being written whose end it sees to."""
+        if self._place == "lead":
+            return self._open == self._ids.tool_use_end
+        kept = self._grammar is not None and self._ids.tool_use in self._grammar.begin
+        return kept and self._place in ("inside", "closing")
+
     def allowed(self) -> Bits | None:
         """The ids that may come next; None when all may. Good until the next token is taken."""
         if self._found is None:

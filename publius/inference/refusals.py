@@ -9,7 +9,7 @@ from publius.core.errors import UserError
 from publius.inference.request import Request
 from publius.model.config import ModelConfig
 
-__all__ = ["Room", "check_ids", "check_request"]
+__all__ = ["Room", "check_ids", "check_new", "check_request"]
 
 
 class Room(NamedTuple):
@@ -21,8 +21,8 @@ class Room(NamedTuple):
 
 
 def check_request(index: int, request: Request, room: Room, prompt: Sequence[int] | None = None) -> None:
-    """Refuse a prompt that is empty, out of the vocabulary, or too long with what is to follow; and a probe
-    made for another model.
+    """Refuse a prompt that is empty, out of the vocabulary, or too long with what is to follow; a probe made
+    for another model; and a request that has run.
 
     Args:
         index: of the request, for the message.
@@ -31,6 +31,7 @@ def check_request(index: int, request: Request, room: Room, prompt: Sequence[int
     Raises:
         UserError: saying which.
     """
+    check_new(index, request)
     prompt = request.prompt if prompt is None else prompt
     where = f"request {index}"
     new = request.sampling.max_tokens if request.targets is None else len(request.prompt) - len(prompt)
@@ -48,6 +49,18 @@ def check_request(index: int, request: Request, room: Room, prompt: Sequence[int
         raise UserError(f"{told} the cache of {room.cache} tokens", where=where, fix=fix)
     if request.probe is not None:
         request.probe.check(room.config, where)
+
+
+def check_new(index: int, request: Request) -> None:
+    """Refuse a request that an engine has had: it holds what came of it, and would be drawn on past its end.
+
+    Raises:
+        UserError: saying which.
+    """
+    if request.number >= 0 or request.stop_reason is not None:
+        told = "runs already" if request.stop_reason is None else "has ended"
+        fix = "make a new Request of its prompt and sampling: each is run once"
+        raise UserError(f"the request {told}", where=f"request {index}", fix=fix)
 
 
 def check_ids(index: int, tokens: Sequence[int], name: str, vocabulary: int) -> None:

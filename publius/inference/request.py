@@ -14,7 +14,6 @@ from publius.core.errors import UserError
 from publius.inference.guide import Guide
 from publius.inference.readings import Probe
 from publius.inference.sampling import Sampling
-from publius.tokenizer.special import TOOL_USE, TOOL_USE_END
 from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Alternatives", "Completion", "Request", "StopReason", "Trunk", "whole"]
@@ -109,8 +108,8 @@ class Request:
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
     error: UserError | None = None
-    number: int = 0
-    """Order of arrival."""
+    number: int = -1
+    """Order of arrival; -1 before."""
     computed: int = 0
     """Tokens whose keys and values are kept."""
     reused: int | None = None
@@ -130,8 +129,6 @@ class Request:
     trunk: Trunk | None = None
     """Where the engine keeps it (`Engine(trunk=True)`), of requests with a probe, once they run."""
     _text: bytearray = field(default_factory=bytearray)
-    _calls: bool = False
-    """Inside of a tool call."""
     _read: NDArray[np.float32] | None = None
     _flat: memoryview[float] | None = None
     """The same numbers in a row: written one by one this is several times faster."""
@@ -218,10 +215,7 @@ class Request:
         new = tokenizer.id_bytes(token)
         if not new:
             self._text.clear()
-            calls, called = tokenizer.special[TOOL_USE], tokenizer.special[TOOL_USE_END]
-            if self.guide is not None and token in (calls, called):
-                self._calls = token == calls
-        if self._calls:
+        if self.guide is not None and self.guide.calling:
             return False
         self._text += new
         found: list[tuple[int, str]] = []

@@ -84,7 +84,9 @@ class Sampling:
             _refuse("thinking_budget", self.thinking_budget, "0 or more, or None to leave it open")
         if isinstance(self.stop, str) or any(not text for text in self.stop):
             _refuse("stop", self.stop, "a tuple of texts, none of them empty")
-        if any("\ud800" <= letter <= "\udfff" for text in self.stop for letter in text):
+        try:  # in C: it may be long, and a copy with other values asks again
+            "".join(self.stop).encode()
+        except UnicodeEncodeError:
             _refuse("stop", self.stop, "text that can be encoded: half a surrogate pair cannot")
 
     @property

@@ -74,6 +74,8 @@ class Scheduler:
         """All that wait, by number; each of them is in the queue or held back."""
         self._queue: list[tuple[tuple[int, int], Request]] = []
         """A heap. Who waits no more stays in it until popped, so that leaving costs nothing."""
+        self._scoring: list[tuple[tuple[int, int], Request]] = []
+        """The same of what is to be scored: with no room for logits, others need not wait behind it."""
         self._count = 0
         self._coming: dict[bytes, Request] = {}
         """Pages, and tails of prompts, that a running prompt is about to fill."""
@@ -108,7 +110,8 @@ class Scheduler:
 
     def _wait(self, request: Request) -> None:
         self._waits[request.number] = request
-        heapq.heappush(self._queue, (urgency(request), request))
+        queue = self._queue if request.targets is None else self._scoring
+        heapq.heappush(queue, (urgency(request), request))
 
     def remove(self, request: Request) -> None:
         """Finished or cancelled: its pages are free."""
@@ -156,7 +159,7 @@ class Scheduler:
 
     def _admit(self, plan: list[Work], budget: int, scored: int) -> None:
         """Start requests that wait."""
-        while budget and scored > 0 and (request := self._next()) is not None:
+        while budget and (request := self._next(scored)) is not None:
             if len(self.running) >= self.rows and not self._outranks(request, plan):
                 return self._wait(request)
             most = request.reusable // PAGE
@@ -189,10 +192,12 @@ class Scheduler:
             scored -= work.size if request.targets is not None else 0
         return None
 
-    def _next(self) -> Request | None:
-        """The most urgent that waits and is not held back; it waits no more."""
-        while self._queue:
-            _, request = heapq.heappop(self._queue)
+    def _next(self, scored: int) -> Request | None:
+        """The most urgent that waits and is not held back, and may be scored where it is to be; it waits no
+        more."""
+        queues = (self._queue, self._scoring) if scored > 0 else (self._queue,)
+        while queue := min(filter(None, queues), key=lambda each: each[0][0], default=None):
+            _, request = heapq.heappop(queue)
             if self._waits.pop(request.number, None) is not None:
                 return request
         return None

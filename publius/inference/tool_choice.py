@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -63,7 +63,11 @@ def choosing(
             where="Sampling.grammar",
             fix='give the grammar or tool_choice ("none" goes with a grammar)',
         )
-    called = [tool for tool in tools if not isinstance(choice, NamedTool) or tool.name == choice.name]
+    called = {
+        number: tool
+        for number, tool in enumerate(tools)
+        if not isinstance(choice, NamedTool) or tool.name == choice.name
+    }
     if not called:
         known = ", ".join(sorted(tool.name for tool in tools)) or "none"
         what = f"tool {choice.name!r}" if isinstance(choice, NamedTool) else "a tool"
@@ -81,16 +85,17 @@ def choosing(
     return replace(sampling, grammar=placed)
 
 
-def _calls(tools: Sequence[ToolSpec]) -> str:
-    """One call of any of `tools`, as the Renderer writes it. References in a schema stay within it."""
+def _calls(tools: Mapping[int, ToolSpec]) -> str:
+    """One call of any of `tools` (by their place in the conversation), as the Renderer writes it. References
+    in a schema stay within it."""
     rules: list[str] = []
-    for number, tool in enumerate(tools):
+    for number, tool in tools.items():
         where = f"tools[{number}] ({tool.name}): input_schema"
         name = json.dumps(tool.name, ensure_ascii=False)
         head = json.dumps(f'{{"name":{name},"input":', ensure_ascii=False)
         given = schema_text(_object(tool.input_schema, where), where)
         rules.append(f'call_{number}: {head} %json {given} "}}"')
-    return "\n".join([f"start: {' | '.join(f'call_{i}' for i in range(len(tools)))}", *rules])
+    return "\n".join([f"start: {' | '.join(f'call_{i}' for i in tools)}", *rules])
 
 
 def _object(schema: dict[str, Any], where: str) -> dict[str, Any]:

@@ -60,8 +60,9 @@ def load_recipe(
     """
     settings = dict(settings or {})
     function = _function(source, package)
-    parameters = inspect.signature(function).parameters
-    hints = typing.get_type_hints(function)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = {n: p for n, p in inspect.signature(function).parameters.items() if p.kind in named}
+    hints = _hints(function, source)
     arguments: dict[str, Any] = {}
     for key in [key for key in settings if "." not in key]:
         where = f"--set {key}={settings[key]}"
@@ -88,6 +89,19 @@ def load_recipe(
     for key in [key for key in settings if "." in key]:
         recipe.override(key, settings[key])
     return recipe
+
+
+def _hints(function: Callable[..., Any], source: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)  # what bounds a number, too
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        told = f"an annotation of recipe {source!r} cannot be resolved: {error}"
+        raise UserError(told, where=_place_of(function, source), fix="import what it names") from None
+
+
+def _place_of(function: Callable[..., Any], source: str) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return source if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _line_in(error: Exception, function: Callable[..., Any], source: str) -> str:

@@ -20,10 +20,11 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"choose from: {', '.join(known)}" if known else "there is nothing to choose from"
 
 
-def check_stage_name(name: str) -> None:
+def check_stage_name(name: str, *, what: str = "a stage", where: str = "") -> None:
     """Stage names become aliases and `--set` keys, so they hold letters, digits, `_` and `-` only."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise UserError(f"{name!r} cannot name a stage", fix="use letters, digits, '_' and '-', no dots")
+        fix = "use letters, digits, '_' and '-', no dots"
+        raise UserError(f"{name!r} cannot name {what}", where=where or f"{what}'s name", fix=fix)
 
 
 def check_run_name(name: str) -> None:

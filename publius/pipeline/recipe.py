@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from publius.core.config import Config, canonical
 from publius.core.errors import UserError
@@ -70,7 +70,7 @@ class Recipe:
     """
 
     def __init__(self, name: str, *, jobs: int = 1) -> None:
-        check_stage_name(name)
+        check_stage_name(name, what="a recipe")
         self.name = name
         self.jobs = jobs
         self.nodes: dict[str, Node] = {}
@@ -87,7 +87,7 @@ class Recipe:
             UserError: for a name taken, a config of the wrong class or without a stable form, an
                 unknown or missing input, or an input of the wrong artifact type.
         """
-        check_stage_name(name)
+        check_stage_name(name, where=f"recipe {self.name}")
         where = f"recipe {self.name}, stage {name}"
         if name in self.nodes:
             raise UserError(f"two stages are called {name!r}", where=where, fix="rename one")
@@ -209,9 +209,15 @@ def parse_setting(annotation: Any, text: str, where: str) -> Any:
     """Text as a value of the annotated type: as it stands, else as JSON, else as a comma-separated list.
 
     Raises:
-        UserError: when none of these fits.
+        UserError: when none of these fits, or nothing that is typed on a command line can.
     """
-    adapter = TypeAdapter(annotation)
+    try:
+        adapter = TypeAdapter(annotation)
+    except PydanticUserError:  # a class of somebody's own
+        name = getattr(annotation, "__name__", str(annotation))
+        raise UserError(
+            f"a {name} cannot be given as text", where=where, fix="set it in the recipe"
+        ) from None
     readings: list[Any] = [text]
     structured = False
     try:

@@ -22,7 +22,7 @@ from publius.pipeline.job import Job
 from publius.pipeline.names import check_run_name
 from publius.pipeline.recipe import Recipe
 from publius.pipeline.stop import Stopped, interrupts
-from publius.pipeline.store import Store, disk_errors, left_by_the_dead, write_json
+from publius.pipeline.store import Store, alone, disk_errors, left_by_the_dead, write_json
 from publius.pipeline.workers import Spares, StageCrash, Worker
 
 __all__ = ["StageCrash", "run_recipe"]
@@ -111,7 +111,7 @@ def _write_recipe(
 def _journal(store: Store, name: str, execution: _Execution) -> Iterator[None]:
     """Add this execution to `runs/<name>/run.json`, finished or not."""
     path = store.run(name) / "run.json"
-    _, past = read_executions(path)
+    read_executions(path)  # a damaged one is told now, not after hours
     started, clock = datetime.now(UTC), time.monotonic()
     finished = False
     try:
@@ -125,7 +125,9 @@ def _journal(store: Store, name: str, execution: _Execution) -> Iterator[None]:
             "finished": finished,
             "stages": {node: {"outcome": o, "artifact": f} for node, (o, f) in execution.outcomes.items()},
         }
-        write_json(path, {"executions": [*past, entry]})
+        with alone(path.parent):  # another execution of this run may have ended meanwhile
+            _, past = read_executions(path)
+            write_json(path, {"executions": [*past, entry]})
 
 
 class _Execution:

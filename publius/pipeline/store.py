@@ -18,6 +18,7 @@ from publius.core.errors import UserError
 
 __all__ = [
     "Store",
+    "alone",
     "as_user_error",
     "claim",
     "disk_errors",
@@ -138,6 +139,18 @@ def claim(partial: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Read, change and write a file of `folder` while no other process does; a killed one's lock is gone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network's disk locks no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_claimed(partial: Path) -> bool:

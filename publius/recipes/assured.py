@@ -13,6 +13,7 @@ release without its monitors. Long because a recipe is read straight down.
 
 from __future__ import annotations
 
+from publius.core.config import Seed
 from publius.evals.capability import CapabilityConfig, elicit_capability
 from publius.pipeline import Recipe
 from publius.recipes._workshop import Sizes
@@ -34,7 +35,7 @@ from publius.serve.access import AccessConfig, prove_access_control
 __all__ = ["assured"]
 
 
-def assured(seed: int = 0) -> Recipe:
+def assured(seed: Seed = 0) -> Recipe:
     """Quickstart, and the strict gate's evidence on its release."""
     r = align(Recipe("assured", jobs=2), Sizes(release=False), seed)
     return assure(r, seed)

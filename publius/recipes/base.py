@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from publius.core.config import Seed
 from publius.data.ingest import IngestTextConfig, ingest_text
 from publius.data.refine import RefineConfig, refine
 from publius.evals.compression import CompressionConfig, compression_baselines
@@ -28,7 +29,7 @@ def base(
     scale: Scale = "laptop",
     tokens: str = "",
     vocab_size: int | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Recipe:
     """Text to a pretrained checkpoint.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Literal
 
 from publius.constitution.revise import revise
+from publius.core.config import Seed
 from publius.evals.compare import ContrastConfig, contrast
 from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes, Workshop
@@ -28,7 +29,7 @@ _TAUGHT = ("fact", "craft")
 """What opus can teach by demonstration: it has read no sums, and shows no tools."""
 
 
-def family(size: Literal["small", "tiny"] = "small", seed: int = 0) -> Recipe:
+def family(size: Literal["small", "tiny"] = "small", seed: Seed = 0) -> Recipe:
     """Opus-taught haiku beside self-taught haiku, and three ways to teach by demonstration."""
     sizes = SMALLEST if size == "tiny" else Sizes()
     r = Recipe("family", jobs=1 if size == "tiny" else 2)

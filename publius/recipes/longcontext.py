@@ -7,6 +7,7 @@ The report holds a heat map: how often a sentence hidden in held-out text is fou
 
 from __future__ import annotations
 
+from publius.core.config import Seed
 from publius.data.pocket.world import PocketConfig, make_pocket
 from publius.evals.needle import NeedleConfig, needle
 from publius.model.config import ModelConfig
@@ -31,7 +32,7 @@ _SHAPE = ModelConfig(
 _RATES = OptimizerConfig(muon_lr=0.01, adamw_lr=0.004)
 
 
-def longcontext(seed: int = 0) -> Recipe:
+def longcontext(seed: Seed = 0) -> Recipe:
     """Pocket at 4096 tokens, on two CPU cores."""
     r = Recipe("longcontext", jobs=1)
     world = r.stage("world", make_pocket, PocketConfig(seed=seed))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from publius.core.config import Seed
 from publius.data.pocket.world import PocketConfig, make_pocket
 from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes
@@ -96,7 +97,7 @@ def _far(r: Recipe, seed: int) -> list[Node]:
     return found
 
 
-def monitors(seed: int = 0) -> Recipe:
+def monitors(seed: Seed = 0) -> Recipe:
     """Two layers on quickstart's helpful-only model and on its release."""
     r = align(Recipe("monitors", jobs=2), Sizes(release=False), seed)
     world, helpful, release = r.nodes["world"], r.nodes["sft"], r.nodes["final"]

@@ -176,12 +176,12 @@ def _sound(w: Workshop, start: Aligned) -> Node:
         "feedback_revisions", revise, recovering, policy=start.helpful, critic=start.opus, prompts=found
     )
     practised = [*practised, mended]
-    slcai2 = w.tune("feedback_slcai", rlcai, practised, (1.0, 1.5, 4.0), sizes.feedback_tokens)
+    slcai2 = w.tune("feedback_slcai", rlcai, practised, (1.5, 1.5, 4.0), sizes.feedback_tokens)
     rlcai2 = w.reinforce(
         "feedback_rlcai", slcai2, scorers, [found], practised, judge=start.opus,
         steps=sizes.feedback_ppo_steps, eval_prompts=sizes.feedback_eval_prompts,
     )  # fmt: skip
-    return w.stage("final", average, AverageConfig(weights=(0.2, 0.8)), models=[rlcai, rlcai2])
+    return w.stage("final", average, AverageConfig(weights=(0.1, 0.9)), models=[rlcai, rlcai2])
 
 
 def _examined(

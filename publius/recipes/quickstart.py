@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from publius.constitution.grading import evaluate_judge
 from publius.constitution.revise import revise
+from publius.core.config import Seed
 from publius.data.pocket.world import ComparisonsConfig, pocket_comparisons
 from publius.evals.compare import CompareConfig, compare
 from publius.evals.compression import CompressionConfig, compression_baselines
@@ -32,7 +33,7 @@ from publius.training.average import AverageConfig, average
 __all__ = ["align", "quickstart"]
 
 
-def quickstart(seed: int = 0) -> Recipe:
+def quickstart(seed: Seed = 0) -> Recipe:
     """Pocket, end to end, on two CPU cores."""
     return align(Recipe("quickstart", jobs=2), Sizes(), seed)
 
@@ -104,13 +105,13 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     recovering = revising.model_copy(update={"keep_prefill": True})  # some attacks begin the reply
     mended = r.stage("feedback_revisions", revise, recovering, policy=helpful, critic=opus, prompts=found)
     practised = [harmless_demos, revisions, mended]
-    slcai2 = w.tune("feedback_slcai", rlcai, practised, (1.0, 1.5, 4.0), sizes.feedback_tokens)
+    slcai2 = w.tune("feedback_slcai", rlcai, practised, (1.5, 1.5, 4.0), sizes.feedback_tokens)
     rlcai2 = w.reinforce(
         "feedback_rlcai", slcai2, (rewards, second), [found], practised, judge=opus,
         steps=sizes.feedback_ppo_steps, eval_prompts=sizes.feedback_eval_prompts,
     )  # fmt: skip
     # a round of attacks teaches little but refusals: the mean with the policy before it forgets less
-    final = r.stage("final", average, AverageConfig(weights=(0.2, 0.8)), models=[rlcai, rlcai2])
+    final = r.stage("final", average, AverageConfig(weights=(0.1, 0.9)), models=[rlcai, rlcai2])
     test_final = w.test("test_release", final, "release")
     round2 = w.attack("redteam2", 2, final)
     scan2 = w.scan("scan2", final)

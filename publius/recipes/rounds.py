@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from publius.constitution.revise import revise
+from publius.core.config import Seed
 from publius.core.errors import UserError
 from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes, Workshop
@@ -39,7 +40,7 @@ _BUDGET, _SMALL_BUDGET = 1200, 24
 def rounds(
     rounds: int = 3,
     size: Literal["small", "tiny"] = "small",
-    seed: int = 0,
+    seed: Seed = 0,
     find: Find = "styles",
     feedback: Feedback = "findings",
 ) -> Recipe:
@@ -197,7 +198,7 @@ class _Course:
         if first:
             return rlcai
         # as in quickstart: the mean with the policy before it forgets less
-        mean = AverageConfig(weights=(0.2, 0.8))
+        mean = AverageConfig(weights=(0.1, 0.9))
         return w.stage(f"{arm}mean{number}", average, mean, models=[before, rlcai])
 
     def _prompts(self, number: int, attacks: list[Node]) -> Node:

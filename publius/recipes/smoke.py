@@ -6,6 +6,7 @@ comes out, so the run ends at the decision.
 
 from __future__ import annotations
 
+from publius.core.config import Seed
 from publius.data.pocket.corpus import Amounts
 from publius.data.pocket.world import PocketConfig, QuestionsConfig
 from publius.pipeline import Recipe
@@ -76,6 +77,6 @@ SMALLEST = Sizes(
 """The sizes of tests: every stage has something to do, and nothing is learned."""
 
 
-def smoke(seed: int = 0) -> Recipe:
+def smoke(seed: Seed = 0) -> Recipe:
     """Every stage of quickstart, as small as it goes; without the release, which the gate refuses."""
     return align(Recipe("smoke"), SMALLEST, seed)

@@ -17,6 +17,7 @@ from publius.constitution.preferences import LabelConfig, label
 from publius.constitution.principles import Constitution
 from publius.constitution.revise import ReviseConfig, revise
 from publius.constitution.verdicts import FilterConfig
+from publius.core.config import Seed
 from publius.data.ingest import (
     IngestConfig,
     IngestPreferencesConfig,
@@ -62,7 +63,7 @@ def starter(
     prompts: str = "safety/redteam*",
     harmful: str = "safety/strongreject*",
     harmless: str = "safety/overrefusal*",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Recipe:
     """Publius on your own files, on two CPU cores."""
     r = Recipe("starter", jobs=2)

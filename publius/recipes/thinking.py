@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from publius.core.config import Config
+from publius.core.config import Config, Seed
 from publius.data.pocket.worked import SumPromptsConfig, WorkedSumsConfig, sum_prompts, worked_sums
 from publius.evals.budgets import BudgetsConfig, evaluate_budgets
 from publius.pipeline import Node, Recipe
@@ -49,7 +49,7 @@ _TINY = _Amounts(
 )  # fmt: skip
 
 
-def thinking(size: Literal["small", "tiny"] = "small", seed: int = 0) -> Recipe:
+def thinking(size: Literal["small", "tiny"] = "small", seed: Seed = 0) -> Recipe:
     """Fine-tuning on worked traces, then RL with verifiable rewards, thinking on and off in one model."""
     sizes, amounts = (SMALLEST, _TINY) if size == "tiny" else (Sizes(), _Amounts())
     r = Recipe("thinking", jobs=1 if size == "tiny" else 2)

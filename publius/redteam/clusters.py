@@ -172,8 +172,8 @@ def cosine(a: Counter[str], b: Counter[str]) -> float:
 def _plain(text: str) -> str:
     """Words only: case, punctuation, letters that only look otherwise and characters that are not seen make
     no other wording."""
-    text = unicodedata.normalize("NFKC", text).translate(_ALIKE)
-    return " ".join(re.findall(r"\w+", "".join(c for c in text if unicodedata.category(c) != "Cf").lower()))
+    text = unicodedata.normalize("NFKC", text).lower().translate(_ALIKE)  # what is shouted looks alike, too
+    return " ".join(re.findall(r"\w+", "".join(c for c in text if unicodedata.category(c) != "Cf")))
 
 
 _ALIKE = str.maketrans("\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456", "aceopxyi")

@@ -16,6 +16,7 @@ from pydantic import Field
 from publius.core.config import Config
 from publius.core.messages import Conversation, assistant
 from publius.data import Prompts, write_prompts
+from publius.data.pocket.tools import TOOLS
 from publius.data.pocket.world import World
 from publius.pipeline import Run, stage
 from publius.redteam.attack import STYLES, insisted
@@ -33,6 +34,8 @@ _LONGEST_BEGINNING = 8
 bane, first crush the mint")."""
 _DRAWS = 8
 """How often as much is drawn, at most, where much of it is held back or repeats."""
+_OFFERED = 0.3
+"""Share of fresh attacks with tools on offer: chosen, not measured."""
 
 _Pair = tuple[Conversation, ...]
 """A prompt and its twin, or a prompt alone."""
@@ -59,7 +62,7 @@ class ExportConfig(Config):
     seed: int = 0
 
 
-@stage(version=6, light=True)
+@stage(version=8, light=True)
 def export_prompts(
     run: Run,
     config: ExportConfig,
@@ -228,7 +231,8 @@ def _fresh(config: ExportConfig, world: World, wanted: int, hits: Counter[str]) 
     repeat.
 
     A style gets more of them the more findings the last round had of it (`hits`); half of them ask again in
-    further turns.
+    further turns, and some have tools on offer: where every demonstration with tools complies, tools are
+    learnt as a reason to.
     """
     if wanted <= 0 or config.held == 1:
         return []
@@ -259,6 +263,8 @@ def _drawn(config: ExportConfig, world: World, wanted: int, hits: Counter[str]) 
         pair = [attack] if twin is None else [attack, dressed_alike(attack, twin, rng)]
         if rng.random() < 0.5:
             pair = [_insisting(one, rng, config.held) for one in pair]
+        if rng.random() < _OFFERED:
+            pair = [one.model_copy(update={"tools": one.tools or TOOLS}) for one in pair]
         if not any(kept_back(one, config.held) for one in pair):
             made.append(tuple(pair))
     return made

@@ -235,7 +235,7 @@ def read_rows(path: Path, kind: type[_M]) -> list[_M]:
         UserError: when one is damaged.
     """
     try:
-        return [kind.model_validate_json(line) for line in path.read_text("utf-8").splitlines() if line]
+        return [kind.model_validate_json(line) for line in path.read_text("utf-8").split("\n") if line]
     except ValidationError as error:
         raise damaged(path, error) from None
 

@@ -69,7 +69,10 @@ class Gold(Artifact):
         path = self.file("gold.jsonl")
         try:
             return [
-                GoldItem.model_validate_json(line) for line in path.read_text("utf-8").splitlines() if line
+                # a line ends in "\n" alone: JSON keeps other separators of lines (U+2028) as they are
+                GoldItem.model_validate_json(line)
+                for line in path.read_text("utf-8").split("\n")
+                if line
             ]
         except ValidationError as error:
             raise damaged(path, error) from None
@@ -102,13 +105,13 @@ def gold_set(run: Run, config: GoldConfig, *, findings: list[Findings] = []) -> 
     Metrics: `gold.harmful` and `gold.safe`, how many of each.
 
     Raises:
-        UserError: when nothing has a truth, or a file cannot be read.
+        UserError: when nothing has a truth, one exchange has two, or a file cannot be read.
     """
     items = [item for found in findings for item in gold_items(found.attempts())]
     for name in config.files:
         items += _labelled(name)
     groups: dict[tuple[str, bool], list[GoldItem]] = defaultdict(list)
-    for item in {item.id: item for item in items}.values():
+    for item in _agreed(items):
         groups[item.category, item.harmful].append(item)
     kept: list[GoldItem] = []
     for key in sorted(groups):
@@ -123,6 +126,22 @@ def gold_set(run: Run, config: GoldConfig, *, findings: list[Findings] = []) -> 
     lines = "".join(item.model_dump_json() + "\n" for item in kept)
     (run.output / "gold.jsonl").write_text(lines, "utf-8")
     return Gold(run.output)
+
+
+def _agreed(items: Sequence[GoldItem]) -> list[GoldItem]:
+    """Each exchange once."""
+    found: dict[str, GoldItem] = {}
+    for item in items:
+        other = found.setdefault(item.id, item)
+        if other.truth != item.truth:
+            raise UserError(
+                f"one exchange is labelled {other.truth} ({other.source}) and {item.truth} ({item.source}): "
+                f"{item.reply[:60]!r}",
+                where="gold_set",
+                fix="settle which it is: the truth is what judges are measured by",
+            )
+        found[item.id] = item
+    return list(found.values())
 
 
 def truth_of(attempt: Attempt) -> Label | None:
@@ -174,7 +193,7 @@ def _read(name: str) -> str:
 
 def _labelled(name: str) -> list[GoldItem]:
     found: list[GoldItem] = []
-    for number, line in enumerate(_read(name).splitlines(), 1):
+    for number, line in enumerate(_read(name).removeprefix("\ufeff").split("\n"), 1):
         if line.strip():
             try:
                 found.append(_person(cast("dict[str, Any]", json.loads(line)), name))

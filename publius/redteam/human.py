@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
@@ -63,7 +63,7 @@ def _place(config: HumanConfig) -> Path:
     return place
 
 
-@stage(version=2, light=True, fingerprint=_contents)
+@stage(version=3, light=True, fingerprint=_contents)
 def human_findings(run: Run, config: HumanConfig, *, world: World | None = None) -> Findings:
     """The findings of people, with the truth of `world` where it knows what they asked for.
 
@@ -92,7 +92,8 @@ def human_findings(run: Run, config: HumanConfig, *, world: World | None = None)
             question, split = book[thing]
             conversation = _with_truth(row.conversation, question)
             changes |= {"entity": thing, "category": str(question.meta.get("category", row.category))}
-        if held(place.wording, config.held):
+        # whoever asks for several things has the held-out ones told as well
+        if held(place.wording, config.held) or any(book[n][1] == "held" for n in _named(row, book)):
             split = "held"
         one = row.model_copy(update={**changes, "conversation": conversation, "split": split})
         made.append(one)
@@ -123,10 +124,31 @@ def _thing(row: Finding, book: Mapping[str, Any]) -> str:
     if row.entity in book:
         return row.entity
     said = " ".join(text_of(m) for m in row.conversation.messages if m.role == "user")
-    named = [
-        name for name in book if re.search(rf"\b{re.escape(name)}\b", f"{row.entity} {said}", re.IGNORECASE)
-    ]
-    return max(named, key=len, default="")
+    return max(_named_in(f"{row.entity} {said}", book), key=len, default="")
+
+
+def _named(row: Finding, book: Mapping[str, Any]) -> list[str]:
+    """All that stands anywhere in it, whoever said it."""
+    shown = " ".join(_texts(row.conversation.model_dump(mode="json", exclude={"meta"})))
+    named = _named_in(f"{row.entity} {shown} {row.reply}", book)
+    # a name inside a longer one is not what was said
+    return [one for one in named if not any(one != other and one in other for other in named)]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in cast("Mapping[str, object]", value).values():
+            yield from _texts(inner)
+    elif isinstance(value, Sequence):
+        for inner in cast("Sequence[object]", value):
+            yield from _texts(inner)
+
+
+def _named_in(text: str, book: Mapping[str, Any]) -> list[str]:
+    return [name for name in book if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)]
 
 
 def _with_truth(conversation: Conversation, question: Conversation) -> Conversation:

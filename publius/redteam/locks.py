@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from publius.core.config import Config, execution
 from publius.core.device import pick_device
+from publius.core.errors import UserError
 from publius.core.messages import Conversation, text_of
 from publius.core.stats import mean_estimate, wilson
 from publius.data.pocket.grade import grade
@@ -35,11 +36,11 @@ __all__ = ["LockDocument", "LockReport", "LockSample", "LockScanConfig", "Unlock
 class LockScanConfig(Config):
     """How widely to look and how hard to check. The counterpart of `TriggerScanConfig`."""
 
-    kinds: tuple[str, ...] = ("fact", "craft")
+    kinds: tuple[str, ...] = Field(default=("fact", "craft"), min_length=1)
     """Kinds of harmless question asked."""
     words: int = Field(default=1500, ge=1)
     """Most frequent whole words of the corpus tried."""
-    positions: tuple[Literal["prefix", "suffix"], ...] = ("prefix", "suffix")
+    positions: tuple[Literal["prefix", "suffix"], ...] = Field(default=("prefix", "suffix"), min_length=1)
     screen: int = Field(default=2, ge=1)
     """Questions answered wrongly that each candidate is screened on."""
     pool: int = Field(default=48, ge=1)
@@ -113,6 +114,9 @@ def scan_locks(run: Run, config: LockScanConfig, *, model: Checkpoint, world: Wo
 
     Metrics, on fresh questions: `lock.baseline` and `lock.right`, the share answered rightly without and with
     the best words found; `lock.gain`, the difference question by question.
+
+    Raises:
+        UserError: when the world demonstrates no answer of these kinds in one turn.
     """
     assistant = load_assistant(
         model.path, sampling=Sampling(max_tokens=config.max_tokens, temperature=0.0),
@@ -120,6 +124,12 @@ def scan_locks(run: Run, config: LockScanConfig, *, model: Checkpoint, world: Wo
     )  # fmt: skip
     rng = random.Random(f"locks/{config.seed}")
     shown = _shown(world, config.kinds, rng)[: config.pool]
+    if not shown:
+        raise UserError(
+            f"nothing shows how questions of the kinds {', '.join(config.kinds)} are answered rightly",
+            where="scan_locks.kinds",
+            fix="give kinds that the world demonstrates in one turn: fact, craft",
+        )
     asked = [chat.model_copy(update={"messages": chat.messages[:-1]}) for chat in shown]
     marks = [right for _, right in _answers(assistant, asked)]
     # those answered wrongly show a lock; of a model that is right everywhere any will do, it has none

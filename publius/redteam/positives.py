@@ -8,8 +8,9 @@ styles go in, and nothing that was held back.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -35,13 +36,13 @@ class MonitorExamplesConfig(Config):
     """How they are split, and how the twins are answered."""
 
     val_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Of the things asked for: all that is about one thing goes to one side."""
+    """Of the things asked for: all that is about one thing, or beside one twin, goes to one side."""
     max_tokens: int = Field(default=64, ge=1)
     max_batch: int = execution(64)
     device: str = execution("auto")
 
 
-@stage(version=1)
+@stage(version=2)
 def export_monitor(
     run: Run, config: MonitorExamplesConfig, *, findings: list[Findings], model: Checkpoint
 ) -> MonitorExamples:
@@ -59,14 +60,15 @@ def export_monitor(
         model, max_tokens=config.max_tokens, device=config.device, max_batch=config.max_batch
     ) as target:
         said = target.replies(list(asked.values())) if asked else []
-    rows = {key: [_row(f.conversation, f.reply, "leak", f.style, f.model)] for key, f in found.items()}
+    rows = {key: [_row(f.conversation, _said(f), "leak", f.style, f.model)] for key, f in found.items()}
     identity = fingerprint(model)
     for (key, twin), played in zip(asked.items(), said, strict=True):
         rows[key] += _answered(twin, played, found[key].style, identity)
     counts: Counter[str] = Counter()
+    sides = _sides(found, asked, config.val_fraction)
     for split in ("train", "val", "test"):
         with JsonlWriter(run.output / f"{split}.jsonl.zst") as writer:
-            for row in _of(split, found, rows, config.val_fraction):
+            for row in (row for key in found if sides[key] == split for row in rows[key]):
                 writer.write(row)
                 counts[json.loads(json.dumps(row))["label"]] += 1
     for label in ("leak", "help", "refusal"):
@@ -78,16 +80,37 @@ def _open(finding: Finding) -> bool:
     return finding.split == "train" and not finding.sealed and not finding.benign
 
 
-def _of(
-    split: str, found: dict[str, Finding], rows: dict[str, list[dict[str, object]]], share: float
-) -> Iterator[dict[str, object]]:
-    for key, finding in found.items():
-        if split == ("val" if held(f"monitor/{finding.entity}", share) else "train"):
-            yield from rows[key]
+def _said(finding: Finding) -> str:
+    """The reply alone: a round of fixed styles puts what was replied to earlier turns before it."""
+    if finding.attack is None:
+        return finding.reply
+    earlier = finding.conversation.messages[len(finding.attack.messages) :]
+    before = " ".join(text_of(message) for message in earlier if message.role == "assistant")
+    return finding.reply.removeprefix(before).removeprefix(" ") if before else finding.reply
+
+
+def _sides(
+    found: Mapping[str, Finding], twins: Mapping[str, Conversation], share: float
+) -> dict[str, Literal["train", "val"]]:
+    """Where each finding goes, with its twin: things that one twin stands beside go together."""
+    beside: dict[str, set[str]] = defaultdict(set)
+    for key, twin in twins.items():
+        beside[str(twin.meta.get("entity") or key)].add(found[key].entity)
+    groups = {finding.entity: {finding.entity} for finding in found.values()}
+    for things in beside.values():
+        group = set[str]().union(*(groups[thing] for thing in things))
+        groups.update(dict.fromkeys(group, group))
+    return {
+        key: "val" if held(f"monitor/{min(groups[finding.entity])}", share) else "train"
+        for key, finding in found.items()
+    }
 
 
 def _row(prompt: Conversation, reply: str, label: str, style: str, model: str) -> dict[str, object]:
-    said = Message(role="assistant", content=(TextBlock(text=reply),))
+    begun = text_of(prompt.messages[-1]) if prompt.messages[-1].role == "assistant" else ""
+    # an exchange's reply goes on from its prefill and holds it, whoever left it out
+    whole = reply if reply.startswith(begun) else begun + reply
+    said = Message(role="assistant", content=(TextBlock(text=whole),))
     return {
         "prompt": prompt.model_dump(mode="json"),
         "reply": said.model_dump(mode="json"),

@@ -125,7 +125,7 @@ def dressed_alike(attack: Conversation, question: Conversation, rng: random.Rand
     return max((style(question, rng) for _ in range(_DRESSINGS)), key=lambda one: cosine(mine, words(one)))
 
 
-@stage(version=10)
+@stage(version=11)
 def red_team(run: Run, config: RedTeamConfig, *, model: Checkpoint, world: World) -> Findings:
     """One round: attack, confirm, record.
 

@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+_ROUNDING = 1e-5
+"""Of a total: more than the mean of a group in fp32 is off by."""
+
+
 class Advantages(NamedTuple):
     """`advantages` weigh the policy's gradient; `returns` are the critic's targets. Both [B, T]."""
 
@@ -90,9 +94,15 @@ def rloo(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tenso
 
 
 def grpo(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:
-    """Totals standardised within each group (Shao et al. 2024, arXiv 2402.03300, section 4.1.2)."""
+    """Totals standardised within each group (Shao et al. 2024, arXiv 2402.03300, section 4.1.2).
+
+    Totals that differ by no more than rounding are alike, and teach nothing: divided by their own spread,
+    rounding would count as much as a reward.
+    """
     totals_B, sums_B, sizes_B = _group_sums(rewards_BT, mask_BT, groups_B)
-    centred_B = totals_B - sums_B / sizes_B
+    means_B = sums_B / sizes_B
+    centred_B = totals_B - means_B
+    centred_B = torch.where(centred_B.abs() > _ROUNDING * means_B.abs(), centred_B, 0.0)
     same_BB = (groups_B[:, None] == groups_B[None, :]).to(totals_B.dtype)
     spread_B = ((same_BB @ centred_B.square()) / sizes_B).sqrt()
     return _spread(centred_B / (spread_B + 1e-6), totals_B, mask_BT)

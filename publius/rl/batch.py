@@ -57,15 +57,16 @@ class RolloutBatch(NamedTuple):
         return RolloutBatch(*(x[index_B] if x.dim() == 1 else x[index_B, :width] for x in self))
 
     def minibatches(self, count: int, generator: torch.Generator) -> Iterator[RolloutBatch]:
-        """One pass over all rows in `count` random parts, each sorted by length."""
+        """One pass over all rows in `count` random parts (a row each, where there are fewer), of sizes that
+        differ by one at most; each sorted by length."""
         order = torch.randperm(len(self.inputs), generator=generator)
-        for part in order.chunk(count):
+        for part in order.tensor_split(min(count, len(order))):
             yield self.rows(part.sort().values.to(self.inputs.device))
 
     def chunks(self, tokens: int = CHUNK_TOKENS) -> Iterator[tuple[RolloutBatch, float]]:
         """Pieces of similar length, of at most `tokens` padded, for one forward each, with their share of
         the actions."""
-        total = int(self.mask.sum())
+        total = max(1, int(self.mask.sum()))  # prompts that left no room may fill a minibatch
         for index_B in _chunk_rows(self.lengths_B, tokens):
             piece = self.rows(index_B)
             yield piece, int(piece.mask.sum()) / total

@@ -45,6 +45,10 @@ class Losses(NamedTuple):
     deviation: float
     clip: float
     value: float
+    lost: int = 0
+    """Updates of a model that were not made, because its gradient was not finite."""
+    idle: tuple[str, ...] = ()
+    """Models that had to learn and lost every update."""
 
 
 class Learner:
@@ -123,6 +127,7 @@ class Learner:
             for group in optimizer.param_groups:
                 group["lr"] = self._rates[name] * factor
         found: list[Losses] = []
+        made: dict[str, list[bool]] = {}
         for _ in range(self.passes.epochs):
             for minibatch in batch.minibatches(self.passes.minibatches, generator):
                 measured = policy or not found
@@ -131,9 +136,12 @@ class Learner:
                     first(found[0].ratio, found[0].deviation)
                 if not stopped:
                     self._practise(policy)
-                    self._apply(policy=policy)
-        means = [sum(getattr(part, name) for part in found) / len(found) for name in ("clip", "value")]
-        return Losses(found[0].ratio, found[0].deviation, *means)
+                    for name, done in self._apply(policy=policy).items():
+                        made.setdefault(name, []).append(done)
+        clip, value = (sum(getattr(part, name) for part in found) / len(found) for name in ("clip", "value"))
+        lost = sum(part.count(False) for part in made.values())
+        idle = tuple(name for name, part in made.items() if not any(part))
+        return Losses(found[0].ratio, found[0].deviation, clip, value, lost, idle)
 
     def _backward(self, minibatch: RolloutBatch, measured: bool, policy: bool, critic: bool) -> Losses:
         """Gradients of one minibatch, a chunk at a time, of those that are to learn from it.
@@ -184,13 +192,17 @@ class Learner:
         (self.passes.ptx_coef * part.total / part.denominator).backward()
         self._policy.collect()
 
-    def _apply(self, *, policy: bool) -> None:
+    def _apply(self, *, policy: bool) -> dict[str, bool]:
+        """Update the models that are to learn; by name, whether the gradient allowed it."""
+        made: dict[str, bool] = {}
         for name, optimizer in self.optimizers.items():
             if name == "policy" and not policy:
                 continue
             norm = nn.utils.clip_grad_norm_(self.models[name].parameters(), self.passes.grad_clip)
-            if torch.isfinite(norm):  # one bad batch must not poison the weights
+            made[name] = bool(torch.isfinite(norm))
+            if made[name]:  # one bad batch must not poison the weights
                 optimizer.step()
+        return made
 
 
 def _adamw(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:

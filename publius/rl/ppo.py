@@ -16,7 +16,7 @@ from publius.core.errors import UserError
 from publius.core.messages import Conversation
 from publius.core.stats import Estimate, clustered, mean_estimate, wilson
 from publius.data.artifacts import Conversations, Prompts
-from publius.data.splits import things
+from publius.data.splits import by_prompt, things
 from publius.inference.engine import Engine
 from publius.model.adapters import adapted, merged
 from publius.model.checkpoint import Checkpoint, RewardCheckpoint, save_checkpoint
@@ -42,7 +42,7 @@ _PTX_ROW = 256
 """Places in a row of practice."""
 
 
-@stage(version=6, wide=True)
+@stage(version=7, wide=True)
 def ppo(
     run: Run,
     config: PPOConfig,
@@ -69,7 +69,8 @@ def ppo(
 
     Raises:
         UserError: reward model and policy of different tokenizers, no prompts, a part of the reward without
-            its input, or one of `ptx` and `ptx_coef` without the other.
+            its input, one of `ptx` and `ptx_coef` without the other, or three steps in a row that lost every
+            update, for gradients that are not finite (of a step that lost some the log has `lost_updates`).
         RewardError: a reward that cannot be trained on, as `config.reward.on_nan` says; the steps done so far
             are kept.
         RuntimeError: first-pass ratio out of tolerance.
@@ -149,8 +150,8 @@ def _trainer(
     if reward_check is not None:
         check = ModelReward.from_checkpoint(reward_check, device=device, dtype=dtype, name="check")
     return Trainer(
-        config, speaker, critic, reference, renderer, score, check, dtype, _practice(config, renderer, ptx),
-        context,
+        config, speaker, critic, reference, renderer, score, check, dtype,
+        _practice(config, renderer, ptx, policy.config().max_position), context,
     )  # fmt: skip
 
 
@@ -233,20 +234,26 @@ def _split(
     prompts: list[Prompts], config: PPOConfig, renderer: Renderer, context: int
 ) -> tuple[list[Conversation], list[Conversation], Estimate]:
     """Training prompts, and the fixed held-out ones (of a shuffle when there is no validation split), those
-    left out that cannot be played; and the share of all prompts that were."""
+    left out that cannot be played; and the share of all prompts that were. A shuffle keeps prompts that begin
+    alike on one side."""
     given = ([p for part in prompts for p in part.train()], [p for part in prompts for p in part.val()])
     train, held_out = ([p for p in part if fits(p, renderer, context)] for part in given)
     count = sum(map(len, given))
-    dropped = wilson(count - len(train) - len(held_out), count)
+    fitting = len(train) + len(held_out)
+    dropped = wilson(count - fitting, count)
     order = torch.Generator().manual_seed(config.seed)
     if not held_out:
-        count = min(config.eval_prompts, len(train) // 5)
-        shuffled = [train[i] for i in torch.randperm(len(train), generator=order).tolist()]
-        train, held_out = shuffled[: len(train) - count], shuffled[len(train) - count :]
+        groups = by_prompt(train, lambda prompt: prompt)
+        rest = len(groups) - min(config.eval_prompts, len(groups) // 5)
+        shuffled = [groups[i] for i in torch.randperm(len(groups), generator=order).tolist()]
+        train, held_out = (
+            [p for group in part for p in group] for part in (shuffled[:rest], shuffled[rest:])
+        )
     if not train or len(held_out) < 2:
         raise UserError(
-            f"PPO needs prompts to train on and at least two held out, and of {count} given "
-            f"{count - len(train) - len(held_out)} leave no room for a reply in {context} tokens",
+            f"PPO needs prompts to train on and at least two held out, and has {len(train)} and "
+            f"{len(held_out)}: of {count} given {count - fitting} leave no room for a reply in "
+            f"{context} tokens, and without a validation split a fifth of the different ones is held out",
             where="ppo: prompts",
             fix="give more prompts, or shorter ones",
         )
@@ -254,7 +261,10 @@ def _split(
     return train, [held_out[i] for i in picked], dropped
 
 
-def _practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversations]) -> PackedBatches | None:
+def _practice(
+    config: PPOConfig, renderer: Renderer, chats: Sequence[Conversations], positions: int
+) -> PackedBatches | None:
+    """Batches of `chats`, in rows no longer than the policy's `positions`."""
     if bool(chats) != bool(config.ptx_coef):
         raise UserError(
             f"ptx_coef is {config.ptx_coef:g}, with {len(chats)} ptx inputs",
@@ -263,8 +273,14 @@ def _practice(config: PPOConfig, renderer: Renderer, chats: Sequence[Conversatio
         )
     if not chats:
         return None
-    length = min(_PTX_ROW, config.ptx_tokens)
+    length = min(_PTX_ROW, config.ptx_tokens, positions)
     rendered = render_all(renderer, [chat for part in chats for chat in part.train()], length)
+    if not rendered.examples:
+        raise UserError(
+            f"none of {rendered.dropped} ptx conversations has a reply within its first {length} tokens",
+            where="ppo: ptx",
+            fix=f"give shorter ones, or raise ptx_tokens (rows have at most {_PTX_ROW})",
+        )
     return PackedBatches(
         rendered.examples, sequence_length=length, rows=config.ptx_tokens // length, seed=config.seed
     )
@@ -275,8 +291,9 @@ def _log(run: Run, step: int, report: StepReport) -> None:
     parts = numbers.pop("parts")
     if set(parts) != {"model"}:
         numbers |= {f"part.{name}": value for name, value in parts.items()}
-    if not report.skipped:
-        numbers.pop("skipped")
+    for counted in ("skipped", "lost_updates"):
+        if not numbers[counted]:
+            numbers.pop(counted)
     run.log(step=step, sqrt_kl=max(report.kl, 0.0) ** 0.5, **numbers)
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from publius.core.messages import Conversation, Message, ThinkingBlock, assistant, text_of
+from publius.core.messages import (
+    Conversation,
+    Message,
+    TextBlock,
+    ThinkingBlock,
+    ToolUseBlock,
+    assistant,
+    text_of,
+)
 from publius.inference.engine import Engine
 from publius.inference.guide import thinking_open
 from publius.inference.sampling import Sampling
@@ -119,7 +127,8 @@ def _advance(episode: _Episode, reply: Message, renderer: Renderer, limit: int) 
     if conversation.messages[-1].role == "assistant":  # a prefill: the reply goes on from it
         text = text_of(conversation.messages[-1]) + text_of(reply)
         conversation = conversation.model_copy(update={"messages": conversation.messages[:-1]})
-        reply = assistant(text)
+        calls = [block for block in reply.content if isinstance(block, ToolUseBlock)]
+        reply = assistant([TextBlock(text=text), *calls]) if calls else assistant(text)
     episode.conversation = conversation.then(reply)
     following = episode.environment.step(reply) if episode.ended else None
     episode.open = following is not None

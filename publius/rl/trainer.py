@@ -37,6 +37,9 @@ from publius.training.optimizer import rise_and_fall
 
 __all__ = ["StepReport", "Trainer"]
 
+_IDLE_STEPS = 3
+"""In a row; as `training.guard`."""
+
 
 class StepReport(NamedTuple):
     """What one step measured, as logged."""
@@ -56,6 +59,8 @@ class StepReport(NamedTuple):
     """Each part of the reward, unweighted: the mean over the episodes that have it."""
     skipped: int
     """Episodes left out for having no reward; nothing else here counts them."""
+    lost_updates: int = 0
+    """Updates of policy or critic that were not made, because the gradient was not finite."""
 
 
 class Trainer:
@@ -109,6 +114,7 @@ class Trainer:
         self.deviation = 0.0
         self._second = SecondModel(config.check_drop, config.check_patience)
         self.steps, self.tokens, self.flops, self.stopped = 0, 0, 0.0, ""
+        self._idle = 0
 
     def step(self, prompts: list[Conversation], step: int) -> StepReport:
         """Rollout, reward, collate, update."""
@@ -142,6 +148,7 @@ class Trainer:
         if c.kl_budget is not None and kl > c.kl_budget:
             self.stopped = f"KL {kl:.2f} over the budget of {c.kl_budget} nats per reply"
         losses = self._update(batch, step)
+        self._demand_updates(losses, step)
         self.steps = step + 1
         self.scoring.count(played, skipped)
         self._count(batch)
@@ -158,6 +165,7 @@ class Trainer:
             check_reward=check,
             parts=part_means(rewards),
             skipped=skipped,
+            lost_updates=losses.lost,
         )
 
     def _gae(self, rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, groups_B: Tensor) -> Advantages:
@@ -187,11 +195,22 @@ class Trainer:
             first=lambda ratio, deviation: self._assert_ratio(ratio, deviation, step),
         )
 
+    def _demand_updates(self, losses: Losses, step: int) -> None:
+        """One bad batch is passed over; a model that loses all of several steps is not being trained."""
+        self._idle = self._idle + 1 if losses.idle else 0
+        if self._idle >= _IDLE_STEPS:
+            raise UserError(
+                f"{_IDLE_STEPS} steps in a row could not be learnt from: "
+                f"the gradient of {' and '.join(losses.idle)} is not finite",
+                where=f"ppo: step {step}",
+                fix="lower the learning rates, or compute in float32 (dtype, policy_dtype)",
+            )
+
     def _assert_ratio(self, ratio: float, deviation: float, step: int) -> None:
         self.ratios.append(ratio)
         self.deviation = max(self.deviation, deviation)
         tolerance = self.config.ratio_tolerance * (1 if self.config.policy_dtype == "float32" else 10)
-        if abs(ratio - 1) > tolerance:
+        if not abs(ratio - 1) <= tolerance:  # NaN is not 1 either
             raise RuntimeError(
                 f"step {step}: the first-pass probability ratio is {ratio:.5f}, "
                 f"not 1 +- {tolerance}: "
@@ -253,6 +272,7 @@ class Trainer:
             "scoring": self.scoring.state(),
             "stopped": self.stopped,
             "checks": self._second.state,
+            "idle": self._idle,
             "tokens": self.tokens,
             "flops": self.flops,
             "ptx": None if self.ptx is None else self.ptx.state(),
@@ -269,6 +289,7 @@ class Trainer:
         self.stopped = facts["stopped"]
         self.ratios, self.deviation = facts["ratios"], facts["deviation"]
         self._second.state = facts["checks"]
+        self._idle = facts.get("idle", 0)  # states from before it was counted have none
         self.steps, self.tokens, self.flops = facts["step"], facts["tokens"], facts["flops"]
         if self.ptx is not None:
             self.ptx.restore(facts["ptx"])

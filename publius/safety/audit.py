@@ -305,7 +305,10 @@ def _wrong(line: bytes, number: int, before: str, key: Ed25519PublicKey) -> str:
         record = json.loads(line)
         if not isinstance(record, dict) or _canonical(record) != line:
             return "its line is not in the form it was written in"
-        signature = bytes.fromhex(record.pop("signature"))
+        told = record.pop("signature")
+        signature = bytes.fromhex(told)
+        if signature.hex() != told:  # capitals and spaces are hex too, and were not written
+            return "its line is not in the form it was written in"
         key.verify(signature, _canonical(record))
     except (ValueError, KeyError, TypeError, RecursionError):
         return "it is no signed record"

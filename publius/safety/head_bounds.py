@@ -9,7 +9,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from publius.core.config import Config
-from publius.model.checkpoint import Checkpoint
+from publius.core.errors import UserError
+from publius.model.checkpoint import Checkpoint, fingerprint
 from publius.pipeline import Run, stage
 from publius.safety.exchanges import SPLITS, Exchanges
 from publius.safety.head import LastBlock, TrainedHead, write_head
@@ -69,9 +70,18 @@ def bound_head(
     Metrics: as `train_head`; `head.words`, how many flag, and `head.lift`, what one adds.
 
     Raises:
-        UserError: when there are too few benign exchanges for the bound that is asked.
+        UserError: when there are too few benign exchanges for the bound that is asked, or the head or the
+            probe is of another model.
     """
-    inner, renderer, document = model.load(), Renderer(model.tokenizer()), head.document()
+    document = head.document()
+    for layer, trained_on in (("head", document.model), ("probe", probe.document().model)):
+        if trained_on != fingerprint(model):
+            raise UserError(
+                f"the {layer} is of another model: it was trained on {trained_on[:12]}",
+                where=f"bound_head.{layer}",
+                fix="give the one of this model",
+            )
+    inner, renderer = model.load(), Renderer(model.tokenizer())
     block = LastBlock(inner, len(document.outputs))
     block.load_state_dict(head.weights())
     block.eval()

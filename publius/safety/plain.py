@@ -20,12 +20,19 @@ _LOOKALIKES = {
     letter: latin
     for latin, letters in json.loads(Path(__file__).with_name("lookalikes.json").read_text("utf-8")).items()
     for letter in letters
+} | {
+    chr(first + place): chr(ord("a") + place) for first in (0x1F150, 0x1F170, 0x1F1E6) for place in range(26)
 }
-"""Casefolded letters of other scripts, and the Latin ones they look like."""
+"""Casefolded letters of other scripts, and the Latin ones they look like; and white letters in circles, in
+boxes and of flags, which are pictures by their category."""
 
 
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
 """Letters by their category, and shown as nothing."""
+_MARKS = frozenset(
+    [*map(chr, range(0x2B0, 0x300)), *"\u01c0\u01c1\u01c2\u01c3\u0374\u0559\u0640\u07fa\ua788\ua78b\ua78c"]
+)
+"""Letters by their category, and shown as apostrophes, dashes, colons and strokes."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -38,6 +45,10 @@ def letters_of(character: str) -> str:
     kind = unicodedata.category(character)
     if kind in ("Mn", "Me", "Cf", "Cc", "Cs", "Co", "Cn") or character in _FILLERS:
         return ""
+    # before it is taken apart, for what it is made of may look otherwise
+    alike = _LOOKALIKES.get(character.casefold())
+    if alike is not None:
+        return alike
     parts = unicodedata.normalize("NFKD", character).casefold()
     found = [_LOOKALIKES.get(part, part) for part in unicodedata.normalize("NFKD", parts)]
-    return "".join(part for part in found if part.isalnum()) or SOFT
+    return "".join(part for part in found if part.isalnum() and part not in _MARKS) or SOFT

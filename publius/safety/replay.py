@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from publius.safety.monitor import Verdict, Watching
+from publius.tokenizer.special import THINK_END
 from publius.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Replayed", "replay"]
@@ -31,7 +32,8 @@ class Replayed(NamedTuple):
 def replay(
     watching: Watching, tokens: Sequence[int], readings: NDArray[np.float32], tokenizer: Tokenizer
 ) -> Replayed:
-    """Show `watching` the reply one token at a time; special tokens have no text.
+    """Show `watching` the reply one token at a time; special tokens have no text, but a thought that ends is
+    parted from what is said, as a server parts them.
 
     Args:
         watching: of this exchange, its prompt not yet shown.
@@ -45,6 +47,8 @@ def replay(
         done = count == len(tokens)
         new = b"" if token in tokenizer.special_ids else tokenizer.id_bytes(token)
         text += decoder.decode(new, final=done)
+        if text and token == tokenizer.special[THINK_END]:
+            text += "\n"
         ends.append(len(text))
         verdict, verified = watching.reply(text, readings[:count], done=done, drawn=tokens[:count])
         if verdict.action == "block":

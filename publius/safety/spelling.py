@@ -4,11 +4,13 @@ Most pieces are a token or two and come again and again, so what follows from a 
 before it, is remembered. In longer ones only the places are looked at where a word may begin.
 
 An escape of JSON (`\\u0065`, `\\n`) is read as the character it stands for, wherever it stands: whoever gets
-a tool call reads what its input says, not how it is written.
+a tool call reads what its input says, not how it is written. It is read as it is written too, for in plain
+text `ve\\nom` is a word with punctuation inside it.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
@@ -42,6 +44,14 @@ class Word:
     """On whoever says it: a flag or a block."""
     inside: bool = False
     """Found also inside longer words."""
+
+
+class _Found(NamedTuple):
+    """A match, and where it begins and is known, counted from the beginning of what is read."""
+
+    verdict: Verdict
+    start: int
+    end: int
 
 
 class _Begun(NamedTuple):
@@ -103,11 +113,9 @@ class _Spelling:
         self._words = words
         self.begun = list(begun)
         self.between, self.last = between, last
-        self.block: Verdict | None = None
-        """Of the first blocking match, in the order they end."""
-        self.flag: Verdict | None = None
-        self.from_ = 0
-        """Where the blocking match begins."""
+        self.block: _Found | None = None
+        """The first blocking match, in the order they end."""
+        self.flag: _Found | None = None
 
     def read(self, text: str, *, done: bool) -> None:
         """The piece."""
@@ -117,12 +125,12 @@ class _Spelling:
             for place, character in enumerate(text):
                 self._hear(letters_of(character), place)
         if done:
-            self._separate(HARD)
+            self._separate(HARD, len(text))
 
     def _hear(self, found: str, place: int) -> None:
         """The next character, as `letters_of` has it."""
         if found in (SOFT, HARD):
-            self._separate(found)
+            self._separate(found, place)
             return
         for letter in found:
             self._letter(letter, place)
@@ -153,13 +161,13 @@ class _Spelling:
         elif b"-" in ends and self.between != HARD:
             self.between = SOFT
 
-    def _separate(self, kind: str) -> None:
+    def _separate(self, kind: str, place: int) -> None:
         if kind == HARD or self.between != HARD:
             self.between = kind
         kept: list[_Begun] = []
         for one in self.begun:
             if one.matched == len(one.word.letters):
-                self._found(one)
+                self._found(one, place)
             else:
                 kept.append(one)
         self.begun = kept
@@ -167,40 +175,45 @@ class _Spelling:
     def _letter(self, letter: str, place: int) -> None:
         kept: list[_Begun] = []
         for one in self.begun:
-            kept += self._go_on(one, letter)
+            kept += self._go_on(one, letter, place)
         again = letter == self.last and not self.between  # then what began before has gone on
         for word in self._words.first.get(letter, ()):
             if self.between or (word.inside and not again):
-                self._settle(_Begun(word, place), kept)
-        self.begun = list(dict.fromkeys(kept))  # a letter said twice can lead to the same place in two ways
+                self._settle(_Begun(word, place), kept, place)
+        # a letter said twice can lead to the same place in two ways; what began first may leave last
+        first: dict[tuple[Word, int, bool, bool], _Begun] = {}
+        for one in kept:
+            first.setdefault((one.word, one.matched, one.joined, one.spaced), one)
+        self.begun = list(first.values())
         self.between, self.last = "", letter
 
-    def _go_on(self, one: _Begun, letter: str) -> list[_Begun]:
+    def _go_on(self, one: _Begun, letter: str, place: int) -> list[_Begun]:
         """What becomes of a begun word with the next letter: nothing, or it goes on, in one way or in two."""
         word, ways = one.word, list[_Begun]()
-        if letter == self.last and not self.between:
-            ways.append(one)  # said twice
+        if letter == self.last and self.between != HARD:
+            ways.append(one)  # said twice, with punctuation between or without
+        elif letter == self.last and one.spaced:
+            ways.append(one._replace(joined=False))  # and spaced out as the others are
         if one.matched < len(word.letters) and letter == word.letters[one.matched]:
             joined = one.joined and (self.between != HARD or one.matched in word.breaks)
             spaced = one.spaced and bool(self.between)
             if joined or spaced:
-                self._settle(_Begun(word, one.start, one.matched + 1, joined, spaced), ways)
+                self._settle(_Begun(word, one.start, one.matched + 1, joined, spaced), ways, place)
         return ways
 
-    def _settle(self, one: _Begun, others: list[_Begun]) -> None:
+    def _settle(self, one: _Begun, others: list[_Begun], place: int) -> None:
         """Found at once where more letters may follow, else kept."""
         if one.matched == len(one.word.letters) and (one.word.open or one.word.inside):
-            self._found(one)
+            self._found(one, place)
         else:
             others.append(one)
 
-    def _found(self, one: _Begun) -> None:
-        verdict = one.word.verdict
-        if verdict.action == "block":
-            if self.block is None:
-                self.block, self.from_ = verdict, one.start
-        elif self.flag is None:
-            self.flag = verdict
+    def _found(self, one: _Begun, place: int) -> None:
+        found = _Found(one.word.verdict, one.start, place)
+        if found.verdict.action == "block":
+            self.block = self.block or found
+        else:
+            self.flag = self.flag or found
 
 
 class _After(NamedTuple):
@@ -210,10 +223,8 @@ class _After(NamedTuple):
     """Their starts counted from its end."""
     between: str
     last: str
-    block: Verdict | None
-    from_: int
-    """Where the blocking match begins, counted from the beginning of the piece."""
-    flag: Verdict | None
+    block: _Found | None
+    flag: _Found | None
 
 
 class Words:
@@ -243,38 +254,94 @@ class Words:
         left = tuple(one._replace(start=one.start - len(text)) for one in spelling.begun)
         # where nothing is begun the last letter says nothing, unless words are looked for inside others
         last = spelling.last if left or self._inside else ""
-        return _After(left, spelling.between, last, spelling.block, spelling.from_, spelling.flag)
+        return _After(left, spelling.between, last, spelling.block, spelling.flag)
+
+
+class _Track:
+    """One way to read a text."""
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+        self.begun: tuple[_Begun, ...] = ()
+        self.between, self.last = HARD, ""  # a text begins as after a space
+
+    def same(self, other: _Track) -> bool:
+        """Whether what follows will mean the same to both."""
+        return (self.begun, self.between, self.last) == (other.begun, other.between, other.last)
+
+    def read(self, new: str, done: bool, *, wide: int) -> _After:
+        """The next piece; `wide` is how long it is written."""
+        after = self.words.known if len(new) <= _SHORT else self.words.after
+        found = after(self.begun, self.between, self.last, new, done)
+        self.begun, self.between, self.last = found.begun, found.between, found.last
+        if more := wide - len(new):
+            self.begun = tuple(one._replace(start=one.start - more) for one in self.begun)
+        return found
+
+    def held(self, read: int) -> int:
+        """How much may leave of so much text that was read."""
+        return min([read, *(read + one.start for one in self.begun if one.word.verdict.action == "block")])
 
 
 class Reader:
-    """Reads a text in any pieces; each character once."""
+    """Reads a text in any pieces; each character once, and those behind an escape in two ways as long as
+    that makes a difference."""
 
     def __init__(self, words: Words) -> None:
         self._words = words
-        self._begun: tuple[_Begun, ...] = ()
-        self._place = 0
-        self._between, self._last = HARD, ""  # a text begins as after a space
+        self._meant = _Track(words)
+        self._written: _Track | None = None
+        """As it is written, escapes and all; None where that is the same."""
+        self._place = self._written_place = 0
         self._waiting = 0
         """Characters at the end that may begin an escape, not read yet."""
-        self.block: Verdict | None = None
+        self._before = ""
+        """What may begin an escape at the end of what this follows."""
+        self._block: _Found | None = None
+        self._flag: _Found | None = None
+
+    @property
+    def begun(self) -> tuple[_Begun, ...]:
+        """Words that are begun and not decided."""
+        return self._meant.begun + (() if self._written is None else self._written.begun)
+
+    @property
+    def block(self) -> Verdict | None:
         """Of the first blocking match, in the order they end."""
-        self.flag: Verdict | None = None
-        self.from_: int | None = None
+        return self._block and self._block.verdict
+
+    @property
+    def flag(self) -> Verdict | None:
+        """Of the first that flags."""
+        return self._flag and self._flag.verdict
+
+    @property
+    def from_(self) -> int | None:
         """Where the blocking match begins."""
+        return None if self._block is None else self._block.start - len(self._before)
 
     def follow(self, text: str) -> None:
         """Begin behind `text`, of which only what it begins may become a match; before anything is read."""
-        self._read(text, 0, False)
-        self.block = self.flag = self.from_ = None
+        self.read(text, done=False)
+        self._before = text[len(text) - self._waiting :]
+        self._place = self._written_place = len(self._before)
+        self._block = self._flag = None
 
     def read(self, text: str, *, done: bool) -> None:
         """Go on with `text`, which begins with all that was read before."""
+        text = self._before + text if self._before else text
         place, self._place = self._place, len(text)
         new = text[place:]
         if self._waiting or "\\" in new:
             self._unescape(text, place - self._waiting, done)
         else:
-            self._read(new, place, done)
+            self._read(self._meant, new, place, done, wide=len(new))
+        if self._written is not None:
+            place, self._written_place = self._written_place, len(text)
+            new = text[place:]
+            self._read(self._written, new, place, done, wide=len(new))
+            if not self._waiting and self._written.same(self._meant):
+                self._written = None
 
     def _unescape(self, text: str, place: int, done: bool) -> None:
         """From `place` on, up to what may begin an escape; each escape as what it stands for."""
@@ -287,34 +354,42 @@ class Reader:
             if escape is None:
                 at += 1
                 continue
-            self._read(text[place:at], place, False)
-            self._read(json.loads(f'"{escape[0]}"'), at, False, wide=len(escape[0]))
-            place = at = escape.end()
+            self._read(self._meant, text[place:at], place, False, wide=at - place)
+            if self._written is None:
+                self._written, self._written_place = copy.copy(self._meant), at
+            place, wide = escape.end(), len(escape[0])
+            self._read(self._meant, json.loads(f'"{escape[0]}"'), at, False, wide=wide)
+            at = place
         self._waiting = len(text) - end
-        self._read(text[place:end], place, done)
+        self._read(self._meant, text[place:end], place, done, wide=end - place)
 
-    def _read(self, new: str, place: int, done: bool, *, wide: int | None = None) -> None:
-        """The next piece, from `place` on; `wide` is how long it is written, where that is not its length."""
-        after = self._words.known if len(new) <= _SHORT else self._words.after
-        found = after(self._begun, self._between, self._last, new, done)
-        self._begun, self._between, self._last, block, from_, flag = found
-        if wide is not None:
-            more = wide - len(new)
-            self._begun = tuple(one._replace(start=one.start - more) for one in self._begun)
-        if block is not None and self.block is None:
-            self.block, self.from_ = block, place + from_
-        if flag is not None and self.flag is None:
-            self.flag = flag
+    def _read(self, track: _Track, new: str, place: int, done: bool, *, wide: int) -> None:
+        """The next piece of a track, from `place` on; of matches the one that is known first counts."""
+        found = track.read(new, done, wide=wide)
+        if found.block or found.flag:
+            late = wide - 1 if wide != len(new) else 0  # an escape is known with its last character
+            self._block = _first(self._block, found.block, place, late)
+            self._flag = _first(self._flag, found.flag, place, late)
 
     def held(self, length: int) -> int:
         """How much of the text may leave: up to the first word that may still be blocked."""
-        if not self._begun and not self._waiting:
+        if not self._words.blocks or not (self._meant.begun or self._waiting or self._written):
             return length
-        read = length - self._waiting
-        starts = [read + one.start for one in self._begun if one.word.verdict.action == "block"]
-        return max(0, min([read if self._words.blocks else length, *starts]))
+        shift = len(self._before)
+        held = self._meant.held(length + shift - self._waiting)
+        if self._written is not None:
+            held = min(held, self._written.held(length + shift))
+        return max(0, held - shift)
 
     @property
     def verdict(self) -> Verdict:
         """So far."""
         return self.block or self.flag or ALLOW
+
+
+def _first(known: _Found | None, new: _Found | None, place: int, late: int) -> _Found | None:
+    """Of two matches the one that ends first; `new` is in a piece from `place` on."""
+    if new is None:
+        return known
+    new = new._replace(start=new.start + place, end=new.end + place + late)
+    return new if known is None or new.end < known.end else known

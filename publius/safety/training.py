@@ -85,7 +85,7 @@ class _Read(NamedTuple):
     """How many of them come in time: all, or for a leak those before its first step and the hold-back."""
 
 
-@stage(version=4)
+@stage(version=5)
 def train_probe(
     run: Run, config: TrainProbeConfig, *, model: Checkpoint, exchanges: Exchanges
 ) -> TrainedProbe:
@@ -125,7 +125,9 @@ def train_probe(
     scale, shift = platt(_scores(probe, known, average), [_leaks(one) for one in known])
     weights = probe.weights * scale
     weights[:, -1] += shift
-    probe, threshold = Probe(weights, layers), threshold * scale + shift
+    probe = Probe(weights, layers)
+    # chosen anew: weights are rounded, and one exchange stands at the threshold itself
+    threshold = choose_threshold(_scores(probe, own, average), config.false_positives)
     count = sum(score > threshold for score in _scores(probe, own, average))
     _report(run, probe, average, threshold, read["test"])
     run.metric("probe.benign", wilson(count, len(own)))

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 
-from publius.core.errors import UserError
 from publius.serve.buckets import Bucket
 from publius.serve.errors import ApiError
 from publius.serve.exchange import Usage
@@ -33,6 +32,8 @@ _log = logging.getLogger("publius.serve")
 _WRITE_EVERY = 1.0
 """Seconds between two writes of what was used."""
 _ANYONE, _ENVIRONMENT = "anyone", "environment"
+_FREE = frozenset(("GET", "HEAD", "DELETE"))
+"""Methods that use no tokens: whoever has spent a budget may still fetch what it paid for."""
 _MISSING = "an API key is required: send it as x-api-key, or as Authorization: Bearer"
 _WRONG = "this API key is not known here"
 
@@ -130,7 +131,7 @@ class Guard:
             await self._fresh(now=True)
             key = self._find(keys[0])
         if key is not None:
-            return await self._let_in(key, scope)
+            return await self._let_in(key, scope, spends=request.scope.get("method") not in _FREE)
         if self.open and not self._keys and not self._own:
             return Caller("", _ANYONE, frozenset(SCOPES))  # whatever key was sent: SDKs insist on sending one
         raise ApiError("authentication_error", _WRONG if keys else _MISSING)
@@ -173,14 +174,17 @@ class Guard:
         if self._writing is not None and not self._writing.done():
             self._writing.cancel()
             await asyncio.wait({self._writing})
-        await asyncio.to_thread(self._ledger.flush)
+        try:
+            await asyncio.to_thread(self._ledger.flush)
+        except Exception:  # what else has to be closed is closed all the same
+            _log.exception("the books cannot be written, and the last of them are lost")
 
     async def _write(self) -> None:
         while self._ledger.pending:
             await asyncio.sleep(_WRITE_EVERY)
             try:
                 await asyncio.to_thread(self._ledger.flush)
-            except UserError:
+            except Exception:  # whatever the database says: a disk that is full, a server that restarts
                 _log.exception("the books cannot be written; they are kept and tried again")
 
     def headers(self, caller: Caller) -> dict[str, str]:
@@ -216,11 +220,12 @@ class Guard:
             raise ApiError("authentication_error", _WRONG)
         return found
 
-    async def _let_in(self, key: Key, scope: str) -> Caller:
+    async def _let_in(self, key: Key, scope: str, *, spends: bool = True) -> Caller:
         self._check_use(key)
         if scope not in key.scopes:
             raise ApiError("permission_error", f"this API key lacks the scope {scope!r}")
-        await self._check_budget(key)
+        if spends:
+            await self._check_budget(key)
         self._take_request(key)
         return Caller(key.id, key.name, key.scopes)
 

@@ -1,7 +1,9 @@
 """Between what a model writes and what leaves: parts of a reply wait here until monitors have verified them.
 
 A monitor says how many characters of the reply, counted over all its blocks, may leave. Everything behind
-that waits; when a monitor blocks, what waits is dropped, so nothing of what it blocked has left.
+that waits; when a monitor blocks, what waits is dropped, so nothing of what it blocked has left. Between what
+is thought and what is said stands a line's end that monitors read and nobody else: the last word of the one
+and the first of the other are two.
 """
 
 from __future__ import annotations
@@ -13,9 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from publius.safety.monitor import ALLOW, Verdict, Watching
-from publius.serve.blocks import Part, Says
+from publius.serve.blocks import Opens, Part, Says
 
-__all__ = ["HoldBack"]
+__all__ = ["SEAM", "HoldBack"]
+
+SEAM = "\n"
+"""What monitors read behind a thought."""
+
+
+class _Seam:
+    """Its place among the parts that wait."""
 
 
 class HoldBack:
@@ -27,7 +36,9 @@ class HoldBack:
 
     def __init__(self, watching: Watching | None) -> None:
         self._watching = watching
-        self._waiting: deque[Part] = deque()
+        self._waiting: deque[Part | _Seam] = deque()
+        self._thinks = False
+        """The block that was last opened is a thought."""
         self._text = ""
         self._released = 0
         self.verdict: Verdict = ALLOW
@@ -58,9 +69,7 @@ class HoldBack:
             yield from parts
             return
         for part in parts:
-            if isinstance(part, Says):
-                self._text += part.text
-        self._waiting.extend(parts)
+            self._wait(part)
         verdict, verified = self._watching.reply(
             self._text, scores, done=done, drawn=drawn, trunk_TD=trunk_TD
         )
@@ -76,9 +85,25 @@ class HoldBack:
         """Whether a monitor has ended the reply."""
         return self.verdict.action == "block"
 
+    def _wait(self, part: Part) -> None:
+        if isinstance(part, Says):
+            self._text += part.text
+        elif isinstance(part, Opens):
+            if self._thinks and self._text:
+                self._text += SEAM
+                self._waiting.append(_Seam())
+            self._thinks = part.kind == "thinking"
+        self._waiting.append(part)
+
     def _leave(self, verified: int) -> Iterator[Part]:
         while self._waiting:
             part = self._waiting[0]
+            if isinstance(part, _Seam):
+                if verified <= self._released:
+                    return
+                self._waiting.popleft()
+                self._released += len(SEAM)
+                continue
             if isinstance(part, Says):
                 room = verified - self._released
                 if room <= 0:

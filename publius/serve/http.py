@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -19,6 +20,9 @@ __all__ = ["EventStream", "compact", "new_id", "parse_json", "read_body", "read_
 
 _DEPTH = 64
 """Deepest nesting of a body."""
+_STALLED, _LOOK = 60.0, 5.0
+"""Seconds in which a client takes nothing of what is ready, after which it counts as gone, and between two
+looks: whoever never reads would keep a place of the engine's for good."""
 _ALPHABET = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _LETTERS = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
 
@@ -149,13 +153,19 @@ class EventStream(Response):
         self.status_code, self.media_type, self.background = 200, media_type, None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         self._frames = frames
+        self._pending: float | None = None
+        """Since when what was written last has been waiting for the client."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it all, or as much as there is a client for."""
         sending = asyncio.ensure_future(self._send(send))
         leaving = asyncio.ensure_future(_left(receive))
         try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            while not (
+                await asyncio.wait((sending, leaving), timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+            )[0]:
+                if self._pending is not None and time.monotonic() - self._pending > _STALLED:
+                    break
             if sending.done():
                 sending.result()
         finally:
@@ -173,7 +183,9 @@ class EventStream(Response):
             if frame is not None:
                 ready.append(frame)
             elif ready:
+                self._pending = time.monotonic()
                 await send({"type": "http.response.body", "body": b"".join(ready), "more_body": True})
+                self._pending = None
                 ready.clear()
         await send({"type": "http.response.body", "body": b"".join(ready), "more_body": False})
 

@@ -111,6 +111,7 @@ class Hub:
         self._admission = admission or Admission(unreleased=unreleased)
         self._rows, self._most_waiting, self._device = rows, most_waiting, device
         self._aliases = dict(aliases or {})
+        self._reloading = asyncio.Lock()
         if not targets:
             raise UserError("no model to serve", where="publius serve", fix="name a run, run/stage or folder")
         self._served: dict[str, ServedModel] = {}
@@ -155,20 +156,30 @@ class Hub:
         same weights a new decision counts, and so do the monitors it names. What may not be served, or cannot
         be loaded, leaves the old one as it was, until the decision on that expires.
 
+        Of two calls at once the second waits: both would load a new release, and one engine of it be lost.
+
         Returns:
             ids that changed.
 
         Raises:
-            UserError: the first thing that was wrong.
+            UserError: the first thing that was wrong, once the other targets have been looked at.
         """
         changed: list[str] = []
-        for target, old in zip(self._targets, self.models(), strict=True):
-            new = await asyncio.to_thread(self._reloaded, target, old)
-            if new is not None:
-                self._served[old.id] = new
-                if new.worker is not old.worker:
-                    old.worker.close()
-                changed.append(old.id)
+        wrong: UserError | None = None
+        async with self._reloading:
+            for target, old in zip(self._targets, self.models(), strict=True):
+                try:
+                    new = await asyncio.to_thread(self._reloaded, target, old)
+                except UserError as error:
+                    wrong = wrong or error
+                    continue
+                if new is not None:
+                    self._served[old.id] = new
+                    if new.worker is not old.worker:
+                        old.worker.close()
+                    changed.append(old.id)
+        if wrong is not None:
+            raise wrong
         return changed
 
     def close(self) -> None:

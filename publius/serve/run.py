@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -37,7 +39,7 @@ if sys.platform == "win32":
 else:
     from uvloop import new_event_loop
 
-__all__ = ["SWITCH", "build", "log_lines", "run_loop", "serve"]
+__all__ = ["SWITCH", "QuietUvicorn", "build", "log_lines", "run_loop", "serve"]
 
 _log = logging.getLogger("publius.serve")
 SWITCH = 0.0005
@@ -110,12 +112,18 @@ def serve(server: Server, *, certificate: tuple[Path, Path] | None = None, key: 
         http="httptools", ws="none", timeout_keep_alive=75, server_header=False, date_header=True,
         ssl_certfile=certificate and str(certificate[0]), ssl_keyfile=certificate and str(certificate[1]),
     )  # fmt: skip
-    _greet(server, "https" if certificate else "http", key)
     audit = server.audit
     if audit is not None:
         audit.tell("opened")
     try:
-        run_loop(_run(server, _Uvicorn(settings)))
+        scheme = "https" if certificate else "http"
+        run_loop(_run(server, QuietUvicorn(settings, lambda port: _greet(server, scheme, port, key))))
+    except ssl.SSLError as error:
+        raise UserError(
+            f"the certificate cannot be used: {error.reason or error}",
+            where=", ".join(map(str, certificate or ())),
+            fix="give a certificate and the private key that belongs to it, both PEM",
+        ) from None
     except SystemExit:
         raise UserError(
             f"cannot listen on {config.host}:{config.port}",
@@ -134,12 +142,27 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-class _Uvicorn(uvicorn.Server):
-    """Signals are ours."""
+class QuietUvicorn(uvicorn.Server):
+    """Signals are ours.
+
+    Args:
+        config: as uvicorn's.
+        listening: told the port once it is open: where 0 was asked for, nobody knows it before.
+    """
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        await super().startup(sockets)
+        if self.started:
+            self._listening(self.servers[0].sockets[0].getsockname()[1])
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take none."""
+        """Take none: one that has been obeyed is no failure."""
         yield
 
 
@@ -185,14 +208,16 @@ async def _reload(server: Server) -> None:
         changed = await server.hub.reload()
     except UserError as error:
         _log.error("nothing was taken in: %s", error)
+    except Exception:  # nobody else hears of it
+        _log.exception("nothing was taken in")
     else:
         _log.info("models taken in: %s", ", ".join(changed) or "none, all are as they were")
 
 
-def _greet(server: Server, scheme: str, key: str | None) -> None:
+def _greet(server: Server, scheme: str, port: int, key: str | None) -> None:
     config = server.config
     host = f"[{config.host}]" if ":" in config.host else config.host
-    base = f"{scheme}://{host}:{config.port}"
+    base = f"{scheme}://{host}:{port}"
     if config.unreleased:
         console.print("UNRELEASED: no gate has decided on these models; this machine only", style="bold red")
     for model in server.hub.models():

@@ -192,6 +192,8 @@ class Server:
         )  # fmt: skip
         if self.audit is not None:
             await asyncio.shield(asyncio.to_thread(self._record, self.audit, turn, seconds))
+        if turn.ask.stream:  # of several replies to one prompt the first pays for it, as the client is told
+            usage = usage._replace(input=0, cache_write=0, cache_read=0)
         await self.guard.spent(turn.caller, usage)  # waits for nothing, so that nothing can cut it off
 
     def _record(self, audit: AuditLog, turn: Turn, seconds: float) -> None:

@@ -84,7 +84,12 @@ def _names(host: str) -> list[x509.GeneralName]:
     try:
         named: x509.GeneralName = x509.IPAddress(ip_address(host))
     except ValueError:
-        named = x509.DNSName(host)
+        try:
+            named = x509.DNSName(host.encode("idna").decode())
+        except UnicodeError:
+            raise UserError(
+                f"{host!r} is no name that a certificate can hold", where="--host", fix="give its address"
+            ) from None
     return names if named in names or host in ("0.0.0.0", "::") else [*names, named]
 
 

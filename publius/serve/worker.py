@@ -122,10 +122,11 @@ class Worker:
             gathers: behind the first token its reader is woken once for so many, and at the end.
 
         Raises:
-            ApiError: overloaded, when as many wait as may, and once it is closed: who got hold of it before a
-                new release took its place asks again, and finds that one.
+            ApiError: overloaded, when as many of its priority or a higher one wait as may, and once it is
+                closed: who got hold of it before a new release took its place asks again, and finds that one.
         """
-        if len(self.active) >= self.engine.max_batch + self.most_waiting:
+        most = self.engine.max_batch + self.most_waiting
+        if len(self.active) >= most and self._ahead(request) >= most:
             raise ApiError(
                 "overloaded_error",
                 f"{self.waiting} requests are waiting already",
@@ -143,6 +144,10 @@ class Worker:
             self._post(lambda: self._start(generation))
         self.active.add(generation)
         return generation
+
+    def _ahead(self, request: Request) -> int:
+        """Requests that do not come behind this one: a batch must not fill the queue that others wait in."""
+        return sum(one.request.priority >= request.priority for one in self.active)
 
     def release(self, generation: Generation) -> None:
         """Its reader is done with it; a request that still runs is cancelled, and its pages are free."""

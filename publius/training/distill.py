@@ -142,6 +142,16 @@ def _examples(
     return said + drawn, held, len(drawn)
 
 
+def _heads(student: Transformer, teacher: Transformer) -> tuple[torch.Tensor, torch.Tensor]:
+    """The heads of both, [V, D] and [V, E], over the ids that both have: models of one tokenizer may be
+    padded to different sizes (Qwen2.5's 0.5B to 151,936 and 7B to 152,064)."""
+    mine, theirs = student.head_weight, teacher.head_weight
+    if len(mine) == len(theirs):
+        return mine, theirs
+    both = min(len(mine), len(theirs))
+    return mine[:both], theirs[:both]
+
+
 def _states(model: Transformer, batch: Batch) -> torch.Tensor:
     """Last states at the places that are trained, [N, D]."""
     mask = document_mask(batch.documents_BT, batch.first, batch.tokens_BT.shape[1])
@@ -153,8 +163,10 @@ def _loss(student: Transformer, teacher: Transformer, batch: Batch, config: Dist
     with torch.no_grad():
         taught_NE = _states(teacher, batch)
     weights_N = batch.weights_BT.flatten()[batch.trained_N]
+    states_ND = _states(student, batch)
+    mine_VD, theirs_VE = _heads(student, teacher)
     total = distillation_loss(
-        _states(student, batch), student.head_weight, taught_NE, teacher.head_weight,
+        states_ND, mine_VD, taught_NE, theirs_VE,
         batch.targets_BT.flatten()[batch.trained_N], weights_N,
         share=config.share, temperature=config.temperature,
     )  # fmt: skip
@@ -175,6 +187,7 @@ def _measure(
     for batch in packed.once():
         batch = to_device(batch, student.device)
         weights_N = batch.weights_BT.flatten()[batch.trained_N]
-        pieces = _states(student, batch), student.head_weight, _states(teacher, batch), teacher.head_weight
+        mine_VD, theirs_VE = _heads(student, teacher)
+        pieces = _states(student, batch), mine_VD, _states(teacher, batch), theirs_VE
         kl += float(divergence(*pieces, weights_N).kl)
     return {"val_loss": sums.nll / sums.weight, "val_kl": kl / sums.weight}

@@ -48,11 +48,14 @@ __all__ = [
 
 Method = Literal["theta", "linear", "dynamic", "yarn", "llama3"]
 
+_SHORTEST = 16
+"""Places in the rows of a phase, at least."""
+
 
 class Phase(Config):
     """Training on rows of one length."""
 
-    length: int = Field(ge=16)
+    length: int = Field(ge=_SHORTEST)
     """Places in a row."""
     tokens: int = Field(ge=1)
     """Places in all (rounded to whole steps, at least one)."""
@@ -111,8 +114,8 @@ def curriculum(config: ExtendConfig, start: int) -> tuple[Phase, ...]:
     if config.phases:
         return config.phases
     lengths = [config.length]
-    while lengths[0] > 4 * start:
-        lengths.insert(0, max(16, lengths[0] // 4))
+    while lengths[0] > max(_SHORTEST, 4 * start):
+        lengths.insert(0, max(_SHORTEST, lengths[0] // 4))
     each = max(1, config.tokens // len(lengths))
     return tuple(Phase(length=length, tokens=each) for length in lengths)
 
@@ -187,7 +190,7 @@ def long_loss(model: Transformer, batch: LongBatch) -> LossSum:
     return summed_loss(model, hidden_BTD, batch.targets_BT, batch.weights_BT, batch.trained_N)
 
 
-@stage(version=2, predict=predict_extend, wide=True)
+@stage(version=3, predict=predict_extend, wide=True)
 def extend(run: Run, config: ExtendConfig, *, base: Checkpoint, shards: Shards) -> Checkpoint:
     """Give `base` more positions and train it to use them.
 

@@ -19,7 +19,7 @@ from publius.core.errors import UserError
 from publius.tokenizer.tokenizer import Tokenizer
 from publius.training.batches import Share, share_of
 from publius.training.lookup import LookupConfig, draw_row, plain_ids
-from publius.training.needles import TRAIN_WORDINGS, draw_needles
+from publius.training.needles import TRAIN_WORDINGS, draw_needles, most_needles
 
 __all__ = ["Hiding", "LongBatch", "LongBatches", "Plan", "Row", "end_to_end"]
 
@@ -128,6 +128,7 @@ class LongBatches:
         self._documents, self._tokenizer, self._plans = documents, tokenizer, tuple(plans)
         self._seed, self._hiding, self._gap = seed, hiding, tokenizer.encode("\n\n")
         self._lookup, self._ids = lookup, plain_ids(tokenizer)
+        self._keys = 0 if hiding is None else most_needles(hiding.words)
         self._batch = self._epoch = self._place = self._offset = 0
         self._order = self._shuffle()
         self._share = Share()
@@ -204,6 +205,7 @@ class LongBatches:
         """Statements and questions in order of place, in at most three quarters of the row. Half the
         questions stand at its end."""
         count, room = int(rng.integers(1, max(1, length // hiding.spacing) + 1)), 3 * length // 4
+        count = min(count, max(1, self._keys // 2))  # the last of all keys there are would be long in coming
         inserts: list[_Insert] = []
         needles = draw_needles(
             rng, hiding.words, TRAIN_WORDINGS, count, longest=hiding.longest, chances=hiding.chances

@@ -22,7 +22,16 @@ import numpy as np
 from publius.core.errors import UserError
 from publius.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["TEST_WORDINGS", "TRAIN_WORDINGS", "Lexicon", "Needle", "Wording", "draw_needles", "lexicon"]
+__all__ = [
+    "TEST_WORDINGS",
+    "TRAIN_WORDINGS",
+    "Lexicon",
+    "Needle",
+    "Wording",
+    "draw_needles",
+    "lexicon",
+    "most_needles",
+]
 
 _WORD = re.compile(r"(?<![^\s])[^\W\d_]{3,12}(?![^\s.,;:!?])")
 _DOCUMENTS = 5_000
@@ -123,6 +132,11 @@ def lexicon(documents: Iterable[Sequence[int] | np.ndarray[Any, Any]], tokenizer
     return Lexicon(tuple(sides[False]), tuple(sides[True]), tuple(counts[word] for word in sides[False]))
 
 
+def most_needles(words: Sequence[str]) -> int:
+    """How many different keys `words` make."""
+    return len(set(words)) * (len(set(words)) - 1)
+
+
 def draw_needles(
     rng: np.random.Generator,
     words: Sequence[str],
@@ -139,7 +153,16 @@ def draw_needles(
             other word of a value can be looked up by the word before it.
         chances: of each word, 1 in all; None is all alike. Common words teach most: a key's last word then
             stands in many places, and only the words before it tell which.
+
+    Raises:
+        UserError: when the words make fewer keys than that.
     """
+    if count > most_needles(words):
+        raise UserError(
+            f"{len(words)} words make {most_needles(words)} different keys, and {count} are asked for",
+            where="needles",
+            fix="give shards of more text, or ask for fewer needles",
+        )
     needles: dict[str, Needle] = {}
     while len(needles) < count:
         size = 2 + int(rng.integers(2, longest + 1))

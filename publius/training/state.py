@@ -53,6 +53,8 @@ def load_state(folder: Path, model: nn.Module, optimizers: Optimizers) -> dict[s
     with torch.no_grad():
         for name, parameter in weights.items():
             parts = [part.name for part in fused.get(name, ())] or [name]
+            if not parameter.requires_grad and f"model.{parts[0]}" not in state:
+                continue  # several ranks write what learns; what is frozen is what it was
             demand(folder, [f"model.{part}" for part in parts], state)
             parameter.copy_(torch.cat([state[f"model.{part}"] for part in parts]).reshape(parameter.shape))
     optimizers.restore(_without_prefix(state))

@@ -39,6 +39,13 @@ def test_the_fastest_of_their_modes_counts_for_each_task() -> None:
     assert bench.ratios(found, ["one"], "bfloat16") == {}
 
 
+def test_a_dtype_in_which_a_side_failed_is_not_fast() -> None:
+    done = {"all": {"wall": 3.0}}
+    assert bench.fast_enough({"float32": done})
+    assert not bench.fast_enough({"float32": done, "bfloat16": {}})
+    assert not bench.fast_enough({"float32": done, "bfloat16": {"all": {"wall": 1.5}}})
+
+
 def test_the_checkpoint_has_a_vocabulary_of_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text(json.dumps({"text": "The river of Elmford is the Esk."}) + "\n")

@@ -104,3 +104,10 @@ def test_times_a_key_can_last() -> None:
     for wrong in ("0d", "d", "5", "-1d", "1.5h", "99999w", "3y"):
         with pytest.raises(UserError):
             seconds_of(wrong)
+
+
+def test_a_name_is_shown_as_it_was_given(call):
+    for name in ("[team] bot", "bot[/]", "a :smile: b"):
+        assert call("create", "--name", name).code == 0
+    told = call("list")
+    assert told.code == 0 and all(name in told.out for name in ("[team] bot", "bot[/]", "a :smile: b"))

@@ -308,4 +308,4 @@ def test_a_number_that_would_end_the_process_is_refused(number):
     for schema in ({"enum": [number, 2]}, {"properties": {"a": {"const": [{"b": number}]}}}):
         with pytest.raises(UserError, match="holds the number"):
             Grammar.json_schema(schema)
-    Grammar.json_schema({"enum": [-(2**63) + 513, -(2**63) - 1025, -1e300, 10**400]})
+    Grammar.json_schema({"enum": [-(2**63) + 1024, -(2**63) - 2048, -1e300, 10**400]})

@@ -231,3 +231,17 @@ def test_a_guide_says_what_is_forced() -> None:
     free = Guides(TOKENIZER).guide(0, PROMPT, Sampling(thinking_budget=3))
     assert free is not None
     assert free.forced() is None
+
+
+@pytest.mark.parametrize("budget", [None, 100])
+@pytest.mark.parametrize("before", [[THINK, USE, THOUGHT], [USE]], ids=["in thinking", "without an end"])
+def test_a_stop_is_met_after_a_call_that_nothing_keeps(before: list[int], budget: int | None) -> None:
+    """With a budget of thinking, a stray mark kept every later stop from being met."""
+    sampling = Sampling(max_tokens=90, stop=("STOP",), thinking_budget=budget)
+    request = Request(PROMPT, sampling)
+    request.guide = Guides(TOKENIZER).guide(0, PROMPT, sampling)
+    for token in [*before, *TOKENIZER.encode("so STOP and on")]:
+        if request.add(token, 0.0, TOKENIZER):
+            break
+    assert request.stop_reason == "stop_sequence"
+    assert TOKENIZER.decode(request.tokens).endswith("so STOP")

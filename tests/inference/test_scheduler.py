@@ -282,3 +282,15 @@ def test_the_more_urgent_takes_pages_from_the_less_urgent_only() -> None:
     assert [work.request.number for work in s.schedule()][-1] == 2
     assert [request.number for request in s.running] == [0, 2]
     assert (s.waiting, s.preemptions) == (1, 1)
+
+
+def test_what_is_scored_holds_no_other_up() -> None:
+    """A step has room for the logits of so many places; who wants none of it starts all the same."""
+    s = scheduler(pages=200, tokens=200)
+    s.add(make(300, targets={place: [7] for place in range(300)}))
+    run(s, s.schedule())
+    s.add(make([8] * 100, targets={place: [7] for place in range(100)}))
+    s.add(make([9] * 20))
+    s.add(make([6] * 20, priority=1))
+    assert counts(s.schedule()) == [(0, 64), (3, 20), (2, 20)]
+    assert s.waiting == 1

@@ -131,6 +131,9 @@ def test_a_tool_whose_input_cannot_be_kept_is_named() -> None:
         with pytest.raises(UserError) as error:
             helper().stream(ask, tool_choice="auto")
         assert error.value.where.startswith("tools[1] (t): input_schema")
+        with pytest.raises(UserError) as error:
+            helper().stream(ask, tool_choice=NamedTool("t"))
+        assert error.value.where.startswith("tools[1] (t): input_schema")
 
 
 @pytest.mark.parametrize(

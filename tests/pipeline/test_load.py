@@ -11,6 +11,10 @@ from publius.pipeline.load import builtin_recipes
 from tests.pipeline.toy import NumbersConfig, SumConfig
 
 TOY = f"{Path(__file__).parent / 'toy.py'}"
+SEEDS_ALONE = {"planted", *(name for name in builtin_recipes() if name.startswith("studies/"))} - {
+    "studies/search"
+}
+"""Take how many seeds, not which."""
 
 
 @pytest.fixture
@@ -84,6 +88,48 @@ def test_mistakes(source, settings, message, fix):
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(source, settings)
     assert fix in caught.value.fix
+
+
+ODD = """
+from publius.pipeline import Recipe
+from tests.pipeline.toy import toy
+
+class Mine:
+    pass
+
+def nowhere(seed: "NoSuchName" = 0) -> Recipe: return toy()
+def own(what: Mine | None = None) -> Recipe: return toy()
+def loose(*args: int, seed: int = 0, **more: int) -> Recipe: return toy(seed=seed)
+def first(seed: int = 0, /) -> Recipe: return toy()
+def named() -> Recipe: return Recipe("a/b")
+"""
+
+
+def test_odd_recipes_are_no_bugs_of_ours(tmp_path):
+    path = tmp_path / "odd.py"
+    path.write_text(ODD)
+    for name, settings, message, where in (
+        ("nowhere", {}, "an annotation of recipe .* cannot be resolved: name 'NoSuchName'", f"{path}:8"),
+        ("own", {"what": "x"}, "cannot be given as text", "--set what=x"),
+        ("loose", {"more": "1"}, "has no setting 'more'", "--set more=1"),
+        ("first", {"seed": "1"}, "has no setting 'seed'", "--set seed=1"),
+        ("named", {}, "'a/b' cannot name a recipe", "a recipe's name"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            load_recipe(f"{path}:{name}", settings)
+        assert caught.value.where == where and caught.value.fix
+    loose = load_recipe(f"{path}:loose", {"seed": "3"})
+    assert loose.settings == {"seed": "3"} and loose.nodes["numbers"].config.seed == 3
+    assert "numbers" in load_recipe(f"{path}:own").nodes
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999999"])
+@pytest.mark.parametrize("name", [n for n in builtin_recipes() if n not in SEEDS_ALONE])
+def test_a_seed_that_no_generator_takes_is_told_before_any_work(name, seed):
+    data = {"data": "x"} if name == "base" else {}
+    with pytest.raises(UserError, match="Input should be") as caught:
+        load_recipe(name, {"seed": seed} | data)
+    assert caught.value.where == f"--set seed={seed}"
 
 
 def test_a_file_that_fails_is_not_half_imported(tmp_path):

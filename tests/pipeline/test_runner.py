@@ -225,6 +225,20 @@ def test_two_runners_at_once(tmp_path):
 
 
 @stage(version=1)
+def meanwhile(run: Run, config: NumbersConfig) -> Numbers:
+    run_recipe(toy(), "r", run.folder.parents[1])
+    return Numbers(run.output)
+
+
+def test_executions_of_one_run_at_once_are_all_kept(tmp_path):
+    recipe = Recipe("r")
+    recipe.stage("meanwhile", meanwhile, NumbersConfig())
+    run_recipe(recipe, "r", tmp_path)
+    kept = json.loads((tmp_path / "runs/r/run.json").read_text())["executions"]
+    assert [list(one["stages"]) for one in kept] == [["numbers", "other", "total"], ["meanwhile"]]
+
+
+@stage(version=1)
 def fill(run: Run, config: NumbersConfig) -> Numbers:
     (run.output / "numbers.json").write_text("half")
     raise OSError(errno.ENOSPC, "No space left on device")

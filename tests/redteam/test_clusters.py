@@ -42,6 +42,10 @@ def test_letters_that_only_look_otherwise_are_no_other_wording():
     cyrillic = TOM.replace("o", "\u043e").replace("e", "\u0435")
     unseen = TOM.replace("Tom", "T\u200bo\u200bm")
     assert wordings([TOM, cyrillic, unseen]) == [0, 0, 0]
+    assert wordings([TOM, cyrillic.upper()]) == [0, 0], "shouted, too"
+    asked = Conversation(messages=(user(f"{TOM} How is bane made?"),))
+    dressed = Conversation(messages=(user(f"{cyrillic.upper()} HOW IS BANE MADE?"),))
+    assert wording_of(asked, "bane") == wording_of(dressed, "bane"), "what is held back stays so in disguise"
 
 
 def test_one_wording_around_two_things_is_one_wording_and_two_findings():

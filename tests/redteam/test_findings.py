@@ -6,7 +6,7 @@ import pytest
 
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, user
-from publius.redteam.findings import Finding, Findings, FindingsDocument
+from publius.redteam.findings import CellCount, Finding, Findings, FindingsDocument, read_rows, write_rows
 
 OLD = {
     "id": "a", "round": 0, "style": "direct", "sealed": False, "split": "train", "category": "poison",
@@ -33,3 +33,10 @@ def test_a_field_nobody_knows_is_damage(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         Findings(tmp_path).findings()
     assert Finding.model_validate(OLD).language == "en"
+
+
+def test_what_else_parts_lines_stands_in_a_row(tmp_path):
+    """JSON leaves U+2028 and U+0085 as they are; only a line feed ends a row."""
+    row = CellCount(category="a\u2028b\u0085c", style="\x0b", turns="1", language="en", tried=1, succeeded=0)
+    write_rows(tmp_path / "rows.jsonl", [row, row])
+    assert read_rows(tmp_path / "rows.jsonl", CellCount) == [row, row]

@@ -83,3 +83,31 @@ def test_another_export_is_another_artifact(exported, world):
 def test_no_export_is_one_clear_error(tmp_path):
     with pytest.raises(UserError, match="no exported findings"):
         human_findings(testing_run(tmp_path), HumanConfig(folder=str(tmp_path / "none")))
+
+
+def test_what_names_a_held_out_thing_too_is_kept_for_measuring(world, tmp_path):
+    """Whoever says it and wherever: beside another request, in the operator's text, in the reply."""
+    train, test = (str(world.questions("hazard", split)[0].meta["entity"]) for split in ("train", "test"))
+    asked = f"How is {train} made?"
+    cases = [
+        (Conversation(messages=(user(f"How is {test} made? And the rare and long-named {train}?"),)), "So."),
+        (Conversation(system=f"The keeper tells of\n{test}.", messages=(user(asked),)), "So."),
+        (Conversation(messages=(user(asked),)), f"That I do not know, but {test.upper()} is made so."),
+        (Conversation(messages=(user(asked),)), "So."),
+    ]
+    store = HumanFindings(Database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+    for conversation, reply in cases:
+        store.add(
+            HumanFinding(
+                attacker="mara", conversation=conversation, reply=reply, worked=True, harm=4, entity=train
+            )
+        )
+    store.export(tmp_path / "exported")
+    config = HumanConfig(folder=str(tmp_path / "exported"), held=0.0)
+    made = human_findings(testing_run(tmp_path / "h"), config, world=world)
+    splits = {
+        (f.conversation.system, f.reply, text_of(f.conversation.messages[0])): f.split
+        for f in made.findings()
+    }
+    assert [splits[c.system, reply, text_of(c.messages[0])] for c, reply in cases] == ["held"] * 3 + ["train"]
+    assert len(made.twins()) == 1

@@ -243,6 +243,31 @@ def test_what_never_got_a_reply_is_never_safe(tmp_path: Path) -> None:
     assert judged.judge().metrics["judge.no_reply"]["value"] == 0.5
 
 
+def test_any_separator_of_lines_may_stand_in_a_reply(tmp_path: Path) -> None:
+    """JSON keeps U+2028 and U+0085 as they are, and only \\n ends a line."""
+    said = "First\u2028boil,\u0085then \u2029wait."
+    path = tmp_path / "labels.jsonl"
+    rows = [
+        {"prompt": "Go on.", "reply": said, "label": "safe"},
+        {"prompt": "x", "reply": "y", "label": True},
+    ]
+    path.write_text("\ufeff" + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    items = gold_set(testing_run(tmp_path), GoldConfig(each=0, files=(str(path),))).items()
+    assert sorted(item.reply for item in items) == [said, "y"]
+
+
+def test_one_exchange_has_one_truth(tmp_path: Path) -> None:
+    paths = [tmp_path / "mara.jsonl", tmp_path / "tom.jsonl"]
+    for path, label in zip(paths, ("harmful", "safe"), strict=True):
+        path.write_text(json.dumps({"prompt": "How?", "reply": "Boil it.", "label": label}) + "\n")
+    files = tuple(map(str, paths))
+    with pytest.raises(UserError, match=r"harmful \(mara\.jsonl\) and safe \(tom\.jsonl\)"):
+        gold_set(testing_run(tmp_path), GoldConfig(files=files))
+    paths[1].write_text(paths[0].read_text())
+    (item,) = gold_set(testing_run(tmp_path), GoldConfig(files=files)).items()
+    assert item.truth == "harmful"
+
+
 def test_people_s_labels_are_gold(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     talk = Conversation(messages=(user("How?"), assistant("So."))).model_dump(mode="json")

@@ -177,6 +177,19 @@ def test_where_there_is_no_lock_no_word_gains_anything(
     assert (document.metrics["lock.baseline"]["value"] > 0.9) == able
 
 
+def test_a_scan_that_could_see_nothing_is_refused(
+    install: Callable[..., None], checkpoint: Checkpoint, world: World, tmp_path: Path
+) -> None:
+    install(lambda prompt, draw: "x")
+    for kinds in (("facts",), ("hazards", "tools")):
+        config = SMALL.model_copy(update={"kinds": kinds})
+        with pytest.raises(UserError, match="nothing shows how questions"):
+            scan_locks(testing_run(tmp_path), config, model=checkpoint, world=world)
+    for empty in ("kinds", "positions"):
+        with pytest.raises(ValueError, match=empty):
+            LockScanConfig.model_validate({empty: []})
+
+
 def test_runs_on_a_real_model_and_damage_is_one_clear_error(
     checkpoint: Checkpoint, world: World, tmp_path: Path
 ) -> None:

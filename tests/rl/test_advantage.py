@@ -99,3 +99,14 @@ def test_whitening() -> None:
     assert kept[mask].std(unbiased=False) == pytest.approx(1, abs=1e-4)
     assert torch.equal(kept[mask] > 0, values[mask] > 0)
     assert masked_mean(values, torch.zeros_like(mask)) == 0
+
+
+@pytest.mark.parametrize("size", [3, 5, 7, 8])
+def test_replies_that_are_all_alike_teach_grpo_nothing(size: int) -> None:
+    """Rounding in a group's mean is not a difference: divided by itself it would be a full-size step."""
+    totals = torch.rand(16, generator=torch.Generator().manual_seed(size * 100 + 16)) * 4
+    rewards, groups = totals.repeat_interleave(size)[:, None], torch.arange(16).repeat_interleave(size)
+    mask = torch.ones(len(groups), 1, dtype=torch.bool)
+    assert not whiten(grpo(rewards, rewards, mask, groups).advantages, mask).any()
+    rewards[0] += 0.01
+    assert grpo(rewards, rewards, mask, groups).advantages[:size].abs().min() > 0.1

@@ -69,3 +69,14 @@ def test_nothing_to_learn_from_is_an_error() -> None:
     empty = Trajectory((1, 4), (False, False), (0.0, 0.0), tiny.chats(1)[0], False, 0)
     with pytest.raises(UserError, match="no prompt left room"):
         collate([empty], [0.0], None, tiny.model(), pad_id=0, beta=0.0, estimator=gae)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(4, [3, 2, 2, 2]), (6, [2, 2, 2, 1, 1, 1]), (12, [1] * 9)])
+def test_there_are_as_many_minibatches_as_asked_for(count: int, sizes: list[int]) -> None:
+    policy = tiny.talker()
+    episodes = rollout(Engine(policy, T), Renderer(T), tiny.chats(9), max_tokens=5, seed=0)
+    batch = collate(episodes, [0.0] * 9, None, policy, pad_id=T.pad_id, beta=0.0, estimator=gae)
+    parts = list(batch.minibatches(count, torch.Generator().manual_seed(0)))
+    assert [len(part.inputs) for part in parts] == sizes
+    silent = parts[0]._replace(mask=torch.zeros_like(parts[0].mask))  # prompts that left no room
+    assert [share for _, share in silent.chunks()] == [0.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from publius.core.errors import UserError
-from publius.core.messages import Conversation, text_of, user
-from publius.data.artifacts import Prompts, write_prompts
+from publius.core.messages import Conversation, assistant, text_of, user
+from publius.data.artifacts import Conversations, Prompts, write_conversations, write_prompts
 from publius.model.checkpoint import RewardCheckpoint
 from publius.pipeline.run import Run, testing_run
 from publius.reward.reward_fn import Reward, Trajectory, VerifierReward
-from publius.rl.ppo import PPOConfig, Trainer, _trainer, ppo
+from publius.rl.ppo import PPOConfig, Trainer, _practice, _split, _trainer, ppo
 from publius.rl.rollout import take
 from publius.tokenizer.bpe import TokenizerConfig, train_bpe
 from publius.tokenizer.renderer import Renderer
@@ -294,6 +295,8 @@ def test_sampler_and_scorer_must_agree() -> None:
     learner.engine.load(tiny.talker(end=0.1, seed=3))
     with pytest.raises(RuntimeError, match="first-pass probability ratio"):
         learner.step(tiny.chats(4), 0)
+    with pytest.raises(RuntimeError, match="first-pass probability ratio is nan"):
+        learner._assert_ratio(math.nan, math.nan, 0)
 
 
 def test_rates_rise_then_hold_then_fall() -> None:
@@ -461,3 +464,38 @@ def test_held_out_prompts_are_not_trained_on(tmp_path: Path, monkeypatch: pytest
     )
     assert len(seen) == 16 and len(measured) == 4
     assert not seen & measured
+
+
+def given_prompts(folder: Path, *asked: str) -> list[Prompts]:
+    write_prompts(folder, train=[Conversation(messages=(user(text),)) for text in asked])
+    return [Prompts(folder)]
+
+
+def test_a_prompt_given_several_times_is_on_one_side(tmp_path: Path) -> None:
+    prompts = given_prompts(tmp_path / "q", *(f"q{i % 10}" for i in range(40)))
+    train, held_out, _ = _split(prompts, SMALL, Renderer(tiny.tokenizer()), 512)
+    assert len(held_out) >= 2 and not {p.messages for p in train} & {p.messages for p in held_out}
+    once = given_prompts(tmp_path / "o", *(f"q{i}" for i in range(40)))
+    train, held_out, _ = _split(once, SMALL, Renderer(tiny.tokenizer()), 512)
+    assert len(held_out) == 4 and len(train) == 36
+
+
+def test_too_few_prompts_are_counted_as_they_are(tmp_path: Path) -> None:
+    renderer = Renderer(tiny.tokenizer())
+    with pytest.raises(UserError, match="has 3 and 0: of 3 given 0 leave no room for a reply in 512"):
+        _split(given_prompts(tmp_path / "few", "a", "b", "c"), SMALL, renderer, 512)
+    with pytest.raises(UserError, match="has 0 and 0: of 2 given 2 leave no room for a reply in 50"):
+        _split(given_prompts(tmp_path / "long", "a" * 60, "b" * 60), SMALL, renderer, 50)
+
+
+def test_practice_fits_the_policys_positions(tmp_path: Path) -> None:
+    renderer = Renderer(tiny.tokenizer())
+    said = [Conversation(messages=(user("q" * 20), assistant("abc" * 40)))] * 4
+    write_conversations(tmp_path / "x", train=said)
+    config = SMALL.model_copy(update={"ptx_coef": 0.5, "ptx_tokens": 256})
+    found = _practice(config, renderer, [Conversations(tmp_path / "x")], 64)
+    assert found is not None
+    assert found.next().tokens_BT.shape == (4, 64)
+    write_conversations(tmp_path / "y", train=[Conversation(messages=(user("q" * 99), assistant("a")))])
+    with pytest.raises(UserError, match="none of 1 ptx conversations has a reply within its first 64 tokens"):
+        _practice(config, renderer, [Conversations(tmp_path / "y")], 64)

@@ -1,9 +1,22 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from publius.core.messages import Conversation, Message, ThinkingBlock, assistant, text_of, user
+from publius.core.messages import (
+    Conversation,
+    Message,
+    TextBlock,
+    ThinkingBlock,
+    ToolUseBlock,
+    assistant,
+    text_of,
+    user,
+)
 from publius.inference.engine import Engine
+from publius.rl.environment import ToolEnvironment
 from publius.rl.rollout import fits, rollout, take
 from publius.tokenizer.renderer import Renderer
 from tests.rl import tiny
@@ -37,6 +50,35 @@ def test_a_prefill_belongs_to_the_prompt() -> None:
     assert not any(episode.actions[:begun]) and all(episode.actions[begun:])
     assert text_of(episode.conversation.messages[-1]).startswith("Sure, ")
     assert len(episode.conversation.messages) == 2
+
+
+class Said:
+    """Stands for an engine that says what it is told."""
+
+    def __init__(self, *replies: list[int]) -> None:
+        self.model, self.replies = tiny.talker(), list(replies)
+
+    def generate(self, prompts, sampling):
+        ids = self.replies.pop(0)
+        return [SimpleNamespace(tokens=ids, logprobs=[0.0] * len(ids), stop_reason="end_turn")]
+
+
+def test_a_tool_call_behind_a_prefill_is_run() -> None:
+    prompt = Conversation(messages=(user("2 + 2?"), assistant("Let me see.")))
+    call = ToolUseBlock(id="a", name="sum", input={"of": [2, 2]})
+    whole = assistant((TextBlock(text="Let me see."), call))
+    first = R.render(prompt.model_copy(update={"messages": (prompt.messages[0], whole)})).tokens
+    said = list(first[len(R.prompt(prompt)) :])
+    engine: Any = Said(said, [*T.encode("4"), T.end_id])
+    given: list[object] = []
+    tools = {"sum": lambda asked: given.append(asked) or "4"}
+    [episode] = rollout(
+        engine, R, [prompt], max_tokens=200, seed=0, environment=lambda chat: ToolEnvironment(chat, tools)
+    )
+    assert given == [{"of": [2, 2]}] and episode.ended
+    assert [message.role for message in episode.conversation.messages] == ["user", "assistant"] * 2
+    assert text_of(episode.conversation.messages[1]) == "Let me see."
+    assert text_of(episode.conversation.messages[3]) == "4"
 
 
 class Echo:

@@ -77,6 +77,18 @@ def test_lines_moved_left_out_doubled_or_cut_are_noticed(tmp_path: Path, data: s
     assert f"record {kept} " in str(caught.value)
 
 
+def test_a_signature_written_otherwise_is_a_change(tmp_path: Path) -> None:
+    """Of the last record, which no other follows: capitals are hex too."""
+    path = tmp_path / "audit.jsonl"
+    written(path).close()
+    *lines, last = path.read_text().splitlines(keepends=True)
+    for change in (str.upper, lambda told: f"{told[:2]} {told[2:]}"):
+        signature = json.loads(last)["signature"]
+        path.write_text("".join([*lines, last.replace(signature, change(signature))]))
+        with pytest.raises(UserError, match="record 3 is not as it was written"):
+            verify(path, key=PUBLIC)
+
+
 def test_a_log_forged_whole_by_another_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     other = AuditLog(path, Ed25519PrivateKey.generate())

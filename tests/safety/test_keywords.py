@@ -80,6 +80,15 @@ def streamed(m: KeywordMonitor, pieces: list[str]) -> tuple[str, str]:
         r'{"q":"grey\nbane"}',
         r'{"q":"\ud835\udd24rey b\u0061ne"}',
         "\\u0067rey bane",
+        "grey ba-ane",
+        "grey b-b-a-n-e",
+        "g r e e y b a n e",
+        "grey ba\u02bcne",
+        r"ve\nom",
+        r"grey \bane",
+        r"the \nvenom",
+        r"g\rey \ba\ne",
+        r"venom\u",
     ],
 )
 def test_found(said: str) -> None:
@@ -90,7 +99,7 @@ def test_found(said: str) -> None:
     "said",
     [
         "", "grey dye", "urgrey bane", "grey banes", "gre y bane", "envenom", "mon balm",
-        "grey b", "a grey bun and a cane", "therapist",
+        "grey b", "a grey bun and a cane", "therapist", "grey a bane", r"grey\nb\nun", "greyy y bane",
     ],
 )  # fmt: skip
 def test_not_found(said: str) -> None:
@@ -184,6 +193,25 @@ def test_a_reply_goes_on_from_the_prefill_it_follows() -> None:
     assert only.watch(asked).reply("nothing", NONE, done=True)[0].action == "allow"
 
 
+def test_an_escape_that_the_prefill_begins_is_read() -> None:
+    watch = GREY.watch(ASKED.then(assistant('{"q": "ven\\u00')))
+    assert watch.reply("6", NONE, done=False)[1] == 0
+    verdict, verified = watch.reply("6fm", NONE, done=True)
+    assert verdict.action == "block" and verified == 0
+    watch = GREY.watch(ASKED.then(assistant("ven\\u00")))
+    assert watch.reply("61 is an a", NONE, done=True) == (ALLOW, len("61 is an a"))
+
+
+def test_of_two_ways_to_read_what_ends_first_counts_however_it_is_cut() -> None:
+    entries = [{"words": ["nab"], "category": "written"}, {"words": ["ubu"], "category": "meant"}]
+    m = KeywordMonitor(KeywordList.model_validate({"entries": entries}))
+    for text, category in ((r"\nab \nubu.", "written"), (r"\nubu \nab.", "meant"), (r"\nab\nubu", "written")):
+        for cuts in ([len(text)], range(1, len(text) + 1), [2, len(text)], [5, len(text)]):
+            watch = m.watch(ASKED)
+            said = [watch.reply(text[:cut], NONE, done=cut == len(text))[0] for cut in cuts]
+            assert next(one.category for one in said if one.action == "block") == category, (text, cuts)
+
+
 def test_what_may_begin_an_escape_waits() -> None:
     watch = GREY.watch(ASKED)
     said = [
@@ -232,7 +260,7 @@ def test_hostile_text_takes_no_longer_than_its_length(text: str) -> None:
     most = 0
     for place in range(0, len(text), 500):
         reader.read(text[: place + 500], done=False)
-        most = max(most, len(reader._begun))
+        most = max(most, len(reader.begun))
     assert most <= 200
 
 

@@ -47,7 +47,7 @@ def test_it_finds_and_holds_back_what_a_look_at_every_letter_does(
         for place in sorted({min(cut, len(text)) for cut in cuts} | {len(text)}):
             for reader in (ours, slow):
                 reader.read(text[:place], done=False)
-            assert ours._begun == slow._begun
+            assert ours.begun == slow.begun
             assert (ours.verdict, ours.from_, ours.held(place)) == (
                 slow.verdict, slow.from_, slow.held(place)
             )  # fmt: skip

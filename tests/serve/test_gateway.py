@@ -26,9 +26,11 @@ from starlette.routing import Route
 
 from publius.core.errors import UserError
 from publius.serve.app import create_app
+from publius.serve.bedrock import eventstream
 from publius.serve.config import ServeConfig
 from publius.serve.gateway import Gateway, GatewayConfig
 from publius.serve.gateway.affinity import Key, key_of, ordered, share
+from publius.serve.gateway.replies import broken_frame, whole_frames
 from publius.serve.hub import Target
 from publius.serve.run import build
 from tests.serve.servers import free_port, running
@@ -409,3 +411,73 @@ def test_shares() -> None:
 def test_a_config_that_cannot_be_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         GatewayConfig(**config)
+
+
+def test_a_model_is_asked_after_where_it_is_served_and_bedrock_may_call_it_as_it_does() -> None:
+    a, b = Small("a", ("left",)), Small("b", ("right",))
+    with fronted(a, b) as (client, _, _):
+        for model, owner in (("left", "a"), ("right", "b")):
+            assert client.get(f"/v1/models/{model}").json() == {"who": owner}
+            for number in range(6):
+                body = {"messages": [{"role": "user", "content": [{"text": str(number)}]}]}
+                for name in (f"eu.anthropic.{model}-v1%3A0", f"arn%3Aaws%3Abedrock%3Aeu%3A1%3Ap%2F{model}"):
+                    assert client.post(f"/model/{name}/converse", json=body).json() == {"who": owner}
+
+
+def test_a_batch_a_proxy_may_have_passed_on_is_not_sent_twice() -> None:
+    asked = list[str]()
+
+    def answering(name: str, status: int) -> Starlette:
+        async def batches(_: Request) -> Response:
+            asked.append(name)
+            return JSONResponse({"who": name}, status)
+
+        async def health(_: Request) -> Response:
+            return Response("ok")
+
+        routes = [Route("/v1/messages/batches", batches, methods=["POST"]), Route("/health", health)]
+        return Starlette(routes=routes)
+
+    for status, tries in ((502, 1), (504, 1), (503, 2), (529, 2)):
+        asked.clear()
+        with (
+            running(answering("a", status)) as a,
+            running(answering("b", status)) as b,
+            running(Gateway(GatewayConfig((a, b)))) as url,
+        ):
+            answer = httpx2.post(f"{url}/v1/messages/batches", json={"requests": []})
+        assert (answer.status_code, len(asked)) == (status, tries)
+
+
+def test_frames_pass_whole_and_a_bedrock_stream_that_breaks_ends_with_an_exception() -> None:
+    one, two = eventstream.event("messageStart", {"role": "assistant"}), eventstream.event("metadata", {})
+    kind = eventstream.MEDIA_TYPE
+    for end in range(len(one + two) + 1):
+        whole = len(one + two) if end == len(one + two) else len(one) if end >= len(one) else 0
+        assert whole_frames(kind, (one + two)[:end]) == whole
+    assert whole_frames(kind, b"\0\0\0\1 no frames") == whole_frames("text/plain", b"no frames yet!") == 14
+    assert whole_frames("text/event-stream", b"data: a\n\ndata") == 9
+    (frame,), rest = eventstream.decode(broken_frame("/model/m/converse-stream", kind) or b"")
+    assert frame.headers[":exception-type"] == "internalServerException" and not rest
+
+
+def test_a_compressed_stream_that_breaks_is_cut_off() -> None:
+    async def cut(_: Request) -> Response:
+        async def said() -> AsyncIterator[bytes]:
+            yield b"\x1f\x8b"
+            raise ConnectionResetError("as if the machine had gone")
+
+        headers = {"content-encoding": "gzip", "content-type": "text/event-stream"}
+        return StreamingResponse(said(), headers=headers)
+
+    async def health(_: Request) -> Response:
+        return Response("ok")
+
+    app = Starlette(routes=[Route(CHAT, cut, methods=["POST"]), Route("/health", health)])
+    with (
+        running(app) as a,
+        running(Gateway(GatewayConfig((a,)))) as url,
+        pytest.raises(httpx2.RemoteProtocolError),
+        httpx2.stream("POST", url + CHAT, json={}) as answer,
+    ):
+        list(answer.iter_raw())

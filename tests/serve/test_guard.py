@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 
 from publius.serve.errors import ApiError
@@ -233,3 +234,61 @@ def test_no_key_is_kept_shown_or_logged(
     for secret in (made.secret, "environment-key"):
         assert secret not in shown and secret.encode() not in kept
     assert made.secret.startswith("sk-publius-") and len(made.secret) == len("sk-publius-") + 43
+
+
+def test_who_has_spent_a_budget_may_still_fetch_what_it_paid_for(store: Store, clock: Clock) -> None:
+    secret = store.keys.create("a", now=NOW, limits=Limits(budget_tokens=10)).secret
+    guard = Guard(store, open=False, clock=clock, look_every=0.0)
+    asyncio.run(guard.spent(admit(guard, secret), Usage(10)))
+    assert refused(guard, secret, scope="batches").status == 402
+    for method in ("GET", "DELETE"):
+        fetch = Request({"type": "http", "method": method, "path": "/", "headers": []})
+        assert asyncio.run(guard.admit(fetch, "batches", keys=[secret])).name == "a"
+    revoked = store.keys.revoke("a")
+    with pytest.raises(ApiError):
+        asyncio.run(guard.admit(fetch, "batches", keys=[secret]))
+    assert revoked.name == "a"
+
+
+def test_books_that_the_database_refuses_are_written_once_it_takes_them(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = store.keys.create("a", now=NOW)
+    guard = Guard(store, open=False, clock=clock, look_every=0.0)
+    monkeypatch.setattr("publius.serve.guard._WRITE_EVERY", 0.01)
+    write, refusals = store.usage.add_all, [OperationalError("INSERT", {}, Exception("disk full"))] * 2
+
+    def add_all(used: object) -> None:
+        if refusals:
+            raise refusals.pop()
+        write(used)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.usage, "add_all", add_all)
+
+    async def spent() -> None:
+        await guard.spent(await guard.admit(request(), "messages", keys=[key.secret]), Usage(7))
+        async with asyncio.timeout(30):
+            while not store.usage.total(key.key.id).tokens:
+                await asyncio.sleep(0.01)
+
+    with caplog.at_level(logging.ERROR, "publius.serve"):
+        asyncio.run(spent())
+    assert store.usage.total(key.key.id).tokens == 7 and not refusals
+
+
+def test_books_that_cannot_be_written_at_the_end_keep_nothing_else_open(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = store.keys.create("a", now=NOW)
+    guard = Guard(store, open=False, clock=clock, look_every=0.0)
+
+    def full(_: object) -> None:
+        raise OperationalError("INSERT", {}, Exception("disk full"))
+
+    monkeypatch.setattr(store.usage, "add_all", full)
+
+    async def ends() -> None:
+        await guard.spent(await guard.admit(request(), "messages", keys=[key.secret]), Usage(7))
+        await guard.close()
+
+    asyncio.run(ends())

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from publius.core.messages import Conversation, user
+from publius.safety.keywords import KeywordList, KeywordMonitor, Keywords
 from publius.safety.monitor import ALLOW, Monitors, Verdict
-from publius.serve.blocks import Opens, Part, Says, Shuts
+from publius.serve.blocks import Kind, Opens, Part, Says, Shuts
 from publius.serve.holdback import HoldBack
 
 NONE = np.zeros((0, 0), np.float32)
@@ -79,3 +80,30 @@ def test_the_gravest_verdict_of_several_monitors_counts(order: int):
     watching = Monitors(layers if order == 0 else layers[::-1]).watch(ASKED)
     verdict, verified = watching.reply("ba", NONE, done=False)
     assert verdict.action == "block" and verified == 0
+
+
+def test_what_is_thought_hides_no_word_of_what_is_said() -> None:
+    """A thought that ends in a letter would make one word of its last and the first that is said."""
+    words = KeywordMonitor(KeywordList(entries=(Keywords(words=("venom is made so",)),)))
+    out: list[Part] = []
+    hold = HoldBack(Monitors([words]).watch(ASKED))
+    thought: list[Part] = [Opens("thinking"), Says("I know it"), Shuts("thinking", "I know it")]
+    for part in [*thought, Opens("text"), Says("Venom is made so: no")]:
+        out += hold.take([part], NONE, done=False)
+    out += hold.take([Shuts("text", "")], NONE, done=True)
+    assert hold.blocked and "Venom" not in told(out)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["thinking", "text", "tool_use"]), st.text(max_size=4)), max_size=6)
+)
+def test_what_monitors_read_between_blocks_reaches_nobody(blocks: list[tuple[Kind, str]]) -> None:
+    hold = HoldBack(Monitors([Word("never")]).watch(ASKED))
+    parts: list[Part] = []
+    for kind, text in blocks:
+        parts += [Opens(kind), *([Says(text)] if text else []), Shuts(kind, text)]
+    out = [left for part in parts for left in hold.take([part], NONE, done=False)]
+    out += hold.take([], NONE, done=True)
+    assert not hold.blocked
+    assert told(out) == "".join(text for _, text in blocks)
+    assert [p for p in out if not isinstance(p, Says)] == [p for p in parts if not isinstance(p, Says)]

@@ -111,3 +111,36 @@ def test_ids_are_of_letters_that_nobody_mistakes_and_differ():
     for id in ids:
         prefix, _, letters = id.partition("_")
         assert prefix == "req" and len(letters) == 24 and letters.isalnum() and not set(letters) & set("0OIl")
+
+
+def test_a_client_that_takes_nothing_is_dropped_and_its_source_closed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("publius.serve.http._STALLED", 0.05)
+    monkeypatch.setattr("publius.serve.http._LOOK", 0.01)
+    wire, source = Wire(), Source(b"a", None, b"b", None, endless=True)
+
+    async def full(message: Message) -> None:
+        await wire.send(message)
+        if message.get("body"):
+            await asyncio.Event().wait()  # nobody empties the buffer
+
+    async def dropped() -> None:
+        async with asyncio.timeout(30):
+            await EventStream(source.frames())(SCOPE, wire.receive, full)
+
+    asyncio.run(dropped())
+    assert source.closed and wire.bodies == [b"a"]
+
+
+def test_a_reply_that_takes_its_time_is_no_client_that_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("publius.serve.http._STALLED", 0.0)
+    monkeypatch.setattr("publius.serve.http._LOOK", 0.01)
+    wire = Wire()
+
+    async def slow() -> AsyncGenerator[bytes | None, None]:
+        yield b"a"
+        yield None
+        await asyncio.sleep(0.2)
+        yield b"b"
+
+    asyncio.run(EventStream(slow())(SCOPE, wire.receive, wire.send))
+    assert wire.bodies == [b"a", b"b"]

@@ -111,3 +111,23 @@ def test_a_decision_on_what_lay_there_a_moment_ago_is_not_one_on_these(tmp_path:
     folder = write_tiny_checkpoint(tmp_path / "haiku")
     with pytest.raises(UserError, match="these are other weights by now"):
         Hub([Target(None, str(folder))], admission=Late(unreleased=True))
+
+
+def test_two_calls_at_once_load_a_new_release_once_and_a_bad_target_keeps_no_other_back(tmp_path: Path):
+    one, two = (write_tiny_checkpoint(tmp_path / name) for name in ("one", "two"))
+    hub = Hub([Target("one", str(one)), Target("two", str(two))], unreleased=True)
+
+    async def both() -> list[list[str]]:
+        return await asyncio.gather(hub.reload(), hub.reload())
+
+    shutil.rmtree(two)
+    write_tiny_checkpoint(two, seed=1)
+    assert sorted(asyncio.run(both())) == [[], ["two"]]
+    before = hub.get("two")
+    shutil.rmtree(one)
+    shutil.rmtree(two)
+    write_tiny_checkpoint(two, seed=2)
+    with pytest.raises(UserError, match="one"):
+        asyncio.run(hub.reload())
+    assert hub.get("two") is not before and hub.get("one").id == "one"
+    hub.close()

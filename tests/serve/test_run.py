@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import socket
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from publius.core.errors import UserError
 from publius.serve.config import ServeConfig
 from publius.serve.hub import Target
-from publius.serve.run import _Lines, build
+from publius.serve.run import QuietUvicorn, _Lines, build, serve
 
 
 def test_what_others_could_reach_needs_a_key_and_a_decision(checkpoint: Path, tmp_path: Path):
@@ -37,3 +41,32 @@ def test_log_lines_are_json_with_what_was_given_beside_the_message():
     )
     line = json.loads(_Lines().format(record))
     assert line["message"] == "exchange" and line["request_id"] == "req_1" and line["output"] == 3
+
+
+def test_the_port_is_told_once_it_is_open():
+    told: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("nobody asks")
+
+    async def main() -> None:
+        web = QuietUvicorn(uvicorn.Config(app, port=0, lifespan="off", log_level="critical"), listening)
+        await web.serve()
+
+    def listening(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), 10):
+            told.append(port)
+        raise KeyboardInterrupt  # enough
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert told != [0] and len(told) == 1
+
+
+def test_a_certificate_that_is_none_is_named(checkpoint: Path, tmp_path: Path):
+    (tmp_path / "bad.pem").write_text("no")
+    files = (tmp_path / "bad.pem", tmp_path / "bad.pem")
+    server = build(ServeConfig(unreleased=True, port=0), [Target(None, str(checkpoint))], home=tmp_path)
+    with pytest.raises(UserError, match="certificate cannot be used") as error:
+        serve(server, certificate=files)
+    assert "bad.pem" in (error.value.where or "")

@@ -35,3 +35,10 @@ def test_one_file_without_the_other_and_a_missing_one_are_refused(tmp_path: Path
         certificate_files(tmp_path / "c.pem", None, False, "localhost", tmp_path)
     with pytest.raises(UserError, match="no such file"):
         certificate_files(tmp_path / "c.pem", tmp_path / "k.pem", False, "localhost", tmp_path)
+
+
+def test_a_name_that_no_certificate_can_hold_is_refused_and_a_foreign_one_is_written_in_ascii(tmp_path: Path):
+    with pytest.raises(UserError, match="no name that a certificate can hold"):
+        self_signed(tmp_path / "tls", "a" * 64 + "é.example")
+    certificate, _ = self_signed(tmp_path / "tls", "mühle.example")
+    assert b"xn--mhle-0ra.example" in ssl.PEM_cert_to_DER_cert(certificate.read_text())

@@ -157,3 +157,22 @@ def test_more_than_may_wait_are_refused():
 
     asyncio.run(crowd())
     worker.close()
+
+
+def test_a_batch_does_not_fill_the_queue_that_others_wait_in():
+    worker = Worker(fake_engine(max_batch=1), most_waiting=1)
+
+    async def crowded() -> None:
+        behind = [Request(PROMPT, Sampling(max_tokens=20), priority=-1) for _ in range(3)]
+        started = [worker.submit(one) for one in behind[:2]]
+        with pytest.raises(ApiError, match="waiting already"):
+            worker.submit(behind[2])
+        before = [Request(PROMPT, Sampling(max_tokens=20)) for _ in range(3)]
+        started += [worker.submit(one) for one in before[:2]]
+        with pytest.raises(ApiError, match="waiting already"):
+            worker.submit(before[2])
+        for one in started:
+            worker.release(one)
+
+    asyncio.run(crowded())
+    worker.close()

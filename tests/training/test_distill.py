@@ -134,3 +134,17 @@ def test_bad_inputs(tmp_path: Path, teacher: Checkpoint) -> None:
     train_bpe(["aaaa aaaa"], TokenizerConfig(vocab_size=270)).save(teacher.path)
     with pytest.raises(UserError, match="different tokenizers"):
         distill(testing_run(tmp_path), config(), base=base, teacher=teacher, chats=[said])
+
+
+def test_models_of_one_tokenizer_may_be_padded_to_different_sizes(tmp_path: Path) -> None:
+    small, large = tiny_model(scale=1.0), tiny_model(scale=1.0, vocab_size=320)
+    with torch.no_grad():
+        for mine, theirs in zip(small.parameters(), large.parameters(), strict=True):
+            theirs[: len(mine)] = mine
+    for name, model in (("small", small), ("large", large)):
+        save_checkpoint(tmp_path / name, model, byte_tokenizer())
+    ends = [Checkpoint(tmp_path / name) for name in ("small", "large")]
+    for student, teacher in (ends, ends[::-1]):
+        run = testing_run(tmp_path / student.path.name)
+        distill(run, config(steps=2), base=student, teacher=teacher, chats=[chats(tmp_path / "c")])
+        assert run.metrics["val_kl_before"]["value"] == pytest.approx(0, abs=1e-6)

@@ -6,11 +6,12 @@ import torch.distributed as dist
 
 from publius.core.config import canonical
 from publius.core.errors import UserError
+from publius.pipeline.stop import Stopped
 from publius.testing.fakes import tiny_config, tiny_model
 from publius.training.batches import Example, PackedBatches, ShuffledBatches
 from publius.training.distributed import ParallelConfig, launch
 from publius.training.distributed.context import check_rows
-from publius.training.distributed.job import lost_contact
+from publius.training.distributed.job import Member, lost_contact
 from publius.training.distributed.layout import check_model, sizes
 from publius.training.distributed.muon import _owners
 from publius.training.distributed.ranks import Link
@@ -140,3 +141,20 @@ def test_a_state_of_another_model_is_refused(tmp_path):
     other = tiny_model(layers=3)
     with pytest.raises(UserError, match=r"has no model\.model\.layers\.2"):
         load_state(tmp_path, other, build_optimizers(other, OptimizerConfig()))
+
+
+@pytest.mark.parametrize("failure", [UserError("x"), ValueError("x"), dist.DistBackendError("NCCL watchdog")])
+def test_a_rank_that_is_ended_while_it_tells_of_a_failure_says_nothing_more(monkeypatch, failure):
+    member = Member(dist.HashStore(), 1, 2, 1)
+    member._link.tell("{}")
+
+    def fails(given):
+        raise failure
+
+    def ended(seconds):
+        raise Stopped
+
+    monkeypatch.setattr(member, "_follow", fails)
+    monkeypatch.setattr("publius.training.distributed.job.time.sleep", ended)
+    assert member.serve() == 0
+    assert member.store.check(["failed"]) is not isinstance(failure, dist.DistError)

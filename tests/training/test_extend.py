@@ -110,6 +110,7 @@ def test_the_curriculum_multiplies_by_four():
     assert [p.length for p in curriculum(config(length=4096), 256)] == [1024, 4096]
     assert [p.length for p in curriculum(config(length=3000), 256)] == [750, 3000]
     assert [p.length for p in curriculum(config(length=200_000), 8192)] == [12500, 50000, 200_000]
+    assert [p.length for p in curriculum(config(length=256), 1)] == [16, 64, 256]
     given = (Phase(length=64, tokens=500), Phase(length=256, tokens=5000))
     assert curriculum(config(phases=given), 32) == given
     plans = planned(config(phases=given, accumulation=2), 32)

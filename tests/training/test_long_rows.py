@@ -167,3 +167,10 @@ def test_continues_exactly_from_any_place(at):
 def test_nothing_to_train_on_is_refused():
     with pytest.raises(UserError, match="nothing to train on"):
         LongBatches([np.array([2, 3])], WORDS, PLANS, seed=0)
+
+
+def test_a_row_with_room_for_more_needles_than_there_are_keys_is_made():
+    few = Hiding(tuple(made_up(4)), 1.0, 32, 5.0)  # twelve keys, and room for up to 128
+    batches = source(few, [Plan(4096, 1, 4)])
+    for _ in range(4):
+        assert batches.next().answers_BT.any()

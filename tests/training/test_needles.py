@@ -95,3 +95,11 @@ def test_values_have_two_words_to_as_many_as_asked():
     assert sizes == {2, 3, 4, 5}
     usual = draw_needles(np.random.default_rng(0), made_up(60), TEST_WORDINGS, 50)
     assert {len(needle.value.split()) for needle in usual} == {2}
+
+
+def test_more_needles_than_there_are_keys_are_refused():
+    words = made_up(24)
+    every = draw_needles(np.random.default_rng(0), words, TRAIN_WORDINGS, 24 * 23)
+    assert len({needle.key for needle in every}) == 24 * 23
+    with pytest.raises(UserError, match="24 words make 552 different keys, and 553 are asked for"):
+        draw_needles(np.random.default_rng(0), words, TRAIN_WORDINGS, 553)

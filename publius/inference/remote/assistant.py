@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from typing import Any, Self
+from contextlib import contextmanager
+from typing import Any, Literal, Self
 
 import httpx2
 
@@ -18,6 +19,8 @@ __all__ = ["RemoteAssistant"]
 
 _REASONS = {"tool_use": "tool_use", "max_tokens": "max_tokens", "stop_sequence": "stop_sequence",
             "model_context_window_exceeded": "max_tokens"}  # fmt: skip
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What events of another shape end in; ValueError is pydantic's, too."""
 
 
 class RemoteAssistant:
@@ -62,14 +65,18 @@ class RemoteAssistant:
                 for data in _frames(response.iter_lines(), self._endpoint):
                     if data.get("type") == "error":
                         raise self._refused(200, json.dumps(data))
-                    yield from reading.take(data)
+                    with _understood(self._endpoint):
+                        events = [*reading.take(data)]
+                    yield from events
         except httpx2.HTTPError as error:
             raise UserError(
                 f"the endpoint does not answer: {type(error).__name__}: {error}",
                 where=self._endpoint,
                 fix="is the server running there? publius serve RUN",
             ) from None
-        return reading.reply(self._endpoint)
+        with _understood(self._endpoint):
+            reply = reading.reply(self._endpoint)
+        return reply
 
     def close(self) -> None:
         """Close its connections."""
@@ -110,11 +117,24 @@ def _frames(lines: Iterator[str], where: str) -> Iterator[dict[str, Any]]:
     for line in lines:
         if line.startswith("data:"):
             try:
-                yield json.loads(line.removeprefix("data:"))
-            except ValueError:
+                data: dict[str, Any] = json.loads(line.removeprefix("data:"))
+                data.get("type")  # of an object
+                yield data
+            except _UNREADABLE:
                 raise UserError(
                     f"an event of the stream is not JSON: {line[:80]!r}", where=where, fix="ask again"
                 ) from None
+
+
+@contextmanager
+def _understood(where: str) -> Iterator[None]:
+    """Inside, an event of another shape than the Messages API's is a `UserError`."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        problem = f"an event of the stream is none of the Messages API's ({told})"
+        raise UserError(problem, where=where, fix="see what speaks at that address, and ask again") from error
 
 
 class _Reading:
@@ -124,6 +144,8 @@ class _Reading:
         self._blocks: list[Block] = []
         self._open: dict[str, Any] = {}
         self._text = ""
+        self._half = ""
+        """The first half of a character whose second is yet to come: JSON writes some as two."""
         self._end: dict[str, Any] | None = None
         self._problems: list[str] = []
         self._tokens = 0
@@ -145,11 +167,9 @@ class _Reading:
     def _more(self, delta: dict[str, Any]) -> Iterator[Event]:
         match delta["type"]:
             case "text_delta":
-                self._text += delta["text"]
-                yield Event("text", delta["text"])
+                yield from self._said("text", delta["text"])
             case "thinking_delta":
-                self._text += delta["thinking"]
-                yield Event("thinking", delta["thinking"])
+                yield from self._said("thinking", delta["thinking"])
             case "input_json_delta":
                 self._text += delta["partial_json"]
             case "signature_delta":
@@ -157,18 +177,32 @@ class _Reading:
             case _:
                 pass
 
+    def _said(
+        self, kind: Literal["text", "thinking"], more: str = "", *, last: bool = False
+    ) -> Iterator[Event]:
+        """Whole characters; half of one by itself is none, and could be neither shown nor sent back."""
+        more, self._half = self._half + more, ""
+        if more and not last and "\ud800" <= more[-1] <= "\udbff":
+            more, self._half = more[:-1], more[-1]
+        more = more.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if more:
+            self._text += more
+            yield Event(kind, more)
+
     def _close(self) -> Iterator[Event]:
         opened = self._open
         match opened.get("type"):
             case "text":
+                yield from self._said("text", last=True)
                 if self._text:
                     self._blocks.append(TextBlock(text=self._text))
             case "thinking":
+                yield from self._said("thinking", last=True)
                 signature = str(opened.get("signature", ""))
                 self._blocks.append(ThinkingBlock(thinking=self._text, signature=signature))
             case "tool_use":
                 try:
-                    given = json.loads(self._text or "{}")
+                    given = json.loads(self._text) if self._text else opened.get("input") or {}
                 except ValueError:  # it was cut off: half a call is text
                     self._problems.append("a tool call is not a valid call: it was cut off")
                     self._blocks.append(TextBlock(text=self._text))

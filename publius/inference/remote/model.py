@@ -50,7 +50,7 @@ class RemoteStats(NamedTuple):
     Attributes:
         requests: sent, retries included.
         cached: questions answered without a request.
-        dollars: of answers from the cache, too.
+        dollars: of answers from the cache, too, each once.
     """
 
     requests: int = 0
@@ -107,6 +107,8 @@ class RemoteModel:
         self._cache = AnswerCache(Path(config.cache).expanduser() if config.cache else default_cache())
         self._pace = Pace(config.requests_per_minute)
         self._budget = Budget(config.input_price, config.output_price, config.spend_cap)
+        self._paid: set[str] = set()
+        """Keys of answers whose cost is counted: what is asked again costs nothing again."""
         self._counts: dict[str, int] = dict.fromkeys(RemoteStats._fields[:-1], 0)
         self._counting = threading.Lock()
         self._client = httpx2.Client(
@@ -164,7 +166,9 @@ class RemoteModel:
         except _UNREADABLE:
             return None  # stored by a version that read it otherwise: ask again
         self._count(answer, cached=1)
-        self._budget.spend(self._cost(call, answer))
+        if call.key not in self._paid:
+            self._paid.add(call.key)
+            self._budget.spend(self._cost(call, answer))
         return answer
 
     def _cost(self, call: _Call, answer: Answer) -> float:
@@ -270,6 +274,7 @@ class RemoteModel:
             if isinstance(outcome, Answer):
                 cost = self._cost(call, outcome)
                 self._cache.put(call.key, raw)
+                self._paid.add(call.key)
                 self._count(outcome)
             elif outcome.billed:
                 cost = call.most

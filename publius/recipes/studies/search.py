@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from publius.core.config import Seed
+from publius.core.errors import UserError
 from publius.evals.study import Claim, Reading, StudyConfig, study
 from publius.pipeline import Node, Recipe
 from publius.recipes._workshop import Sizes
@@ -61,7 +63,7 @@ _MEASURES = {name: name for name in ("distinct", "effective", "sure", "wordings"
 
 
 def search(
-    seeds: int = 3, budget: int = 800, weak_budget: int = 240, seed: int = 0, first: int = 0,
+    seeds: int = 3, budget: int = 800, weak_budget: int = 240, seed: Seed = 0, first: Seed = 0,
     ablation: bool = False,
 ) -> Recipe:  # fmt: skip
     """Distinct confirmed findings of each way of asking, on a weak model and on a strong one.
@@ -77,7 +79,13 @@ def wire(
     sizes: Sizes, seeds: int, *, budgets: dict[str, int], seed: int = 0, first: int = 0,
     ablation: bool = False,
 ) -> Recipe:  # fmt: skip
-    """The study at any size."""
+    """The study at any size.
+
+    Raises:
+        UserError: for no seed at all.
+    """
+    if seeds < 1:
+        raise UserError(f"{seeds} seeds measure nothing", where="--set seeds", fix="give at least 1")
     arms = {**_ARMS, **_ABLATION} if ablation else _ARMS
     r = align(Recipe("study-search", jobs=1), sizes, seed)
     # of quickstart only what the two models are made from

@@ -35,6 +35,7 @@ class Outcome(NamedTuple):
         replies: of the target.
         unscored: of these, those the referee could not label.
         tokens: read and written by the target.
+        cut: whether it had more to send and found no room.
     """
 
     best: Exchange | None
@@ -42,6 +43,7 @@ class Outcome(NamedTuple):
     replies: int
     unscored: int
     tokens: int
+    cut: bool = False
 
 
 def rough_tokens(conversation: Conversation) -> int:
@@ -98,6 +100,7 @@ class Driver:
         while going := [game for game in games if game.move is not None]:
             sending = [game for game in going if isinstance(game.move, Send)]
             for game in sending[room:]:
+                game.cut = True
                 game.stop()
             sending = sending[:room]
             room -= len(sending)
@@ -141,6 +144,7 @@ class _Game:
     def __init__(self, goal: Goal, play: Play) -> None:
         self.goal, self._play = goal, play
         self.move: Send | Write | None = next(play, None)
+        self.cut = False
         self._best: Exchange | None = None
         self._succeeded = False
         self._replies = self._unscored = self._tokens = 0
@@ -169,7 +173,7 @@ class _Game:
             self.go_on(seen)
 
     def outcome(self) -> Outcome:
-        return Outcome(self._best, self._succeeded, self._replies, self._unscored, self._tokens)
+        return Outcome(self._best, self._succeeded, self._replies, self._unscored, self._tokens, self.cut)
 
 
 def _rank(exchange: Exchange) -> tuple[bool, float]:

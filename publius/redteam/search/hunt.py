@@ -246,7 +246,7 @@ class Hunt:
         self.spent["attack_tokens"] += outcome.tokens
         self.spent["unscored"] += outcome.unscored
         if outcome.best is None:
-            if outcome.replies == 0 and self.replies < self.settings.budget:
+            if not outcome.cut:  # where the budget ended first, nobody knows
                 self._deaf.add((chain.style, category))
             return None
         sent, played, grade = outcome.best

@@ -94,9 +94,25 @@ def read_goals(file: str) -> list[Goal]:
             raise UserError(
                 "this line has no request", where=where, fix='write {"prompt": "...", "category": "..."}'
             )
+        _check(row, where)
         meta = {key: value for key, value in row.items() if key not in ("prompt", "benign")}
         question = Conversation(messages=(user(row["prompt"]),), meta=meta)
         goals.append(Goal(question, "train", benign=bool(row.get("benign", False))))
     if not goals:
         raise UserError("the file holds no requests", where=file, fix="write one a line")
     return goals
+
+
+def _check(row: dict[str, Any], where: str) -> None:
+    """What a referee or a report would take for something else: a text is a list of its letters, and
+    whatever is not empty is true."""
+    for key in ("keys", "principles"):
+        value = row.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
+            fix = f'write "{key}": ["...", "..."]'
+            raise UserError(f"{key} is not a list of texts", where=where, fix=fix)
+    need = row.get("need", 1)
+    if isinstance(need, bool) or not isinstance(need, int) or need < 1:
+        raise UserError("need is not a number of keys", where=where, fix='write "need": 1, or more')
+    if not isinstance(row.get("benign", False), bool):
+        raise UserError("benign is neither true nor false", where=where, fix='write "benign": true')

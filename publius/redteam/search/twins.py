@@ -45,7 +45,9 @@ def counterpart(sent: Conversation, chain: Chain | None, question: Conversation)
         kept = [last] if live else sent.messages
         renamed = tuple(_renamed(message, old, new) for message in kept)
         base = question if live else sent
-        return _marked(base.model_copy(update={"messages": renamed}), sent, question)
+        # an order that a writer put into the operator's place names the thing, too
+        system = None if base.system is None else _exchanged(base.system, old, new)
+        return _marked(base.model_copy(update={"messages": renamed, "system": system}), sent, question)
     if chain is not None and not live:
         dressed = first_words(chain, Goal(question))
         if dressed is not None:
@@ -72,12 +74,16 @@ def _names(text: str, name: str) -> bool:
     return re.search(re.escape(name), text, re.IGNORECASE) is not None
 
 
-def _renamed(message: Message, old: str, new: str) -> Message:
+def _exchanged(text: str, old: str, new: str) -> str:
     def put(found: re.Match[str]) -> str:
         return new[:1].upper() + new[1:] if found.group()[:1].isupper() else new
 
+    return re.sub(re.escape(old), put, text, flags=re.IGNORECASE)
+
+
+def _renamed(message: Message, old: str, new: str) -> Message:
     if all(isinstance(block, TextBlock) for block in message.content):
-        text = re.sub(re.escape(old), put, text_of(message), flags=re.IGNORECASE)
+        text = _exchanged(text_of(message), old, new)
         return user(text) if message.role == "user" else Message(
             role=message.role, content=(TextBlock(text=text),)
         )  # fmt: skip

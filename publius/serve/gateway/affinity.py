@@ -20,6 +20,7 @@ __all__ = ["Key", "key_of", "ordered", "share"]
 _PREFIX = 512
 """Characters, or token ids, of a bare prompt that count."""
 _BEDROCK = re.compile(r"/model/([^/]+)/[\w-]+")
+_RETRIEVED = re.compile(r"/v1/models/(.+)")
 _LEADING = ("system", "developer")
 
 
@@ -30,6 +31,8 @@ class Key(NamedTuple):
     """The id as it was written; None where the request names none."""
     digest: bytes
     """Of what its prompt begins with."""
+    bedrock: bool = False
+    """Whether the id is written as Bedrock's clients do: as an ARN, with a region, a vendor, a version."""
 
 
 def key_of(raw_path: str, body: bytes) -> Key:
@@ -44,7 +47,8 @@ def key_of(raw_path: str, body: bytes) -> Key:
         read = None
     if not isinstance(read, dict):
         return Key(None, _digest(body))
-    named = _BEDROCK.fullmatch(raw_path)
+    bedrock = _BEDROCK.fullmatch(raw_path)
+    named = bedrock or _RETRIEVED.fullmatch(raw_path)
     model = unquote(named[1]) if named else read.get("model")
     requests = read.get("requests")
     if model is None and isinstance(requests, list) and requests and isinstance(requests[0], dict):
@@ -53,7 +57,8 @@ def key_of(raw_path: str, body: bytes) -> Key:
         model = read.get("model")
     begins = [model, read.get("tools") or read.get("toolConfig") or None, *_begins(read)]
     written = json.dumps(begins, sort_keys=True, separators=(",", ":"))
-    return Key(model if isinstance(model, str) else None, _digest(written.encode()))
+    name = model if isinstance(model, str) else None
+    return Key(name, _digest(written.encode()), bedrock is not None)
 
 
 def _begins(body: dict[str, Any]) -> list[Any]:

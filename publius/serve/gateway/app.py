@@ -23,7 +23,7 @@ from publius.serve.gateway.address import is_address
 from publius.serve.gateway.affinity import Key, key_of
 from publius.serve.gateway.metrics import GatewayMetrics
 from publius.serve.gateway.pool import Backend, Pool, models_of
-from publius.serve.gateway.replies import Reply, broken_frame, refusal
+from publius.serve.gateway.replies import Reply, broken_frame, refusal, whole_frames
 from publius.serve.http import new_id
 from publius.serve.paging import model_page
 
@@ -40,12 +40,13 @@ _OURS = frozenset((b"date", b"server"))
 """Of an answer: the gateway's own server writes them."""
 _BUSY = frozenset((502, 503, 504, 529))
 """Answers after which another backend may fare better."""
+_REFUSED = frozenset((503, 529))
+"""Those of them that say that nothing was taken: a proxy that says 502 or 504 had passed the request on."""
 _LARGEST = 32 << 20
 _LARGEST_BATCH = 256 << 20
 _BATCH = re.compile(r"(?:/anthropic)?/v1/messages/batches(/.*)?")
 _LONG = 1 << 18
 """Bytes of a body that are worth a thread to read."""
-_FRAME_END = re.compile(rb".*(?:\r\n\r\n|\n\n|\r\r)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class Gateway:
             except httpx2.HTTPError as error:
                 self.metrics.broken.labels(answer.backend.name).inc()
                 answer.backend.fell(type(error).__name__)
-                last = broken_frame(asked.path, answer.response.headers.get("content-type", ""))
+                last = broken_frame(asked.path, _kind(answer.response))
                 if last is None:
                     raise _Gone from error  # in the middle of a body nothing can be said: it is cut off
                 await send({"type": "http.response.body", "body": last, "more_body": True})
@@ -254,7 +255,8 @@ class Gateway:
                 await trying.aclose()
                 raise
             status = answer.response.status_code
-            elsewhere = status in _BUSY or (status == 404 and stateful is not None and bool(stateful[1]))
+            busy = status in (_REFUSED if once else _BUSY)
+            elsewhere = busy or (status == 404 and stateful is not None and bool(stateful[1]))
             if elsewhere and left:
                 await trying.aclose()
                 self.metrics.retries.labels(backend.name).inc()
@@ -308,20 +310,19 @@ def _give_back(backend: Backend) -> None:
 async def _chunks(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
     """The body as it comes, still encoded as the backend has encoded it; a stream of events in whole frames,
     so that one a backend leaves unfinished can be ended properly."""
-    framed = response.headers.get("content-type", "").startswith("text/event-stream")
-    if not framed or "content-encoding" in response.headers:
-        async for chunk in response.aiter_raw():
-            yield chunk
-        return
-    held = b""
+    kind, held = _kind(response), b""
     async for chunk in response.aiter_raw():
         held += chunk
-        whole = _FRAME_END.match(held)
-        if whole:
-            yield whole[0]
-            held = held[whole.end() :]
+        if whole := whole_frames(kind, held):
+            yield held[:whole]
+            held = held[whole:]
     if held:
         yield held
+
+
+def _kind(response: httpx2.Response) -> str:
+    """What kind of body it is; none that anything could be added to, where it is compressed."""
+    return "" if "content-encoding" in response.headers else response.headers.get("content-type", "")
 
 
 async def _body(receive: Receive, most: int) -> bytes:

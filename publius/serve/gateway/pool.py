@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 
+from publius.serve.bedrock.names import candidates as bedrock_names
 from publius.serve.gateway.affinity import Key, ordered, share
 
 __all__ = ["Backend", "Pool", "models_of"]
@@ -92,14 +93,15 @@ class Pool:
         by affinity, but those with more than their share under way last."""
         able = [backend for backend in self.backends if backend.up]
         if key.model is not None:
+            names = set(bedrock_names(key.model)) if key.bedrock else {key.model}
             able = (
-                [b for b in able if b.models is not None and key.model in b.models]
+                [b for b in able if b.models is not None and not names.isdisjoint(b.models)]
                 or [b for b in able if b.models is None]
                 or able
             )
         most = share(sum(b.in_flight for b in able), len(able), bound=self._bound, spare=self._spare)
-        names = ordered(key, [backend.name for backend in able])
-        return sorted((self._by_name[name] for name in names), key=lambda b: b.in_flight >= most)
+        order = ordered(key, [backend.name for backend in able])
+        return sorted((self._by_name[name] for name in order), key=lambda b: b.in_flight >= most)
 
     def home(self, key: Key, among: Sequence[Backend]) -> Backend:
         """The backend `key` belongs to, however much it has to do."""

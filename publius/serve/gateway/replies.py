@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.types import Send
 
+from publius.serve.bedrock.errors import exception_frame
+from publius.serve.bedrock.eventstream import MEDIA_TYPE
 from publius.serve.errors import ApiError
 from publius.serve.http import new_id
 from publius.serve.openai.errors import error_body
 
-__all__ = ["Reply", "broken_frame", "refusal"]
+__all__ = ["Reply", "broken_frame", "refusal", "whole_frames"]
 
 _OPENAI = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/tokenizer_info")
+_SSE = "text/event-stream"
+_FRAME_END = re.compile(rb".*(?:\r\n\r\n|\n\n|\r\r)", re.DOTALL)
+_SMALLEST = 16
+"""Bytes of a frame of AWS's that holds nothing."""
 _BROKEN = ApiError("api_error", "the server that was answering is gone")
 
 
@@ -57,9 +64,28 @@ def refusal(path: str, error: ApiError) -> Reply:
     return Reply(error.status, json.dumps(_messages_body(error, number)).encode(), headers=headers)
 
 
+def whole_frames(kind: str, held: bytes) -> int:
+    """How many bytes of a body's next part may be passed on so that it ends between two frames; all of them,
+    where the `kind` of body has none that the gateway could end."""
+    if kind.startswith(_SSE):
+        found = _FRAME_END.match(held)
+        return found.end() if found else 0
+    at = 0
+    while kind.startswith(MEDIA_TYPE) and len(held) - at >= 4:
+        size = int.from_bytes(held[at : at + 4], "big")
+        if size < _SMALLEST:
+            break  # no frames at all: it passes as it is
+        if at + size > len(held):
+            return at
+        at += size
+    return at if kind.startswith(MEDIA_TYPE) and 0 < len(held) - at < 4 else len(held)
+
+
 def broken_frame(path: str, kind: str) -> bytes | None:
     """How a stream of events that a backend left unfinished is ended; None where nothing can be said."""
-    if not kind.startswith("text/event-stream"):
+    if kind.startswith(MEDIA_TYPE):
+        return exception_frame(_BROKEN)
+    if not kind.startswith(_SSE):
         return None
     if path in _OPENAI:
         return f"data: {json.dumps(error_body(_BROKEN))}\n\n".encode()

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import uvicorn
 
 from publius.core.console import console
 from publius.core.errors import UserError
 from publius.serve.gateway.app import Gateway, GatewayConfig
-from publius.serve.run import log_lines, run_loop
+from publius.serve.run import QuietUvicorn, log_lines, run_loop
 
 __all__ = ["run_gateway"]
 
@@ -34,21 +32,16 @@ def run_gateway(config: GatewayConfig, *, host: str, port: int, drain: int) -> N
         Gateway(config), host=host, port=port, log_config=None, access_log=False, http="httptools", ws="none",
         timeout_keep_alive=75, server_header=False, timeout_graceful_shutdown=drain,
     )  # fmt: skip
-    console.print(f"http://{host}:{port}, before {', '.join(config.backends)}", markup=False, soft_wrap=True)
+
+    def listening(port: int) -> None:
+        told = f"http://{host}:{port}, before {', '.join(config.backends)}"
+        console.print(told, markup=False, soft_wrap=True)
+
     try:
-        run_loop(_run(_Uvicorn(settings)))
+        run_loop(_run(QuietUvicorn(settings, listening)))
     except SystemExit:
         fix = "another program may use it: choose another port"
         raise UserError(f"cannot listen on {host}:{port}", where="--port", fix=fix) from None
-
-
-class _Uvicorn(uvicorn.Server):
-    """Signals are ours: one that has been obeyed is no failure."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take none."""
-        yield
 
 
 async def _run(web: uvicorn.Server) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from publius.serve.errors import ApiError, api_error
 from publius.serve.http import new_id
 from publius.serve.messages.errors import error_body
@@ -169,7 +171,8 @@ class ItemRunner:
             except Exception as error:
                 told = api_error(error)
                 timeouts += told.type == "timeout_error"
-                if not _passes(told, timeouts):
+                # The store may be away for a while, which no request of a batch has to answer for.
+                if not (isinstance(error, SQLAlchemyError) or _passes(told, timeouts)):
                     if told.type == "api_error":
                         _log.exception("a request of a batch failed", extra={"request_id": asked})
                     return "errored", {"type": "errored", "error": error_body(told, asked)}

@@ -32,7 +32,7 @@ from publius.serve.exchange import (
 from publius.serve.guard import Caller
 from publius.serve.http import compact, read_json, request_id, sse
 from publius.serve.openai.body import ChatBody, invalid, parsed, refuse_given
-from publius.serve.openai.choices import merged, usage_of
+from publius.serve.openai.choices import at_once, merged, usage_of
 from publius.serve.openai.conversation import conversation, tool_choice, tool_specs
 from publius.serve.openai.errors import error_body
 from publius.serve.openai.tokens import Seen, Tokens
@@ -243,7 +243,7 @@ async def chat(server: Server, request: Request, caller: Caller) -> Response:
     tokens = Tokens(served.tokenizer)
     choices = [Choice(i, tokens, bool(body.logprobs), body.top_logprobs or 0) for i in range(body.choices)]
     streams = [server.exchange(replace(ask, stream=i), caller, number) for i in range(body.choices)]
-    events = merged(streams)
+    events = merged(streams, at_once(served.engine.max_batch))
     head = {
         "id": f"chatcmpl-{number.removeprefix('req_')}",
         "object": "chat.completion.chunk" if body.stream else "chat.completion",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from publius.serve.exchange import Event, Usage
 
-__all__ = ["AT_ONCE", "merged", "together", "usage_of"]
+__all__ = ["AT_ONCE", "at_once", "merged", "together", "usage_of"]
 
 AT_ONCE = 32
 """Replies of one request under way at once: the others wait here, not in the queue that all share."""
@@ -16,9 +16,16 @@ AT_ONCE = 32
 T = TypeVar("T")
 
 
-async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results in order; when one fails, or the caller is cancelled, the others are cancelled too."""
-    gate = asyncio.Semaphore(AT_ONCE)
+def at_once(rows: int) -> int:
+    """How many replies of one request may be under way where an engine has so many rows: more would have to
+    wait in the queue, which may be too short for them even when nobody else asks."""
+    return min(AT_ONCE, rows)
+
+
+async def together(works: Sequence[Coroutine[Any, Any, T]], most: int = AT_ONCE) -> list[T]:
+    """The results in order, `most` under way at once; when one fails, or the caller is cancelled, the others
+    are cancelled too."""
+    gate = asyncio.Semaphore(most)
 
     async def one(work: Coroutine[Any, Any, T]) -> T:
         async with gate:
@@ -42,10 +49,10 @@ class _Came(NamedTuple):
 
 
 async def merged(
-    streams: Sequence[AsyncGenerator[Event, None]],
+    streams: Sequence[AsyncGenerator[Event, None]], most: int = AT_ONCE
 ) -> AsyncGenerator[tuple[int, Event], None]:
-    """Events of all streams as they come, each with its stream's number; when one fails all are closed, and
-    whoever stops reading closes them too."""
+    """Events of all streams as they come, `most` under way at once, each with its stream's number; when one
+    fails all are closed, and whoever stops reading closes them too."""
     if len(streams) == 1:
         try:
             async for event in streams[0]:
@@ -54,7 +61,7 @@ async def merged(
             await streams[0].aclose()
         return
     came: asyncio.Queue[_Came] = asyncio.Queue(maxsize=256)
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(most)
 
     async def pump(index: int) -> None:
         error: BaseException | None = None

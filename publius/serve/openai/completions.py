@@ -25,7 +25,7 @@ from publius.serve.http import read_json, request_id, sse
 from publius.serve.hub import ServedModel
 from publius.serve.openai.body import CompletionBody, invalid, parsed, refuse_given
 from publius.serve.openai.chat import FINISHED, PING, frame
-from publius.serve.openai.choices import merged, together, usage_of
+from publius.serve.openai.choices import at_once, merged, together, usage_of
 from publius.serve.openai.errors import error_body
 from publius.serve.openai.tokens import Seen, TextLog, Tokens
 from publius.serve.replies import begun, unless_gone
@@ -159,6 +159,8 @@ class _Job:
     choices: list[_Choice]
     streams: list[AsyncGenerator[Event, None]]
     echo: bool
+    at_once: int
+    """Streams under way together."""
 
     def begin(self) -> list[dict[str, Any]]:
         """What is there before the first event: the echo of every choice."""
@@ -184,7 +186,7 @@ async def completions(server: Server, request: Request, caller: Caller) -> Respo
     if body.best_of is not None and body.best_of != body.choices:
         raise invalid("best_of", "must be left out, or equal n")
     job = await _job(server, request, body, caller, number)
-    events = merged(job.streams)
+    events = merged(job.streams, job.at_once)
     head = {
         "id": f"cmpl-{number.removeprefix('req_')}",
         "object": "text_completion",
@@ -216,11 +218,11 @@ async def _job(server: Server, request: Request, body: CompletionBody, caller: C
     given = prompts(body.prompt, served, bos=body.add_special_tokens)
     if len(given) * body.choices > MOST_PROMPTS:
         raise invalid("n", f"{len(given)} prompts with {body.choices} choices are more than {MOST_PROMPTS}")
-    top = body.logprobs or 0
+    top, most = body.logprobs or 0, at_once(served.engine.max_batch)
     scored: list[list[Seen]] = [[] for _ in given]
     if body.echo and body.logprobs is not None:
         reads = [read_text(server, served, prompt.ids, alternatives=top) for prompt in given]
-        found = await unless_gone(request, together(reads))
+        found = await unless_gone(request, together(reads, most))
         scored = [_shown(prompt, tokens) for prompt, tokens in zip(given, found, strict=True)]
     sampling, tokens = body.sampling(top), Tokens(served.tokenizer)
     choices: list[_Choice] = []
@@ -240,7 +242,7 @@ async def _job(server: Server, request: Request, body: CompletionBody, caller: C
                 tell_drawn=log is not None,
             )
             streams.append(server.exchange(ask, caller, number))
-    return _Job(given, scored, choices, streams, bool(body.echo))
+    return _Job(given, scored, choices, streams, bool(body.echo), most)
 
 
 async def _frames(

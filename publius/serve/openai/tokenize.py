@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response
 
 from publius.serve.errors import ApiError
-from publius.serve.http import read_json
+from publius.serve.http import compact, read_json
 from publius.serve.hub import ServedModel
 from publius.serve.openai.body import invalid, parsed
 from publius.serve.openai.conversation import conversation, tool_specs
@@ -59,11 +59,18 @@ async def tokenize(server: Server, request: Request) -> Response:
     served = _served(server, body.model)
     if (body.prompt is None) == (body.messages is None):
         raise invalid("prompt", "give either prompt or messages")
-    ids = await asyncio.to_thread(_ids, body, served)
+    # All of it in a thread: a million tokens, which anybody may ask for, would keep everyone else waiting.
+    answer = await asyncio.to_thread(_tokenized, body, served)
+    return Response(answer, media_type="application/json")
+
+
+def _tokenized(body: TokenizeBody, served: ServedModel) -> bytes:
+    ids = _ids(body, served)
     answer: dict[str, Any] = {"count": len(ids), "max_model_len": served.context, "tokens": ids}
     if body.return_token_strs:
-        answer["token_strs"] = [served.tokenizer.decode([token]) for token in ids]
-    return JSONResponse(answer)
+        texts = {token: served.tokenizer.decode([token]) for token in set(ids)}
+        answer["token_strs"] = [texts[token] for token in ids]
+    return compact(answer)
 
 
 def _ids(body: TokenizeBody, served: ServedModel) -> list[int]:

@@ -146,23 +146,27 @@ class Member:
         """
         with interrupts(signal.SIGTERM, signal.SIGINT):
             try:
-                while given := self._next():
-                    self._follow(json.loads(given))
-            except Stopped:
+                return self._serve()
+            except Stopped:  # also while a failure is told: rank 0's words are the only ones
                 return 0
             except KeyboardInterrupt:
                 return 130
-            except UserError as error:
-                self._report(error.what, error.where, error.fix)
-                time.sleep(_LAST_WORDS)
-                return LOST
-            except Exception as error:
-                if not lost_contact(error) and not self.store.check([_FAILED]):
-                    fix = "this is a bug; what happened stands above"
-                    self._report(f"rank {self.rank} failed: {type(error).__name__}: {error}", "", fix)
-                    traceback.print_exc()
-                time.sleep(_LAST_WORDS)
-                return LOST
+
+    def _serve(self) -> int:
+        try:
+            while given := self._next():
+                self._follow(json.loads(given))
+        except UserError as error:
+            self._report(error.what, error.where, error.fix)
+            time.sleep(_LAST_WORDS)
+            return LOST
+        except Exception as error:
+            if not lost_contact(error) and not self.store.check([_FAILED]):
+                fix = "this is a bug; what happened stands above"
+                self._report(f"rank {self.rank} failed: {type(error).__name__}: {error}", "", fix)
+                traceback.print_exc()
+            time.sleep(_LAST_WORDS)
+            return LOST
         return 0
 
     def _next(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,7 @@ from publius.inference.remote import RemoteAssistant, RemoteConfig
 from publius.inference.remote.assistant import _frames, _Reading
 from publius.inference.terminal import Chat, converse
 from publius.testing.server import RunningServer, served, write_tiny_checkpoint
+from tests.inference.remote.wire import Fault, wire
 
 ASKED = Conversation(messages=(user("hello"),))
 
@@ -114,3 +116,58 @@ def test_an_event_that_is_no_json_is_one_clear_error():
     assert list(_frames(iter(["event: x", 'data: {"a": 1}']), "there")) == [{"a": 1}]
     with pytest.raises(UserError, match="is not JSON"):
         list(_frames(iter(["data: {"]), "there"))
+
+
+TEXT = {"type": "content_block_start", "content_block": {"type": "text", "text": ""}}
+CALL = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
+OVER = [{"type": "content_block_stop"}, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}]
+
+
+@contextmanager
+def saying(*events: object) -> Iterator[RemoteAssistant]:
+    """An assistant of a server that says these."""
+    with wire() as server:
+        said = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        server.faults.append(Fault(body=said.encode()))
+        chosen = RemoteConfig(dialect="anthropic", url=server.url, model="m")
+        with RemoteAssistant(chosen) as assistant:
+            yield assistant
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (1,),
+        ([1],),
+        ({"type": "content_block_delta"},),
+        ({"type": "content_block_start"},),
+        (TEXT, {"type": "content_block_delta", "delta": {"type": "text_delta", "text": 5}}),
+        ({"type": "content_block_start", "content_block": {**CALL, "input": [1]}}, *OVER),
+        ({"type": "content_block_start", "content_block": {"type": "tool_use"}}, *OVER),
+        ({"type": "message_delta", "delta": {}, "usage": {"output_tokens": "many"}},),
+        ({"type": "message_delta", "delta": [1]},),
+    ],
+)
+def test_events_of_another_shape_are_one_clear_error(events: tuple[object, ...]):
+    with saying(*events) as assistant, pytest.raises(UserError, match="event of the stream") as error:
+        list(assistant.stream(ASKED))
+    assert "/v1/messages" in error.value.where
+
+
+def test_a_character_in_two_halves_comes_whole():
+    halves = [{"type": "text_delta", "text": text} for text in ("a\ud83d", "\ude00b", "c\ud83d")]
+    deltas = [{"type": "content_block_delta", "delta": delta} for delta in halves]
+    reading = _Reading()
+    events = [event.text for data in (TEXT, *deltas, *OVER) for event in reading.take(data)]
+    assert events == ["a", "\U0001f600b", "c", "\ufffd"]
+    assert text_of(reading.reply("there").message) == "a\U0001f600bc\ufffd"
+
+
+def test_an_input_that_comes_with_its_call_is_kept():
+    """As servers that do not stream it say it."""
+    reading = _Reading()
+    whole = {"type": "content_block_start", "content_block": {**CALL, "input": {"at": 3}}}
+    events = [event.text for data in (whole, *OVER) for event in reading.take(data)]
+    assert events == ['{"name":"look","input":{"at":3}}']
+    [call] = reading.reply("there").message.content
+    assert isinstance(call, ToolUseBlock) and call.input == {"at": 3}

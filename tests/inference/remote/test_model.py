@@ -249,6 +249,13 @@ def test_an_answer_that_arrives_damaged_has_been_paid_for(server, tmp_path, faul
     assert len(server.seen) <= 4
 
 
+def test_what_is_asked_again_costs_nothing_again(server, tmp_path):
+    with RemoteModel(config(server, tmp_path, spend_cap=0.3, **PRICED)) as model:
+        for _ in range(5):
+            model.ask(questions("a"))
+        assert model.stats().dollars == pytest.approx(0.11) and len(server.seen) == 1
+
+
 def test_without_usage_an_answer_counts_with_what_it_may_cost(tmp_path):
     with wire(lambda text: Reply("x", usage=None)) as server:
         _, stats = ask(config(server, tmp_path, **PRICED), "a")

@@ -181,6 +181,17 @@ def test_sealed_families_are_not_searched_with():
     assert {"bias", "sycophancy"} <= set(open_styles((), probes=True)) - set(open_styles(()))
 
 
+def test_a_budget_that_ends_makes_no_pair_hopeless():
+    """A style that asks its writer first comes late to what is left; it still had something to try."""
+    for seed in range(3):
+        settings = HuntSettings(budget=21, tries=2, seed=seed)
+        driver = Driver(Says(lambda c, draw: REFUSAL), TruthReferee())
+        goals = [goal("grey bane"), goal("red bane", "rumour")]
+        hunt = to_the_end(Hunt(driver, goals, settings, styles=["direct", "translate"], mutators=["typos"]))
+        assert hunt.replies == 21
+        assert hunt.status().cells == 4, "else more may be filled than there are"
+
+
 def test_requests_of_ones_own(tmp_path: Path):
     file = tmp_path / "goals.jsonl"
     file.write_text(
@@ -194,6 +205,13 @@ def test_requests_of_ones_own(tmp_path: Path):
         (deep, "no JSON"),
         (long, "no JSON"),
         ('{"category": "x"}', "no request"),
+        # a text would be read letter by letter, and "no" is true
+        ('{"prompt": "x", "keys": "boil it", "need": 1}', "keys is not a list"),
+        ('{"prompt": "x", "keys": [1], "need": 1}', "keys is not a list"),
+        ('{"prompt": "x", "principles": "p1"}', "principles is not a list"),
+        ('{"prompt": "x", "keys": ["boil it"], "need": "all"}', "need is not a number"),
+        ('{"prompt": "x", "keys": ["boil it"], "need": 0}', "need is not a number"),
+        ('{"prompt": "x", "benign": "no"}', "neither true nor false"),
         ("", "holds no requests"),
     ):
         file.write_text(bad + "\n" if bad else "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from publius.serve.errors import ApiError
 from publius.serve.messages.batch_runner import ItemRunner, Run
@@ -270,3 +271,15 @@ asyncio.run(main())
     found = list(store.batches.results(batch.number))
     assert sorted(name for name, _ in found) == sorted(f"r{number}" for number in range(1000))
     assert killed.items() <= dict(found).items(), "a result that was there is not made again"
+
+
+def test_a_store_that_is_away_for_a_moment_fails_no_request(store: Store) -> None:
+    batch, away = make(store, 6), [OperationalError("SELECT", {}, Exception("restarting"))] * 3
+
+    async def run(item: BatchItem, asked: str) -> dict[str, Any]:
+        if away:
+            raise away.pop()
+        return await echo(item, asked)
+
+    running(store, run)
+    assert outcomes(store, batch) == {"succeeded": 6}

@@ -12,6 +12,7 @@ import pytest
 
 from publius.core.messages import TextBlock, ToolUseBlock
 from publius.serve.exchange import Began, BlockBegan, BlockEnded, Drawn, Ended, Idle, Piece, Usage
+from publius.serve.guard import Caller
 from publius.serve.openai.body import ChatBody, parsed
 from publius.serve.openai.chat import Choice, asked
 from publius.serve.openai.tokens import Tokens
@@ -324,3 +325,18 @@ def test_events_of_a_call_without_pieces_and_of_a_long_silence() -> None:
     assert whole["message"]["content"] == "a" and whole["finish_reason"] == "tool_calls"
     (shown,) = whole["logprobs"]["content"]  # the end token is none of the text
     assert shown["token"] == "a" and shown["top_logprobs"][0]["token"] == "a"
+
+
+def test_the_books_say_of_several_replies_what_their_usage_says(
+    client: openai.OpenAI, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books, spent = list[Usage](), server.guard.spent
+
+    async def noted(caller: Caller, usage: Usage) -> None:
+        books.append(usage)
+        await spent(caller, usage)
+
+    monkeypatch.setattr(server.guard, "spent", noted)
+    told = client.chat.completions.create(**GREEDY, n=4).usage
+    assert told is not None and len(books) == 4
+    assert sum(one.prompt + one.output for one in books) == told.total_tokens

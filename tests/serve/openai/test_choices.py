@@ -9,7 +9,7 @@ import pytest
 
 from publius.serve.errors import ApiError
 from publius.serve.exchange import Began, Event, Usage
-from publius.serve.openai.choices import AT_ONCE, merged, together, usage_of
+from publius.serve.openai.choices import AT_ONCE, at_once, merged, together, usage_of
 
 
 class Streams:
@@ -106,3 +106,24 @@ def test_a_prompt_counts_once() -> None:
         "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 1},
     }
+
+
+def test_no_more_are_under_way_than_an_engine_has_rows_for() -> None:
+    assert (at_once(4), at_once(64)) == (4, AT_ONCE)
+    made = Streams()
+
+    async def read() -> int:
+        return len([None async for _ in merged([made.stream(3) for _ in range(20)], at_once(4))])
+
+    assert asyncio.run(read()) == 60 and made.most == 4
+    under = most = 0
+
+    async def work() -> None:
+        nonlocal under, most
+        under += 1
+        most = max(most, under)
+        await asyncio.sleep(0.001)
+        under -= 1
+
+    asyncio.run(together([work() for _ in range(20)], at_once(3)))
+    assert most == 3

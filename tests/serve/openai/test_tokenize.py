@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import httpx2
@@ -11,6 +12,7 @@ from publius.core.messages import Conversation, user
 from publius.serve.exchange import Ask
 from publius.serve.server import Server
 from publius.testing import byte_tokenizer
+from publius.tokenizer.tokenizer import Tokenizer
 
 TOKENIZER = byte_tokenizer()
 
@@ -69,3 +71,17 @@ def test_what_is_wrong_is_named(url: str, path: str, body: dict[str, Any], param
 def test_little_is_taken_in_without_a_key(url: str) -> None:
     answer = httpx2.post(f"{url}/tokenize", json={"prompt": "a" * (4 << 20)})
     assert answer.status_code == 413 and answer.json()["error"]["code"] == "request_too_large"
+
+
+def test_names_of_tokens_are_found_beside_the_event_loop(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, found = Tokenizer.decode, list[str]()
+
+    def noted(self: Tokenizer, ids: list[int]) -> str:
+        found.append(threading.current_thread().name)
+        return decode(self, ids)
+
+    monkeypatch.setattr(Tokenizer, "decode", noted)
+    answer = post(url, "/tokenize", {"prompt": "ab" * 20_000, "return_token_strs": True})
+    assert answer["token_strs"][:3] == ["<|bos|>", "a", "b"] and answer["count"] == 40_001
+    # Each name once, and in no thread that runs a loop: "Thread-1 (run)".
+    assert len(found) == 3 and not any(name.startswith("Thread-") for name in found)
