@@ -5,14 +5,16 @@
 
 *Alike* is a round of critiques: 256 requests that share few-shot examples of 9,000 characters (2,250 tokens
 at four characters a token), add a text of their own of 200 (50 tokens), and get 32 tokens each. *Unlike*: 64
-requests of 64 to 192 random tokens, none beginning as another, 32 new tokens each. Both at the 10M shape of
-`train_vs_hf.py` with a context of 4,096, greedy, fresh weights, all requests given to the engine at once.
+requests of 64 to 192 random tokens, none beginning as another, 32 new tokens each. *Samples*, as RL draws:
+16 prompts of 16 to 47 tokens, four of each, 32 new tokens. All at the 10M shape of `train_vs_hf.py` with a
+context of 4,096, greedy, fresh weights, all requests given to the engine at once.
 
 Without the cache means the same engine whose pages get no name: nothing is hashed, found, waited for or kept.
 It must say the same tokens, which is checked. Alike, with and without take turns in processes of their own,
 and the median of all rounds is reported. Unlike, where 1% is to be seen, two engines in one process take
 turns on the same new prompts, the second of a pair first in the next, and the median of the ratios of their
-times is reported, beside the quartiles. `--quick` is a smoke test, not a measurement.
+times is reported, beside the quartiles. Samples, in the same way, beside an engine that shares full pages and
+copies none, which is what the cache did alone. `--quick` is a smoke test, not a measurement.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,6 +53,8 @@ from publius.inference.scheduler import Scheduler
 from publius.model import ModelConfig
 
 CONTEXT = 4096
+Draw = Callable[["Work", int], list[list[int]]]
+"""Prompts of a workload; other ones for another number."""
 GAIN, COST = 3.0, 0.01
 """What is asked: so many times the requests a second where prompts begin alike, so much more time at most."""
 
@@ -74,6 +78,8 @@ class Work(Config):
     """(unlike) With and without, so many times."""
     each: int = 64
     """(unlike) Requests of each: few, since the machine's speed changes from second to second."""
+    group: int = 4
+    """(samples) Of each prompt."""
 
     @property
     def shape(self) -> ModelConfig:
@@ -92,7 +98,16 @@ class NamelessPool(PagePool):
         """It gets none, and is free when its user gives it back."""
 
 
-class NamelessScheduler(Scheduler):
+class WholeScheduler(Scheduler):
+    """Shares full pages only: the page a prompt ends in is read by everyone."""
+
+    def add(self, request: Request) -> None:
+        """It has no tail that another could have."""
+        super().add(request)
+        request.tail = b""
+
+
+class NamelessScheduler(WholeScheduler):
     """Gives every page a number nobody else has in place of the hash of what it holds."""
 
     _numbers = itertools.count()
@@ -103,10 +118,12 @@ class NamelessScheduler(Scheduler):
             request.chain.append(next(NamelessScheduler._numbers).to_bytes(8, "little"))
 
 
-def engine_of(work: Work, reuse: bool) -> Engine:
-    """An engine that is warm, with the prefix cache or without."""
+def engine_of(work: Work, reuse: bool, *, whole: bool = False) -> Engine:
+    """An engine that is warm, with the prefix cache, of `whole` pages alone, or without."""
     engine = our_engine(work.shape, work.dtype)
     pool, scheduler = (PagePool, Scheduler) if reuse else (NamelessPool, NamelessScheduler)
+    if whole:
+        scheduler = WholeScheduler
     prompt = list(range(FIRST_ID, FIRST_ID + 2 * PAGE))
     with mock.patch.multiple("publius.inference.engine", PagePool=pool, Scheduler=scheduler):
         # The first request makes them.
@@ -126,6 +143,14 @@ def unlike(work: Work, number: int) -> list[list[int]]:
     lengths, rng = random.Random(0), random.Random(number)
     ids = range(FIRST_ID, work.shape.vocab_size)
     return [rng.choices(ids, k=lengths.randint(*work.lengths)) for _ in range(work.each)]
+
+
+def samples(work: Work, number: int) -> list[list[int]]:
+    """New prompts, each as often as it is sampled."""
+    rng, ids = random.Random(number), range(FIRST_ID, work.shape.vocab_size)
+    count = max(1, work.each // work.group)
+    prompts = [rng.choices(ids, k=PAGE + place % (2 * PAGE)) for place in range(0, count * 7, 7)]
+    return [prompt for prompt in prompts for _ in range(work.group)]
 
 
 def run(engine: Engine, prompts: Sequence[Sequence[int]], new: int) -> tuple[float, str]:
@@ -156,10 +181,20 @@ def time_alike(work: Work) -> dict[str, Any]:
 
 def time_unlike(work: Work) -> dict[str, Any]:
     """In a child: seconds of every workload with and without the cache, in pairs."""
-    engines = {reuse: engine_of(work, reuse) for reuse in (True, False)}
+    return _paired(work, {reuse: engine_of(work, reuse) for reuse in (True, False)}, unlike)
+
+
+def time_samples(work: Work) -> dict[str, Any]:
+    """In a child: seconds with the last page copied and with full pages shared alone, in pairs."""
+    return _paired(
+        work, {copies: engine_of(work, True, whole=not copies) for copies in (True, False)}, samples
+    )
+
+
+def _paired(work: Work, engines: dict[bool, Engine], draw: Draw) -> dict[str, Any]:
     pairs: list[list[float]] = []
     for number in range(work.pairs + 1):
-        prompts, found = unlike(work, number), dict[bool, tuple[float, str]]()
+        prompts, found = draw(work, number), dict[bool, tuple[float, str]]()
         for reuse in (True, False) if number % 2 else (False, True):
             found[reuse] = run(engines[reuse], prompts, work.new)
         if found[True][1] != found[False][1]:
@@ -168,9 +203,13 @@ def time_unlike(work: Work) -> dict[str, Any]:
     return {"pairs": pairs[1:], "reused": engines[True].stats.reused}  # the first warms up
 
 
-def summary(with_it: dict[str, Any], without: dict[str, Any], none: dict[str, Any]) -> dict[str, Any]:
-    """The two ratios, each None when a side failed."""
-    line: dict[str, Any] = {"gain": None, "cost": None}
+def summary(
+    with_it: dict[str, Any], without: dict[str, Any], none: dict[str, Any], sampled: dict[str, Any]
+) -> dict[str, Any]:
+    """The three ratios, each None when a side failed."""
+    line: dict[str, Any] = {"gain": None, "cost": None, "samples": None}
+    if "error" not in sampled:
+        line["samples"] = extra(sampled["pairs"])
     if "error" not in with_it and "error" not in without:
         if with_it["said"] != without["said"]:
             raise AssertionError("the prefix cache changed a text")
@@ -181,8 +220,8 @@ def summary(with_it: dict[str, Any], without: dict[str, Any], none: dict[str, An
 
 
 def table(work: Work, line: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
-    """Markdown: the two workloads."""
-    alike_with, alike_without, none = results
+    """Markdown: the three workloads."""
+    alike_with, alike_without, none, sampled = results
     rows: list[list[str]] = []
     if line["gain"] is not None:
         rows.append(
@@ -208,6 +247,19 @@ def table(work: Work, line: dict[str, Any], results: Sequence[dict[str, Any]]) -
                 f"at most {COST:.0%}: {'met' if more <= COST else 'missed'}",
             ]
         )
+    if line["samples"] is not None:
+        with_it, without = (statistics.median(side) for side in zip(*sampled["pairs"], strict=True))
+        more, low, high = (line["samples"][name] for name in ("median", "low", "high"))
+        rows.append(
+            [
+                f"{work.each // work.group} prompts of 16 to 47 tokens, {work.group} samples each",
+                f"{sampled['reused']} tokens",
+                f"{work.each / with_it:.2f} samples/s",
+                f"{work.each / without:.2f} samples/s (full pages)",
+                f"{more:+.2%} time ({low:+.2%} to {high:+.2%}, {len(sampled['pairs'])} pairs)",
+                "reported",
+            ]
+        )
     failed = [[result["error"], *[""] * 5] for result in results if "error" in result]
     return markdown(["requests", "reused", "with", "without", "ratio", "wanted"], rows + failed)
 
@@ -220,7 +272,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=3, help="of requests that begin alike; 0 leaves them out"
     )
-    parser.add_argument("--pairs", type=int, default=80, help="of requests that do not")
+    parser.add_argument("--pairs", type=int, default=80, help="of requests that do not, and of samples")
     options = parser.parse_args()
     if options.quick:
         options.size, options.rounds, options.pairs = "1M", 1, 2
@@ -248,12 +300,12 @@ def main() -> None:
     results = [{"error": "left out"}] * 2
     if options.rounds:
         results = in_rounds([functools.partial(ask, "alike", one) for one in both], options.rounds)
-    results.append(ask("unlike", work))
+    results += [ask("unlike", work), ask("samples", work)]
     line = summary(*results)
     print(table(work, line, results))
     if options.out is not None:
         plain = {name: value for name, value in vars(options).items() if name != "out"}
-        names = ("alike_with", "alike_without", "unlike")
+        names = ("alike_with", "alike_without", "unlike", "samples")
         record = record_of(
             torch.device("cpu"), settings=plain, work=work.model_dump(mode="json"), summary=line,
             **dict(zip(names, results, strict=True)),
@@ -267,5 +319,6 @@ if __name__ == "__main__":
         {
             "alike": lambda payload: time_alike(Work.model_validate(payload)),
             "unlike": lambda payload: time_unlike(Work.model_validate(payload)),
+            "samples": lambda payload: time_samples(Work.model_validate(payload)),
         },
     )

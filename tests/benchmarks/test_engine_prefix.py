@@ -30,6 +30,9 @@ def test_prompts():
     a, b = bench.unlike(FEW, 1), bench.unlike(FEW, 2)
     assert [len(row) for row in a] == [len(row) for row in b] and a != b
     assert all(16 <= len(row) <= 40 for row in a)
+    drawn = bench.samples(bench.Work(), 1)
+    assert len(drawn) == 64 and len({tuple(row) for row in drawn}) == 16
+    assert {len(row) for row in drawn} <= set(range(16, 48)) and len({len(row) for row in drawn}) > 8
     whole = bench.Work()
     assert whole.shared + whole.own + whole.new <= whole.shape.max_position == 4096
 
@@ -45,27 +48,40 @@ def test_without_it_nothing_is_reused_and_the_text_is_the_same():
     assert engines[1].stats.pages == 0
 
 
+def test_the_last_page_of_a_prompt_is_copied_or_read_again():
+    copies, whole = (bench.engine_of(FEW, True, whole=flag) for flag in (False, True))
+    before = [engine.stats.reused for engine in (copies, whole)]
+    said = [bench.run(engine, bench.samples(FEW, 1), FEW.new)[1] for engine in (copies, whole)]
+    assert said[0] == said[1]
+    assert copies.stats.reused - before[0] > whole.stats.reused - before[1] >= 0
+
+
 def result(**more):
     return {"tokens_per_second": 1.0, "reused": 0.9, "said": "x", **more}
 
 
 def test_ratios():
     pairs = [[1.01, 1.0], [1.0, 1.0], [1.03, 1.0]]
-    results = [result(tokens_per_second=8.0), result(tokens_per_second=2.0), {"pairs": pairs, "reused": 0}]
+    results = [
+        result(tokens_per_second=8.0),
+        result(tokens_per_second=2.0),
+        {"pairs": pairs, "reused": 0},
+        {"pairs": pairs, "reused": 9},
+    ]
     line = bench.summary(*results)
     assert line["gain"] == 4.0 and line["cost"]["median"] == pytest.approx(0.01)
     table = bench.table(FEW, line, results)
-    assert "| 4.00x | 3x: met |" in table and "+1.00% time" in table
+    assert "| 4.00x | 3x: met |" in table and table.count("+1.00% time") == 2
     assert len({row.count("|") for row in table.splitlines()}) == 1
-    failed = [result(), {"error": "killed"}, {"error": "slow"}]
+    failed = [result(), {"error": "killed"}, {"error": "slow"}, {"error": "late"}]
     line = bench.summary(*failed)
-    assert line == {"gain": None, "cost": None}
+    assert line == {"gain": None, "cost": None, "samples": None}
     assert "| killed |" in bench.table(FEW, line, failed)
 
 
 def test_another_text_is_an_error():
     with pytest.raises(AssertionError, match="changed a text"):
-        bench.summary(result(), result(said="y"), {"error": ""})
+        bench.summary(result(), result(said="y"), {"error": ""}, {"error": ""})
 
 
 def test_a_child():
@@ -75,7 +91,7 @@ def test_a_child():
 
 
 def test_quick(tmp_path, monkeypatch, capsys):
-    handlers = {"alike": bench.time_alike, "unlike": bench.time_unlike}
+    handlers = {"alike": bench.time_alike, "unlike": bench.time_unlike, "samples": bench.time_samples}
 
     def here(script, handler, payload, *, seconds, threads):
         return json.loads(json.dumps(handlers[handler](bench.Work.model_validate(payload))))
@@ -88,4 +104,5 @@ def test_quick(tmp_path, monkeypatch, capsys):
     assert record["summary"]["gain"] > 1 and len(record["unlike"]["pairs"]) == 2
     assert record["alike_with"]["said"] == record["alike_without"]["said"]
     assert record["alike_without"]["reused"] == 0 == record["unlike"]["reused"]
+    assert len(record["samples"]["pairs"]) == 2 and record["samples"]["reused"] > 0
     assert "nothing shared" in capsys.readouterr().out
