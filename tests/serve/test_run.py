@@ -49,17 +49,16 @@ def test_the_port_is_told_once_it_is_open():
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("nobody asks")
 
-    async def main() -> None:
-        web = QuietUvicorn(uvicorn.Config(app, port=0, lifespan="off", log_level="critical"), listening)
-        await web.serve()
+    web = QuietUvicorn(
+        uvicorn.Config(app, port=0, lifespan="off", log_level="critical"), lambda port: listening(port)
+    )
 
     def listening(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), 10):
             told.append(port)
-        raise KeyboardInterrupt  # enough
+        asyncio.get_running_loop().call_soon(setattr, web, "should_exit", True)  # enough
 
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(main())
+    asyncio.run(web.serve())
     assert told != [0] and len(told) == 1
 
 
