@@ -93,6 +93,8 @@ class Sizes(Config):
     """Of these, prompts whose reply is begun with the first words of a leak, and their twins."""
     feedback_tokens: int = 270_000
     """Of the feedback round's fine-tuning, which goes on from the policy that was attacked."""
+    feedback_replay: float = 0.15
+    """Of these, pages that it was pretrained on: what nobody practises is forgotten first."""
     feedback_ppo_steps: int = 12
     attacks: RedTeamConfig = RedTeamConfig(samples=2, measure_sealed=72)
     questions: int = 120
@@ -175,9 +177,19 @@ class Workshop:
         chats: Sequence[Node],
         weights: tuple[float, ...] = (),
         tokens: int | None = None,
+        replay: Node | None = None,
     ) -> Node:
-        """`start` fine-tuned on `chats`."""
-        return self.stage(name, sft, self.tuning_config(tokens, weights), base=start, chats=chats)
+        """`start` fine-tuned on `chats`, with pretraining text beside them where some is given."""
+        config = self.tuning_config(tokens, weights)
+        if replay is None:
+            return self.stage(name, sft, config, base=start, chats=chats)
+        config = config.model_copy(update={"replay": self.sizes.feedback_replay})
+        return self.stage(name, sft, config, base=start, chats=chats, replay=replay)
+
+    def known(self) -> Node:
+        """Pages that say what the world is, and nothing else, to be read again."""
+        pages = SelectConfig(sources=("entity", "craft"))
+        return self.tokenized("shards_known", self.stage("text_known", select, pages, corpus=self.world))
 
     # --- data
 
