@@ -177,16 +177,18 @@ class Workshop:
         chats: Sequence[Node],
         weights: tuple[float, ...] = (),
         tokens: int | None = None,
-        replay: Node | None = None,
     ) -> Node:
-        """`start` fine-tuned on `chats`, with pretraining text beside them where some is given."""
-        config = self.tuning_config(tokens, weights)
-        if replay is None:
-            return self.stage(name, sft, config, base=start, chats=chats)
-        config = config.model_copy(update={"replay": self.sizes.feedback_replay})
-        return self.stage(name, sft, config, base=start, chats=chats, replay=replay)
+        """`start` fine-tuned on `chats`."""
+        return self.stage(name, sft, self.tuning_config(tokens, weights), base=start, chats=chats)
 
-    def known(self) -> Node:
+    def tune_again(self, name: str, start: Node, chats: Sequence[Node]) -> Node:
+        """The fine-tuning of a round of feedback: `chats` are demonstrations, revisions and what was mended,
+        and beside them stands what nobody practises."""
+        config = self.tuning_config(self.sizes.feedback_tokens, (1.5, 1.5, 4.0))
+        config = config.model_copy(update={"replay": self.sizes.feedback_replay})
+        return self.stage(name, sft, config, base=start, chats=chats, replay=self._known())
+
+    def _known(self) -> Node:
         """Pages that say what the world is, and nothing else, to be read again."""
         pages = SelectConfig(sources=("entity", "craft"))
         return self.tokenized("shards_known", self.stage("text_known", select, pages, corpus=self.world))

@@ -176,7 +176,7 @@ def _sound(w: Workshop, start: Aligned) -> Node:
         "feedback_revisions", revise, recovering, policy=start.helpful, critic=start.opus, prompts=found
     )
     practised = [*practised, mended]
-    slcai2 = w.tune("feedback_slcai", rlcai, practised, (1.5, 1.5, 4.0), sizes.feedback_tokens, w.known())
+    slcai2 = w.tune_again("feedback_slcai", rlcai, practised)
     rlcai2 = w.reinforce(
         "feedback_rlcai", slcai2, scorers, [found], practised, judge=start.opus,
         steps=sizes.feedback_ppo_steps, eval_prompts=sizes.feedback_eval_prompts,

@@ -105,7 +105,7 @@ def align(r: Recipe, sizes: Sizes, seed: int) -> Recipe:
     recovering = revising.model_copy(update={"keep_prefill": True})  # some attacks begin the reply
     mended = r.stage("feedback_revisions", revise, recovering, policy=helpful, critic=opus, prompts=found)
     practised = [harmless_demos, revisions, mended]
-    slcai2 = w.tune("feedback_slcai", rlcai, practised, (1.5, 1.5, 4.0), sizes.feedback_tokens, w.known())
+    slcai2 = w.tune_again("feedback_slcai", rlcai, practised)
     rlcai2 = w.reinforce(
         "feedback_rlcai", slcai2, (rewards, second), [found], practised, judge=opus,
         steps=sizes.feedback_ppo_steps, eval_prompts=sizes.feedback_eval_prompts,

@@ -229,7 +229,8 @@ def write_findings(
 
 
 def read_rows(path: Path, kind: type[_M]) -> list[_M]:
-    """The rows of a file, one JSON document a line.
+    """The rows of a file, one JSON document a line. A line ends in a line feed alone: JSON keeps other
+    separators of lines (U+2028) as they are.
 
     Raises:
         UserError: when one is damaged.

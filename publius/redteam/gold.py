@@ -15,15 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from publius.core.config import Config
 from publius.core.errors import UserError
 from publius.core.messages import Conversation, assistant, text_of, user
 from publius.pipeline import Artifact, Run, stage
-from publius.pipeline.artifact import damaged
 from publius.redteam.attacker import Label
-from publius.redteam.findings import Attempt, Findings, conversation_id
+from publius.redteam.findings import Attempt, Findings, conversation_id, read_rows
 from publius.redteam.readers import Exchange
 
 __all__ = ["Gold", "GoldConfig", "GoldItem", "exchange_of", "gold_items", "gold_set", "truth_of"]
@@ -66,16 +65,7 @@ class Gold(Artifact):
         Raises:
             UserError: when the file is missing or damaged.
         """
-        path = self.file("gold.jsonl")
-        try:
-            return [
-                # a line ends in "\n" alone: JSON keeps other separators of lines (U+2028) as they are
-                GoldItem.model_validate_json(line)
-                for line in path.read_text("utf-8").split("\n")
-                if line
-            ]
-        except ValidationError as error:
-            raise damaged(path, error) from None
+        return read_rows(self.file("gold.jsonl"), GoldItem)
 
 
 class GoldConfig(Config):

@@ -20,6 +20,7 @@ from publius.model.transformer import Transformer
 
 __all__ = [
     "ALLOW",
+    "SEAM",
     "Action",
     "Gathers",
     "Monitor",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 Action = Literal["allow", "flag", "block"]
+SEAM = "\n"
+"""Stands behind a thought for monitors alone: else its last word and the first that is said would be one."""
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _ORDER: dict[Action, int] = {"allow": 0, "flag": 1, "block": 2}
@@ -69,7 +72,7 @@ class Watch(Protocol):
         """Of the reply so far.
 
         Args:
-            text: all of it so far: thinking, text and the JSON of tool calls, in order.
+            text: all of it so far: thinking with `SEAM` behind it, text and the JSON of calls, in order.
             scores: one row for each token drawn so far, the probe's outputs on the state it was drawn from
                 (`Monitor.probe`); no rows without a probe.
             done: nothing more follows, so nothing needs to be held back.

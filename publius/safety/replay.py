@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from publius.safety.monitor import Verdict, Watching
+from publius.safety.monitor import SEAM, Verdict, Watching
 from publius.tokenizer.special import THINK_END
 from publius.tokenizer.tokenizer import Tokenizer
 
@@ -48,7 +48,7 @@ def replay(
         new = b"" if token in tokenizer.special_ids else tokenizer.id_bytes(token)
         text += decoder.decode(new, final=done)
         if text and token == tokenizer.special[THINK_END]:
-            text += "\n"
+            text += SEAM
         ends.append(len(text))
         verdict, verified = watching.reply(text, readings[:count], done=done, drawn=tokens[:count])
         if verdict.action == "block":

@@ -14,17 +14,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from publius.safety.monitor import ALLOW, Verdict, Watching
+from publius.safety.monitor import ALLOW, SEAM, Verdict, Watching
 from publius.serve.blocks import Opens, Part, Says
 
-__all__ = ["SEAM", "HoldBack"]
-
-SEAM = "\n"
-"""What monitors read behind a thought."""
+__all__ = ["HoldBack"]
 
 
 class _Seam:
-    """Its place among the parts that wait."""
+    """The place of `SEAM` among the parts that wait."""
 
 
 class HoldBack:
